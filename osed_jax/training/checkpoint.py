@@ -1,0 +1,77 @@
+"""Checkpoints of a work directory, kept by Orbax: the last one, and some for good."""
+
+from pathlib import Path
+from types import TracebackType
+
+import orbax.checkpoint as ocp
+
+from osed_jax.errors import UserError
+from osed_jax.training.state import TrainState
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a work directory; a context manager that waits for saves.
+
+    A checkpoint is written beside the training, under a temporary name, and renamed when it is
+    whole: a process killed at any moment leaves the last whole one.
+    """
+
+    def __init__(self, workdir: Path, *, keep_every: int | None = None):
+        """Opens the checkpoints of a work directory.
+
+        Args:
+          workdir: the work directory.
+          keep_every: of these epochs' multiples, checkpoints are kept for good; 0 keeps the last
+            one alone; None opens for reading only.
+        """
+        reading = keep_every is None
+        self._folder = workdir.absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None if reading else 1,
+                keep_period=keep_every or None,
+                read_only=reading,
+                create=not reading,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.close()
+
+    def epochs(self) -> list[int]:
+        """Numbers of finished epochs of which there is a whole checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, epoch: int, state: TrainState) -> None:
+        """Starts saving the state after `epoch` finished epochs; an earlier save is awaited."""
+        self._manager.save(epoch, args=ocp.args.StandardSave(state))
+
+    def restore(self, epoch: int, like: TrainState) -> TrainState:
+        """The state after `epoch` epochs.
+
+        Args:
+          epoch: number of finished epochs.
+          like: shapes, dtypes and shardings to restore to; see `mesh.abstract`.
+
+        Raises:
+          UserError: where there is no such checkpoint, it is damaged, or of another model.
+        """
+        if epoch not in self.epochs():
+            raise UserError(
+                f"{self._folder} has no checkpoint of epoch {epoch}; "
+                f"it has {self.epochs() or 'none'}"
+            )
+        try:
+            return self._manager.restore(epoch, args=ocp.args.StandardRestore(like))
+        except Exception as error:  # Orbax and its storage raise many kinds
+            raise UserError(
+                f"the checkpoint {self._folder / str(epoch)} is damaged or of another model "
+                f"({' '.join(str(error).split())[:200]}); give the config that it was trained "
+                f"with, or remove the folder to go on from an earlier one"
+            ) from error
