@@ -31,7 +31,7 @@ def get_config(method: str = "erm") -> ConfigDict:
     train.feeder = "auto"  # auto | resident (images on the device) | tfdata
     epochs = train.get_ref("num_epochs")  # what follows from it moves along with an override
     train.eval_every_epochs = epochs // 20  # test accuracy for the curve; 0: only at the end
-    train.checkpoint_every_epochs = epochs // 5  # kept for good; 0: only the last one is kept
+    train.checkpoint_every_epochs = epochs // 5  # kept for good, as is that of start_epoch
 
     dataset = config.dataset = ConfigDict()
     dataset.name = "digits"  # digits | cifar10 | cifar100 | tfds:NAME | folder

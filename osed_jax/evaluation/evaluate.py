@@ -39,7 +39,7 @@ def evaluate(config: ConfigDict, directory: Path) -> dict[str, Any]:
     test = experiment.load_split(checked, "test", experiment.open_cache(directory))
     _check_same_classes(test, facts)
 
-    with Checkpoints(directory) as saved:
+    with Checkpoints.reading(directory) as saved:
         if not saved.epochs():
             raise UserError(f"{directory} has no checkpoint yet; train it first")
         epoch = saved.epochs()[-1]

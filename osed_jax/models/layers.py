@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from osed_jax.models.convolution import convolve
+
 # torch.nn.Linear's default: uniform in +-1/sqrt(fan_in).
 LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -33,13 +35,9 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H / stride, W / stride, features]."""
-        padding = [(self.size // 2, self.size // 2)] * 2
-        return nn.Conv(
-            self.features,
-            (self.size, self.size),
-            strides=(self.stride, self.stride),
-            padding=padding,
-            use_bias=False,
-            kernel_init=nn.initializers.variance_scaling(2.0, self.fan, "normal"),
-            dtype=self.dtype,
-        )(x)
+        kernel = self.param(
+            "kernel",
+            nn.initializers.variance_scaling(2.0, self.fan, "normal"),
+            (self.size, self.size, x.shape[-1], self.features),
+        )
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as keep
 
 from osed_jax.errors import UserError
 from osed_jax.training.state import TrainState
@@ -16,25 +18,33 @@ class Checkpoints:
     whole: a process killed at any moment leaves the last whole one.
     """
 
-    def __init__(self, workdir: Path, *, keep_every: int | None = None):
-        """Opens the checkpoints of a work directory.
+    def __init__(self, workdir: Path, options: ocp.CheckpointManagerOptions):
+        """Opens the checkpoints of a work directory; see `writing` and `reading`."""
+        self._folder = workdir.absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    @classmethod
+    def writing(cls, workdir: Path, *, every: int, also: int) -> "Checkpoints":
+        """Opens for training: the last checkpoint is kept, and some for good.
 
         Args:
           workdir: the work directory.
-          keep_every: of these epochs' multiples, checkpoints are kept for good; 0 keeps the last
-            one alone; None opens for reading only.
+          every: multiples of this epoch are kept for good; 0 for none of them.
+          also: this epoch is kept too: where other runs fork.
         """
-        reading = keep_every is None
-        self._folder = workdir.absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if reading else 1,
-                keep_period=keep_every or None,
-                read_only=reading,
-                create=not reading,
-            ),
+        policies: list[Any] = [keep.LatestN(1), keep.CustomSteps([also])]
+        if every:
+            policies.append(keep.EveryNSteps(every))
+        policy = keep.AnyPreservationPolicy(policies)
+        return cls(workdir, ocp.CheckpointManagerOptions(preservation_policy=policy))
+
+    @classmethod
+    def reading(cls, workdir: Path) -> "Checkpoints":
+        """Opens for reading; another process may be writing."""
+        options = ocp.CheckpointManagerOptions(
+            read_only=True, save_interval_steps=0, create=False, cleanup_tmp_directories=False
         )
+        return cls(workdir, options)
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -58,11 +58,11 @@ def fork_state(
             f"cannot fork from {source}: its own mode {theirs['mode']} started at epoch "
             f"{theirs['start_epoch']}, before epoch {start}; fork from an ERM run"
         )
-    with Checkpoints(source) as saved:
+    with Checkpoints.reading(source) as saved:
         if start not in saved.epochs():
             raise UserError(
                 f"cannot fork from {source}: it has no checkpoint of epoch {start}, only of "
                 f"{saved.epochs() or 'none'}; set config.oversampling.start_epoch to one of them, "
-                f"or train that run with config.train.checkpoint_every_epochs dividing {start}"
+                f"or train that run with this start_epoch, whose checkpoint it then keeps"
             )
         return saved.restore(start, like)

@@ -65,7 +65,11 @@ def _train(config: Config, directory: Path) -> dict[str, Any]:
     workdir.write_json(directory / "dataset.json", data.facts)
     _say_data(data.facts)
     run = _Run(config, directory, mesh, data)
-    with Checkpoints(directory, keep_every=config["train"]["checkpoint_every_epochs"]) as saved:
+    with Checkpoints.writing(
+        directory,
+        every=config["train"]["checkpoint_every_epochs"],
+        also=config["oversampling"]["start_epoch"],
+    ) as saved:
         state = run.train(saved)
     logits = run.evaluate(state)
     write_predictions(directory / "predictions.npz", logits, data.test.label)

@@ -1,0 +1,115 @@
+"""Plans: what is drawn, how often, and that it depends on seed and epoch alone."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from osed_jax.data import long_tail, sampling
+from osed_jax.data.sampling import Kind
+
+COUNTS = long_tail.class_counts(5000, 10, 100)
+LABEL = np.repeat(np.arange(10), COUNTS)
+SYNTHETIC_LABEL = np.repeat(np.arange(10), 40)
+
+
+def balanced(epoch=0, *, seed=0, noise_ratio=1 / 3, noise_share=0.0, batch_size=128):
+    return sampling.balanced_plan(
+        seed=seed,
+        epoch=epoch,
+        label=LABEL,
+        synthetic_label=SYNTHETIC_LABEL,
+        replace_prob=sampling.replace_probability(COUNTS, noise_ratio),
+        noise_share=noise_share,
+        batch_size=batch_size,
+    )
+
+
+def test_replace_probability_is_the_published_one():
+    # Zada et al. at imbalance ratio 100 and delta = 1/3.
+    published = [0, 0.1335, 0.2136, 0.2615, 0.2903, 0.3075, 0.3179, 0.3241, 0.3278, 0.33]
+    got = sampling.replace_probability(COUNTS, 1 / 3)
+    np.testing.assert_allclose(got, published, atol=5e-5)
+    assert got.mean() == pytest.approx(0.251, abs=5e-4)
+    full = sampling.replace_probability(COUNTS, 1.0)
+    np.testing.assert_allclose(1 - full, np.array(COUNTS) / 5000)
+
+
+@pytest.mark.parametrize("noise_ratio", [1 / 3, 1.0])
+def test_frequencies_match_the_formula(noise_ratio):
+    plans = [balanced(epoch, noise_ratio=noise_ratio, noise_share=1.0) for epoch in range(8)]
+    label = np.concatenate([p.label[p.kind != Kind.PADDING] for p in plans])
+    kind = np.concatenate([p.kind[p.kind != Kind.PADDING] for p in plans])
+    drawn = np.bincount(label, minlength=10)
+    assert stats.chisquare(drawn).pvalue > 1e-3
+    for c, p in enumerate(sampling.replace_probability(COUNTS, noise_ratio)):
+        replaced = int((kind[label == c] == Kind.NOISE).sum())
+        assert stats.binomtest(replaced, int(drawn[c]), p).pvalue > 1e-4, c
+
+
+def test_natural_rows_are_uniform_within_their_class():
+    rows = np.concatenate([balanced(e, noise_ratio=0.0).row.ravel() for e in range(20)])
+    rarest = rows[rows >= len(LABEL) - COUNTS[-1]] - (len(LABEL) - COUNTS[-1])
+    assert stats.chisquare(np.bincount(rarest, minlength=COUNTS[-1])).pvalue > 1e-3
+
+
+def test_rows_show_an_image_of_their_label():
+    plan = balanced(noise_ratio=1.0, noise_share=0.5)
+    all_labels = np.concatenate([LABEL, SYNTHETIC_LABEL])
+    natural, synthetic = plan.kind == Kind.NATURAL, plan.kind == Kind.SYNTHETIC
+    assert (plan.row[natural] < len(LABEL)).all()
+    assert (plan.row[synthetic] >= len(LABEL)).all()
+    shown = natural | synthetic
+    np.testing.assert_array_equal(all_labels[plan.row[shown]], plan.label[shown])
+    assert (plan.row[~shown] == 0).all()
+
+
+def test_every_generated_image_of_a_class_comes_up():
+    rows = np.concatenate([balanced(e, noise_ratio=1.0).row.ravel() for e in range(5)])
+    # The most frequent class is never replaced; of the others all 40 images are drawn.
+    assert len(set(rows[rows >= len(LABEL)])) == 9 * 40
+
+
+def test_noise_share_mixes_noise_and_generated_images():
+    plans = [balanced(e, noise_ratio=1.0, noise_share=0.25) for e in range(4)]
+    kind = np.concatenate([p.kind.ravel() for p in plans])
+    noise, synthetic = (int((kind == k).sum()) for k in (Kind.NOISE, Kind.SYNTHETIC))
+    assert stats.binomtest(noise, noise + synthetic, 0.25).pvalue > 1e-3
+
+
+def test_an_epoch_does_not_get_longer_and_fills_its_last_batch():
+    for plan in (balanced(), sampling.natural_plan(seed=0, epoch=0, label=LABEL, batch_size=128)):
+        assert plan.kind.shape == (97, 128)
+        assert (plan.kind == Kind.PADDING).sum() == 97 * 128 - 12_406
+        assert (plan.kind[-1] != Kind.PADDING).sum() == 118
+        assert all(a.dtype == np.int32 for a in (plan.label, plan.kind, plan.row))
+
+
+def test_natural_plan_shows_every_image_once():
+    plan = sampling.natural_plan(seed=1, epoch=2, label=LABEL, batch_size=100)
+    natural = plan.kind == Kind.NATURAL
+    np.testing.assert_array_equal(np.sort(plan.row[natural]), np.arange(len(LABEL)))
+    np.testing.assert_array_equal(LABEL[plan.row[natural]], plan.label[natural])
+
+
+def test_plans_depend_on_seed_and_epoch_alone():
+    for make in (
+        balanced,
+        lambda epoch, seed=0: sampling.natural_plan(
+            seed=seed, epoch=epoch, label=LABEL, batch_size=128
+        ),
+    ):
+        np.testing.assert_array_equal(make(3).row, make(3).row)
+        assert (make(3).row != make(4).row).any()
+        assert (make(3).row != make(3, seed=1).row).any()
+
+
+def test_methods_share_their_natural_draws():
+    resampled, noisy, generated = (
+        balanced(noise_ratio=0.0),
+        balanced(noise_share=1.0),
+        balanced(noise_share=0.0),
+    )
+    np.testing.assert_array_equal(resampled.label, noisy.label)
+    natural = noisy.kind == Kind.NATURAL
+    np.testing.assert_array_equal(natural, generated.kind == Kind.NATURAL)
+    np.testing.assert_array_equal(resampled.row[natural], noisy.row[natural])
