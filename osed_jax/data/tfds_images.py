@@ -70,7 +70,9 @@ def _prepared(name: str, data_dir: str) -> Any:
             f"TFDS knows no set {name!r} ({str(error).splitlines()[0]}); see the TFDS catalogue"
         ) from error
     try:
-        builder.download_and_prepare()
+        # The original archive alone: looking for a prepared copy takes minutes without a network.
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_config=config)
     except Exception as error:  # a download fails in many ways, each with a class of its own
         raise UserError(
             f"TFDS set {name!r} is not in {builder.data_dir} and could not be prepared "
