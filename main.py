@@ -3,12 +3,13 @@
 import sys
 from pathlib import Path
 
-from absl import flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from osed_jax.errors import UserError
 
 FLAGS = flags.FLAGS
+app.define_help_flags()
 flags.DEFINE_enum("mode", "train", ["train", "evaluate", "compare"], "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run; with --mode=compare, of many runs.")
 config_flags.DEFINE_config_file(
@@ -19,6 +20,7 @@ config_flags.DEFINE_config_file(
 def main(argv: list[str]) -> None:
     """Parses the command line and calls one driver."""
     extra = FLAGS(argv)[1:]
+    logging.set_verbosity(logging.ERROR)  # the libraries' warnings are not for the reader
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
     if not FLAGS.workdir:
@@ -32,14 +34,17 @@ def main(argv: list[str]) -> None:
         return
     if FLAGS.config is None:
         raise UserError("--config is missing; give for example --config=configs/digits.py:erm")
+    from osed_jax.config import check
+
+    config = check(FLAGS.config)
     if FLAGS.mode == "evaluate":
         from osed_jax.evaluation.evaluate import evaluate
 
-        evaluate(FLAGS.config, workdir)
+        evaluate(config, workdir)
     else:
         from osed_jax.training.train import train
 
-        train(FLAGS.config, workdir)
+        train(config, workdir)
 
 
 def run(argv: list[str]) -> int:
@@ -49,14 +54,16 @@ def run(argv: list[str]) -> int:
         return 0
     except UserError as error:
         message = str(error)
-    except (flags.Error, AttributeError, TypeError, FileNotFoundError) as error:
-        if FLAGS.is_parsed():  # past the command line, these are defects and need their traceback
-            raise
-        message = f"{' '.join(str(error).split())}; see python main.py --help"
-    except OSError as error:
-        message = f"{error.strerror}: {error.filename}; free or name another place and start again"
     except KeyboardInterrupt:
         message = "interrupted; the same command goes on from the last checkpoint"
+    except Exception as error:
+        text = " ".join(str(error.args[0] if error.args else error).split())
+        if not FLAGS.is_parsed():  # a config file's own complaint comes wrapped in a traceback
+            message = f"{text.split('UserError: ')[-1]} (see python main.py --help)"
+        elif isinstance(error, OSError):
+            message = f"{error}; free some space or name another place, then start again"
+        else:
+            raise
     print(f"error: {message}", file=sys.stderr)
     return 2
 

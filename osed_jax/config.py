@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from configs import default
 from osed_jax.data import long_tail
 from osed_jax.data.datasets import NAMES
+from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
-from osed_jax.models.batch_norm import ROADS
 
 Rule = tuple[Callable[[Any], bool], str]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from osed_jax.data.sampling import Kind
-from osed_jax.models.batch_norm import ROADS, RoutedBatchNorm
+from osed_jax.data.sampling import ROADS, Kind
+from osed_jax.models.batch_norm import RoutedBatchNorm
 
 EPSILON = 1e-5
 KIND = np.array([0, 2, 1, 0, 2, 0, 3, 1, 0, 0, 2, 3])  # unequal on any split over devices

@@ -10,7 +10,7 @@ from osed_jax.data.datasets import load
 from osed_jax.errors import UserError
 
 RANDOM = np.random.RandomState(0)
-NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+NAMES = tuple(f"class {c}" for c in range(10))
 COUNTS = {"train": 60, "test": 20}
 LABEL = {split: RANDOM.randint(0, 10, n) for split, n in COUNTS.items()}
 IMAGE = {
@@ -92,5 +92,5 @@ def test_an_unknown_set_is_refused(tmp_path):
 
 
 def test_a_set_that_cannot_be_prepared_is_refused(tmp_path):
-    with pytest.raises(UserError, match="'imagenet2012' is not in .* could not be prepared"):
+    with pytest.raises(UserError, match=r"'imagenet2012' is not in .* could not be prepared"):
         read(tmp_path, name="tfds:imagenet2012")  # its archive must be put there by hand

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+ROADS = ("natural", "dar", "dar_grad", "aux")  # of batch norm; see models/batch_norm.py
+
 _STREAM = 0x504C414E  # keeps these draws apart from any other use of the same seed
 
 

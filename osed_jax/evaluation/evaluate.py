@@ -4,39 +4,40 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
-from osed_jax import config as config_lib
 from osed_jax import experiment, workdir
+from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.predict import predict
 from osed_jax.evaluation.summary import figures, format_summary
+from osed_jax.experiment import Config
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.mesh import abstract, check_batch_size, jit_eval_step, make_mesh, split
 from osed_jax.training.state import create_state
 from osed_jax.training.step import make_eval_step
 
 
-def evaluate(config: ConfigDict, directory: Path) -> dict[str, Any]:
+def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     """Evaluates the last checkpoint and writes `evaluation.json`.
 
-    The config's dataset fields say which test set; classes, image size and normalisation must be,
-    and are, those of training.
+    Args:
+      config: as `config.check` returns it. Its dataset fields say which test set; the net must be
+        that of training, whose normalisation is used.
+      directory: the work directory.
 
     Raises:
       UserError: where there is no checkpoint, the config describes another net, or the test set
         has other classes or another image size.
     """
-    checked = config_lib.check(config)
     run = workdir.read_json(directory / "config.json")
     facts = workdir.read_json(directory / "dataset.json")
-    _check_same_net(run, checked, directory)
+    _check_same_net(run, config, directory)
     mesh = make_mesh()
-    batch_size = checked["evaluate"]["batch_size"]
+    batch_size = config["evaluate"]["batch_size"]
     check_batch_size("config.evaluate.batch_size", batch_size, mesh)
-    test = experiment.load_split(checked, "test", experiment.open_cache(directory))
+    test = experiment.load_split(config, "test", experiment.open_cache(directory))
     _check_same_classes(test, facts)
 
     with Checkpoints.reading(directory) as saved:
@@ -62,8 +63,8 @@ def evaluate(config: ConfigDict, directory: Path) -> dict[str, Any]:
     )
     result = {
         "epoch": epoch,
-        "dataset": checked["dataset"],
-        **figures(checked, facts, logits, test.label),
+        "dataset": config["dataset"],
+        **figures(config, facts, logits, test.label),
     }
     workdir.write_json(directory / "evaluation.json", result)
     say(f"checkpoint of epoch {epoch}, written to {directory / 'evaluation.json'}")
@@ -72,7 +73,7 @@ def evaluate(config: ConfigDict, directory: Path) -> dict[str, Any]:
 
 
 def _check_same_net(run: dict[str, Any], config: dict[str, Any], directory: Path) -> None:
-    changed = config_lib.differences({"model": run["model"]}, {"model": config["model"]})
+    changed = differences({"model": run["model"]}, {"model": config["model"]})
     if changed:
         raise UserError(
             f"the checkpoints of {directory} are of another net ({'; '.join(changed)}); "

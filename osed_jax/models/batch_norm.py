@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 from osed_jax.data.sampling import Kind
 
-ROADS = ("natural", "dar", "dar_grad", "aux")
 EPSILON = 1e-5
 MOMENTUM = 0.9  # of the running average; PyTorch calls the same 0.1
 
@@ -37,7 +36,7 @@ class RoutedBatchNorm(nn.Module):
     keeps the unbiased one). Where a group of rows is empty it changes nothing.
 
     Attributes:
-      synthetic_road: road of generated rows, one of `ROADS`.
+      synthetic_road: road of generated rows, one of `sampling.ROADS`.
       noise_road: road of noise rows.
       dtype: of the output.
     """

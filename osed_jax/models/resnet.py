@@ -18,7 +18,7 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: K.
       depth: 6n + 2.
-      synthetic_road: batch norm's road of generated rows, one of `batch_norm.ROADS`.
+      synthetic_road: batch norm's road of generated rows, one of `sampling.ROADS`.
       noise_road: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
     """

@@ -20,7 +20,7 @@ class WideResNet(nn.Module):
       depth: 6n + 4.
       widen_factor: k; the groups have 16k, 32k and 64k channels.
       dropout_rate: between the two convolutions of a block.
-      synthetic_road: batch norm's road of generated rows, one of `batch_norm.ROADS`.
+      synthetic_road: batch norm's road of generated rows, one of `sampling.ROADS`.
       noise_road: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
     """

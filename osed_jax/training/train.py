@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-from osed_jax import config as config_lib
 from osed_jax import experiment, workdir
 from osed_jax.console import progress, say
 from osed_jax.data.sampling import Kind
@@ -39,19 +37,22 @@ from osed_jax.training.step import cross_entropy, make_eval_step, make_train_ste
 _STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
 
 
-def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
+def train(config: Config, directory: Path) -> dict[str, Any]:
     """Trains in a work directory and returns what is written to its `summary.json`.
 
     A run that was interrupted goes on from its last checkpoint; one that is finished is only
     reported.
+
+    Args:
+      config: as `config.check` returns it.
+      directory: the work directory.
     """
-    checked = config_lib.check(config)
-    with workdir.claimed(directory, checked):
+    with workdir.claimed(directory, config):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")
             summary = workdir.read_json(directory / "summary.json")
         else:
-            summary = _train(checked, directory)
+            summary = _train(config, directory)
         say(format_summary(summary))
         return summary
 

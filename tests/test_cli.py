@@ -1,0 +1,201 @@
+"""The real command line: training, resuming, forking, evaluating, comparing."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.command_line import SMALL, command, environment, run_well
+
+DIGITS = "--config=configs/digits.py:"
+
+
+def summary(workdir):
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def metrics(workdir):
+    """The lines of metrics.jsonl without what a clock says."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def logits(workdir):
+    return np.load(workdir / "predictions.npz")["logits"]
+
+
+def assert_same_run(one, other):
+    np.testing.assert_array_equal(logits(one), logits(other))
+    assert metrics(one) == metrics(other)
+
+
+@pytest.fixture(scope="module")
+def erm(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "erm"
+    run_well(DIGITS + "erm", f"--workdir={workdir}", *SMALL)
+    return workdir
+
+
+def test_a_run_leaves_its_figures_and_facts(erm):
+    facts = summary(erm)
+    assert facts["class_counts"] == [40, 31, 25, 20, 15, 12, 10, 7, 6, 5]
+    assert facts["num_train_images"] == 171 and facts["num_test_images"] == 500
+    predicted = np.load(erm / "predictions.npz")
+    accuracy = (predicted["logits"].argmax(1) == predicted["label"]).mean()
+    assert facts["top1"] == pytest.approx(accuracy) == facts["balanced_accuracy"]
+    assert np.sum(facts["confusion_matrix"]) == 500
+    assert facts["num_parameters"] == 77_850 and facts["method"] == "erm"
+    assert [m["epoch"] for m in metrics(erm)] == [0, 1, 2, 3]
+    assert [m.get("test_accuracy") is not None for m in metrics(erm)] == [False, True] * 2
+    assert metrics(erm)[-1]["test_accuracy"] == pytest.approx(facts["top1"])
+    assert metrics(erm)[-1]["loss"] < metrics(erm)[0]["loss"]
+    assert json.loads((erm / "config.json").read_text()) == facts["config"]
+    assert list((erm / "tensorboard").glob("events*"))
+    assert {p.name for p in (erm / "checkpoints").iterdir()} == {"1", "2", "3", "4"}
+
+
+def test_a_finished_run_is_only_reported(erm):
+    before = (erm / "summary.json").stat().st_mtime_ns
+    assert "finished already" in run_well(DIGITS + "erm", f"--workdir={erm}", *SMALL)
+    assert (erm / "summary.json").stat().st_mtime_ns == before
+
+
+def test_evaluation_gives_the_same_figures(erm):
+    run_well(DIGITS + "erm", f"--workdir={erm}", "--mode=evaluate", *SMALL)
+    evaluated, trained = json.loads((erm / "evaluation.json").read_text()), summary(erm)
+    for name in ("top1", "nll", "ece", "per_class", "groups", "confusion_matrix"):
+        assert evaluated[name] == trained[name]
+
+
+def test_evaluation_on_another_set_of_the_same_classes(erm, tmp_path):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for i in range(100):
+        target = tmp_path / "test" / str(digits.target[i]) / f"{i:03d}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.round(digits.images[i] * 255 / 16).astype(np.uint8)).save(target)
+    other = ["--config.dataset.name=folder", f"--config.dataset.data_dir={tmp_path}"]
+    other.append("--config.dataset.image_size=8")
+    run_well(DIGITS + "erm", f"--workdir={erm}", "--mode=evaluate", *SMALL, *other)
+    evaluated = json.loads((erm / "evaluation.json").read_text())
+    assert evaluated["num_test_images"] == 100
+    assert evaluated["per_class"].keys() == summary(erm)["per_class"].keys()
+    # Most of these hundred are training images of the run, so it does about as well on them.
+    assert evaluated["top1"] == pytest.approx(summary(erm)["top1"], abs=0.15)
+
+
+@pytest.mark.parametrize("method", ["drs", "open"])
+def test_a_fork_equals_the_run_in_full(erm, tmp_path, method):
+    road = ["--config.oversampling.noise_road=aux"] if method == "open" else []
+    fork = f"--config.init.fork_from={erm}"
+    run_well(DIGITS + method, f"--workdir={tmp_path / 'full'}", *SMALL, *road)
+    run_well(DIGITS + method, f"--workdir={tmp_path / 'fork'}", *SMALL, *road, fork)
+    np.testing.assert_array_equal(logits(tmp_path / "full"), logits(tmp_path / "fork"))
+    assert metrics(tmp_path / "full")[3:] == metrics(tmp_path / "fork")
+    assert metrics(tmp_path / "full")[:3] == metrics(erm)[:3]
+    assert (logits(tmp_path / "fork") != logits(erm)).any()
+    last = metrics(tmp_path / "fork")[-1]
+    assert (last["noise"] > 0) == (method == "open") and last["natural"] + last["noise"] == 171
+    # The last checkpoint of an auxiliary road has parameters that ERM's has not.
+    run_well(
+        DIGITS + method, f"--workdir={tmp_path / 'fork'}", "--mode=evaluate", *SMALL, *road, fork
+    )
+    evaluated = json.loads((tmp_path / "fork" / "evaluation.json").read_text())
+    assert evaluated["top1"] == summary(tmp_path / "fork")["top1"]
+
+
+def test_generated_images_and_noise_in_one_run_on_four_devices(erm, tmp_path):
+    random = np.random.RandomState(0)
+    for c in range(1, 10):
+        (tmp_path / "generated" / str(c)).mkdir(parents=True)
+        for i in range(4):
+            image = Image.fromarray(random.randint(0, 256, (16, 16), np.uint8))
+            image.save(tmp_path / "generated" / str(c) / f"{i}.jpg")
+    mixed = (
+        DIGITS + "osed",
+        *SMALL,
+        f"--config.init.fork_from={erm}",
+        f"--config.oversampling.generated_dir={tmp_path / 'generated'}",
+        "--config.oversampling.noise_share=0.5",
+        "--config.oversampling.noise_ratio=1.0",
+        "--config.oversampling.synthetic_road=dar_grad",
+    )
+    said = run_well(*mixed, f"--workdir={tmp_path / 'one'}")
+    assert "16x16" in said and "repeat: 1 (4 of 9)" in said
+    run_well(*mixed, f"--workdir={tmp_path / 'four'}", "--config.train.feeder=tfdata", devices=4)
+    np.testing.assert_allclose(logits(tmp_path / "one"), logits(tmp_path / "four"), atol=0.05)
+    (one,), (four,) = metrics(tmp_path / "one"), metrics(tmp_path / "four")
+    assert one["noise"] == four["noise"] > 20 and one["synthetic"] == four["synthetic"] > 20
+    assert one["loss"] == pytest.approx(four["loss"], rel=1e-3)
+    used = summary(tmp_path / "one")["generated_used"]
+    assert used["slots"] == one["synthetic"] and 20 < used["different"] <= 36
+    assert len(summary(tmp_path / "four")["devices"]) == 4
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def kill_when(process, condition):
+    """Kills a process the moment that something holds; returns whether it came to that."""
+    try:
+        while process.poll() is None:
+            if condition():
+                os.kill(process.pid, signal.SIGKILL)
+                return True
+            time.sleep(0.0005)
+        return False
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
+    arguments = [DIGITS + "open", *SMALL, "--config.oversampling.noise_road=aux"]
+    run_well(*arguments, f"--workdir={tmp_path / 'whole'}")
+    workdir = tmp_path / "killed"
+    log, saved = workdir / "metrics.jsonl", workdir / "checkpoints"
+
+    def lines():
+        return log.read_text().count("\n") if log.exists() else 0
+
+    def saving(epoch):
+        return saved.is_dir() and any(
+            p.name.startswith(f"{epoch}.") and "tmp" in p.name for p in saved.iterdir()
+        )
+
+    # In the first save, between two epochs, in a later save (when the method has started).
+    moments = [lambda: saving(1), lambda: lines() == 2, lambda: saving(4)]
+    killed = [kill_when(start(*arguments, f"--workdir={workdir}"), m) for m in moments]
+    assert sum(killed) >= 2, killed  # a save may be over sooner than we look
+    assert not (workdir / "summary.json").exists()
+    with open(log, "a") as file:
+        file.write('{"epoch": 3, "lo')  # a line that the dying process did not finish
+    run_well(*arguments, f"--workdir={workdir}")
+    assert_same_run(tmp_path / "whole", workdir)
+
+
+def test_the_table_has_a_row_for_each_run(erm, tmp_path):
+    (tmp_path / "a").mkdir()
+    for name, top1 in (("erm", 0.5), ("osed", 0.625)):
+        content = {**summary(erm), "method": name, "top1": top1}
+        content["groups"] = {"many": {"classes": ["0"], "accuracy": 0.75}}
+        target = tmp_path / "a" / name
+        target.mkdir()
+        (target / "summary.json").write_text(json.dumps(content))
+    (tmp_path / "drs").mkdir()
+    (tmp_path / "drs" / "summary.json").write_text(json.dumps({**summary(erm), "method": "drs"}))
+    rows = run_well("--mode=compare", f"--workdir={tmp_path}").splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert cells[0][:6] == ["run", "method", "seed", "top-1", "balanced", "many"]
+    assert [row[1] for row in cells[2:]] == ["erm", "drs", "osed"]
+    assert cells[2][3] == "50.00" and cells[2][5] == "75.00" and cells[2][6] == "—"
+    assert cells[3][5] == "—" and cells[3][6] != "—"

@@ -1,0 +1,135 @@
+"""The schema, its overrides and what is refused."""
+
+import json
+
+import pytest
+
+from configs import cifar10_lt, cifar100_lt, default, digits, folder
+from osed_jax.config import check, differences, method_name
+from osed_jax.errors import UserError
+
+
+@pytest.mark.parametrize("module", [cifar10_lt, cifar100_lt, digits, folder])
+@pytest.mark.parametrize("method", default.METHODS)
+def test_every_config_and_method_is_valid(module, method):
+    config = module.get_config(method)
+    if method == "osed":
+        config.oversampling.generated_dir = "somewhere"
+    checked = check(config)
+    assert method_name(checked) == method
+    assert json.loads(json.dumps(checked)) == checked
+
+
+def test_the_default_recipe_is_that_of_the_papers():
+    config = check(cifar10_lt.get_config("open"))
+    assert config["oversampling"]["start_epoch"] == 160
+    assert config["oversampling"]["noise_ratio"] == pytest.approx(1 / 3)
+    assert config["optimizer"]["warmup_epochs"] == 5
+    assert (config["model"]["depth"], config["model"]["widen_factor"]) == (28, 10)
+
+
+def test_what_follows_from_num_epochs_moves_along():
+    config = cifar10_lt.get_config("open")
+    config.train.num_epochs = 40
+    assert config.oversampling.start_epoch == 32
+    assert config.optimizer.warmup_epochs == 1
+    config.oversampling.start_epoch = 10
+    assert (config.oversampling.start_epoch, config.train.num_epochs) == (10, 40)
+    early = default.get_config("ros")
+    early.train.num_epochs = 40
+    assert early.oversampling.start_epoch == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", -1),
+        ("train.num_epochs", 0),
+        ("train.batch_size", 0),
+        ("train.feeder", "fast"),
+        ("dataset.name", "mnist"),
+        ("dataset.name", "tfds:"),
+        ("dataset.imbalance_profile", "linear"),
+        ("dataset.imbalance_ratio", 0.5),
+        ("dataset.imbalance_ratio", float("nan")),
+        ("dataset.groups", "three"),
+        ("dataset.mean", (0.5,)),
+        ("dataset.std", (0.2, 0.2, 0.0)),
+        ("oversampling.mode", "noize"),
+        ("oversampling.noise_ratio", 1.5),
+        ("oversampling.noise_share", -0.1),
+        ("oversampling.noise_space", "latent"),
+        ("oversampling.noise_road", "dar-bn"),
+        ("oversampling.synthetic_road", "none"),
+        ("augment.color_jitter", (0.4, 0.4, 0.4)),
+        ("augment.color_jitter", (0.4, 0.4, 0.4, 0.6)),
+        ("augment.blur_sigma", (2.0, 0.1)),
+        ("augment.flip", "yes"),
+        ("model.name", "vit"),
+        ("model.depth", 27),
+        ("model.dropout_rate", 1.0),
+        ("model.dtype", "float16"),
+        ("optimizer.learning_rate", 0.0),
+        ("optimizer.decay_at", (0.8, 1.5)),
+        ("loss.label_smoothing", 1.0),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(field, value):
+    config = default.get_config("open")
+    *path, name = field.split(".")
+    part = config
+    for each in path:
+        part = part[each]
+    try:
+        part[name] = value
+    except TypeError:  # the schema's type already refuses it
+        return
+    with pytest.raises(UserError, match=f"config.{field} is"):
+        check(config)
+
+
+def test_all_problems_come_at_once():
+    config = default.get_config()
+    config.train.batch_size = 0
+    config.model.dtype = "int8"
+    with pytest.raises(UserError, match=r"batch_size is 0; .*; config\.model\.dtype is 'int8'"):
+        check(config)
+
+
+def test_unknown_and_missing_fields_are_named():
+    config = default.get_config()
+    config.train.speed = 3
+    with pytest.raises(UserError, match=r"config\.train\.speed is no field"):
+        check(config)
+    config = default.get_config()
+    del config.train["feeder"]
+    with pytest.raises(UserError, match=r"config\.train\.feeder is missing"):
+        check(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ("open", {"oversampling.start_epoch": 200}, "would never start"),
+        ("osed", {}, "generated_dir is empty"),
+        ("open", {"oversampling.noise_share": 0.5}, "in mode diffusion only"),
+        ("erm", {"init.fork_from": "x"}, "a mode other than none"),
+        ("ros", {"init.fork_from": "x"}, "start_epoch of at least 1"),
+        ("erm", {"dataset.mean": (0.5, 0.5, 0.5)}, "both config.dataset.mean and"),
+        ("erm", {"dataset.name": "folder"}, "need a size"),
+        ("erm", {"dataset.few_below": 200}, "in both groups"),
+        ("erm", {"model.name": "resnet"}, r"6n\+2"),
+    ],
+)
+def test_conflicts_between_fields_are_explained(method, changes, said):
+    config = default.get_config(method)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=said):
+        check(config)
+
+
+def test_differences_name_the_fields():
+    old, new = ({"a": {"b": 1, "c": [1, 2]}, "d": x} for x in (1, 2))
+    new["a"] = {"b": 1, "c": [1, 3], "e": 0}
+    assert differences(old, new) == ["a.c: [1, 2] -> [1, 3]", "a.e: 'absent' -> 0", "d: 1 -> 2"]
+    assert differences(old, old) == []
