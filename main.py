@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from osed_jax.errors import UserError
 
@@ -17,53 +17,59 @@ config_flags.DEFINE_config_file(
 )
 
 
-def main(argv: list[str]) -> None:
-    """Parses the command line and calls one driver."""
-    extra = FLAGS(argv)[1:]
-    logging.set_verbosity(logging.ERROR)  # the libraries' warnings are not for the reader
+def parse(argv: list[str]) -> ConfigDict | None:
+    """Parses the command line; returns the config with its overrides."""
+    try:
+        extra = FLAGS(argv)[1:]
+        config = FLAGS.config
+        if config is not None:
+            config.keys()  # a missing file makes itself known only when it is used
+    except Exception as error:  # a config file's own complaint comes wrapped in a traceback
+        text = " ".join(str(error.args[0] if error.args else error).split())
+        raise UserError(f"{text.split('UserError: ')[-1]} (see python main.py --help)") from error
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
+    return config
+
+
+def main(config: ConfigDict | None) -> None:
+    """Calls one driver, imported late, so that a mistyped value is answered at once."""
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; give the folder that holds, or will hold, the run")
     workdir = Path(FLAGS.workdir)
-    # Imported late, so that --help and a mistyped flag answer at once.
     if FLAGS.mode == "compare":
         from osed_jax.evaluation.compare import compare
 
         compare(workdir)
         return
-    if FLAGS.config is None:
+    if config is None:
         raise UserError("--config is missing; give for example --config=configs/digits.py:erm")
     from osed_jax.config import check
 
-    config = check(FLAGS.config)
+    checked = check(config)
     if FLAGS.mode == "evaluate":
         from osed_jax.evaluation.evaluate import evaluate
 
-        evaluate(config, workdir)
+        evaluate(checked, workdir)
     else:
         from osed_jax.training.train import train
 
-        train(config, workdir)
+        train(checked, workdir)
 
 
 def run(argv: list[str]) -> int:
     """Runs `main`; what a person can mend is told in one line, with exit status 2."""
     try:
-        main(argv)
+        config = parse(argv)
+        logging.set_verbosity(logging.ERROR)  # the libraries' warnings are not for the reader
+        main(config)
         return 0
     except UserError as error:
         message = str(error)
+    except OSError as error:
+        message = f"{error}; free some space or name another place, then start again"
     except KeyboardInterrupt:
         message = "interrupted; the same command goes on from the last checkpoint"
-    except Exception as error:
-        text = " ".join(str(error.args[0] if error.args else error).split())
-        if not FLAGS.is_parsed():  # a config file's own complaint comes wrapped in a traceback
-            message = f"{text.split('UserError: ')[-1]} (see python main.py --help)"
-        elif isinstance(error, OSError):
-            message = f"{error}; free some space or name another place, then start again"
-        else:
-            raise
     print(f"error: {message}", file=sys.stderr)
     return 2
 
