@@ -1,0 +1,1 @@
+"""Experiment configurations for `main.py --config=configs/NAME.py:METHOD`."""

@@ -1,0 +1,106 @@
+"""The schema: every field of an experiment, once, with its unit, allowed values and source.
+
+The other files in this folder only override fields of this one. Short names of sources:
+Zada = Zada, Benou, Irani, "Pure Noise to the Rescue of Insufficient Data", ICML 2022;
+MLRC = Lee & Lee, "[Re] Pure Noise to the Rescue of Insufficient Data", ReScience C 9(2), 2023;
+Cao = Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", 2019.
+"""
+
+from ml_collections import ConfigDict
+
+from osed_jax.errors import UserError
+
+# What a method is: a few fields of `oversampling`, nothing else.
+METHODS = {
+    "erm": {"mode": "none"},
+    "ros": {"mode": "resample", "start_epoch": 0},
+    "drs": {"mode": "resample"},
+    "open": {"mode": "noise"},
+    "osed": {"mode": "diffusion"},
+}
+
+
+def get_config(method: str = "erm") -> ConfigDict:
+    """Returns the CIFAR-10-LT recipe of Zada and MLRC on the data set that needs no download."""
+    config = ConfigDict()
+    config.seed = 0  # of weights, plans and augmentation; not of the long-tailed subset
+
+    train = config.train = ConfigDict()
+    train.num_epochs = 200  # epochs of as many images as the training set has
+    train.batch_size = 128  # images, over all devices together
+    train.feeder = "auto"  # auto | resident (images on the device) | tfdata
+    epochs = train.get_ref("num_epochs")  # what follows from it moves along with an override
+    train.eval_every_epochs = epochs // 20  # test accuracy for the curve; 0: only at the end
+    train.checkpoint_every_epochs = epochs // 5  # kept for good, as is that of start_epoch
+
+    dataset = config.dataset = ConfigDict()
+    dataset.name = "digits"  # digits | cifar10 | cifar100 | tfds:NAME | folder
+    dataset.data_dir = ""  # folder: holds train/ and test/; TFDS: its data directory
+    dataset.image_size = 0  # pixels, square; 0: as the data set has it (folder: required)
+    dataset.imbalance_profile = "exp"  # exp | step (Cao) | none: all images as they are
+    dataset.imbalance_ratio = 100.0  # most frequent class / rarest class, at least 1
+    dataset.num_max = 0  # images of the most frequent class; 0: as many as every class has
+    dataset.mean = ()  # of each channel, in [0, 1]; (): measured on the training subset
+    dataset.std = ()
+    dataset.groups = "five_equal"  # five_equal (MLRC, 1 the rarest) | thresholds
+    dataset.many_above = 100  # thresholds: "many" has more training images than this
+    dataset.few_below = 20  # thresholds: "few" has fewer; between the two is "medium"
+    dataset.max_decoded_gib = 4.0  # a larger folder is streamed from its files
+
+    over = config.oversampling = ConfigDict()
+    over.mode = "none"  # none | resample | noise | diffusion
+    over.start_epoch = epochs * 4 // 5  # deferral: before it, plain ERM (Zada: 160 of 200)
+    over.noise_ratio = 1 / 3  # the paper's delta, in [0, 1]: P = (1 - n_c / n_max) * delta
+    over.noise_share = 0.0  # mode diffusion: the share of replaced images that is noise
+    over.noise_space = "pixel"  # pixel (Zada) | normalised (MLRC: not normalised again)
+    over.noise_road = "dar"  # batch norm's road: natural | dar | dar_grad | aux
+    over.synthetic_road = "natural"  # the same for generated images
+    over.generated_dir = ""  # mode diffusion: generated images, CLASS/*.png|jpg|...
+
+    augment = config.augment = ConfigDict()  # MLRC; noise is never augmented
+    augment.flip = True  # left-right, probability 1/2
+    augment.crop_padding = 4  # pixels of zeros on each side before a random crop; 0: no crop
+    augment.cutout = 16  # side of the square in pixels; 0: none
+    augment.color_jitter = (0.4, 0.4, 0.4, 0.1)  # brightness, contrast, saturation, hue
+    augment.color_jitter_prob = 0.8
+    augment.grayscale_prob = 0.2
+    augment.blur_prob = 0.5  # Gaussian, 3x3
+    augment.blur_sigma = (0.1, 2.0)  # pixels, uniform between the two
+
+    model = config.model = ConfigDict()
+    model.name = "wide_resnet"  # wide_resnet (depth 6n+4) | resnet (CIFAR form, depth 6n+2)
+    model.depth = 28
+    model.widen_factor = 10  # wide_resnet only
+    model.dropout_rate = 0.3  # wide_resnet only, between the two convolutions of a block
+    model.dtype = "float32"  # float32 | bfloat16 of the computation; parameters stay float32
+
+    optimizer = config.optimizer = ConfigDict()  # SGD without Nesterov
+    optimizer.learning_rate = 0.1
+    optimizer.momentum = 0.9
+    optimizer.weight_decay = 2e-4  # on all parameters, added to the gradient (L2)
+    optimizer.warmup_epochs = epochs // 40  # linear, one value an epoch, as Cao's code does
+    optimizer.decay_at = (0.8, 0.9)  # fractions of num_epochs; Zada: epochs 160 and 180
+    optimizer.decay_factor = 0.01  # at each of them
+
+    loss = config.loss = ConfigDict()  # cross-entropy
+    loss.label_smoothing = 0.0  # in [0, 1)
+    loss.balanced_softmax = False  # Ren et al. 2020, with the natural class counts
+
+    config.init = ConfigDict()
+    config.init.fork_from = ""  # work directory whose checkpoint at start_epoch to start from
+
+    config.evaluate = ConfigDict()
+    config.evaluate.batch_size = 500  # images, over all devices together
+
+    return apply_method(config, method)
+
+
+def apply_method(config: ConfigDict, method: str) -> ConfigDict:
+    """Sets the fields of `config.oversampling` that make up `method`, the part after the colon."""
+    if method not in METHODS:
+        raise UserError(
+            f"unknown method {method!r} after the colon of --config; "
+            f"use one of {', '.join(METHODS)}"
+        )
+    config.oversampling.update(METHODS[method])
+    return config

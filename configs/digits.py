@@ -1,0 +1,31 @@
+"""Long-tailed handwritten digits: the smallest experiment, with nothing to download.
+
+Data: scikit-learn's 8x8 digits, imbalance ratio 20 (100 ... 5 training images a class).
+Net: WideResNet-10-1 on 8x8 pixels.
+Command: python main.py --config=configs/digits.py:open --workdir=runs/digits/open
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config(method: str = "erm") -> ConfigDict:
+    """Returns the configuration; `method` is the part after the colon."""
+    config = default.get_config(method)
+    config.dataset.name = "digits"
+    config.dataset.num_max = 100
+    config.dataset.imbalance_ratio = 20.0
+    config.model.depth = 10
+    config.model.widen_factor = 1
+    config.model.dropout_rate = 0.0
+    config.train.num_epochs = 60
+    config.train.batch_size = 32
+    # A mirrored digit is not a digit, and 16 pixels are more than there are.
+    config.augment.flip = False
+    config.augment.crop_padding = 1
+    config.augment.cutout = 0
+    config.augment.color_jitter_prob = 0.0
+    config.augment.grayscale_prob = 0.0
+    config.augment.blur_prob = 0.0
+    return config

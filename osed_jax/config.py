@@ -1,0 +1,200 @@
+"""What makes an experiment valid: every problem in one error, each with what is allowed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import default
+from osed_jax.data import long_tail
+from osed_jax.data.datasets import NAMES
+from osed_jax.errors import UserError
+from osed_jax.models.batch_norm import ROADS
+
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def check(config: ConfigDict) -> dict[str, Any]:
+    """Returns the config as a plain nested dict, as `config.json` has it.
+
+    Raises:
+      UserError: naming every field that is unknown, missing or out of range.
+    """
+    resolved = _plain(config.to_dict())
+    fields, known = dict(_flat(resolved)), dict(_flat(_plain(default.get_config().to_dict())))
+    problems = [
+        f"config.{f} is no field of the schema (configs/default.py)"
+        for f in fields
+        if f not in known
+    ]
+    problems += [f"config.{f} is missing; see configs/default.py" for f in known if f not in fields]
+    if not problems:
+        problems = [
+            f"config.{field} is {fields[field]!r}; it must be {allowed}"
+            for field, (valid, allowed) in _RULES.items()
+            if not valid(fields[field])
+        ]
+    if not problems:
+        problems = list(_conflicts(fields))
+    if problems:
+        raise UserError("; ".join(problems))
+    return resolved
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Fields in which two plain configs differ, as `field: old -> new`."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    return [
+        f"{field}: {before.get(field, 'absent')!r} -> {after.get(field, 'absent')!r}"
+        for field in sorted(before.keys() | after.keys())
+        if before.get(field, "absent") != after.get(field, "absent")
+    ]
+
+
+def method_name(config: Mapping[str, Any]) -> str:
+    """The method that a plain config describes: `erm`, `ros`, `drs`, `open` or `osed`."""
+    over = config["oversampling"]
+    if over["mode"] == "resample":
+        return "drs" if over["start_epoch"] else "ros"
+    return {"none": "erm", "noise": "open", "diffusion": "osed"}[over["mode"]]
+
+
+def _one_of(*allowed: str) -> Rule:
+    return lambda x: x in allowed, f"one of {', '.join(allowed)}"
+
+
+def _within(low: float, high: float) -> Rule:
+    return lambda x: low <= x <= high, f"between {low:g} and {high:g}"
+
+
+def _at_least(low: float) -> Rule:
+    return lambda x: x >= low, f"at least {low:g}"
+
+
+def _numbers(count: int, low: float, high: float) -> Rule:
+    def valid(x: Any) -> bool:
+        return len(x) == count and all(isinstance(v, int | float) and low <= v <= high for v in x)
+
+    return valid, f"{count} numbers between {low:g} and {high:g}"
+
+
+def _or_empty(rule: Rule) -> Rule:
+    return lambda x: not x or rule[0](x), f"{rule[1]}, or empty to measure it"
+
+
+_POSITIVE: Rule = (lambda x: x > 0, "greater than 0")
+_SHARE = _within(0, 1)
+
+_RULES: dict[str, Rule] = {
+    "seed": _within(0, 2**32 - 1),
+    "train.num_epochs": _at_least(1),
+    "train.batch_size": _at_least(1),
+    "train.feeder": _one_of("auto", "resident", "tfdata"),
+    "train.eval_every_epochs": _at_least(0),
+    "train.checkpoint_every_epochs": _at_least(0),
+    "dataset.name": (
+        lambda x: x in NAMES or (x.startswith("tfds:") and x != "tfds:"),
+        f"one of {', '.join(NAMES)}",
+    ),
+    "dataset.image_size": _within(0, 4096),
+    "dataset.imbalance_profile": _one_of(*long_tail.PROFILES),
+    "dataset.imbalance_ratio": _at_least(1),
+    "dataset.num_max": _at_least(0),
+    "dataset.mean": _or_empty(_numbers(3, 0, 1)),
+    "dataset.std": _or_empty(_numbers(3, 1e-3, 1)),
+    "dataset.groups": _one_of(*long_tail.GROUPS),
+    "dataset.few_below": _at_least(0),
+    "dataset.max_decoded_gib": _at_least(0),
+    "oversampling.mode": _one_of("none", "resample", "noise", "diffusion"),
+    "oversampling.start_epoch": _at_least(0),
+    "oversampling.noise_ratio": _SHARE,
+    "oversampling.noise_share": _SHARE,
+    "oversampling.noise_space": _one_of("pixel", "normalised"),
+    "oversampling.noise_road": _one_of(*ROADS),
+    "oversampling.synthetic_road": _one_of(*ROADS),
+    "augment.crop_padding": _at_least(0),
+    "augment.cutout": _at_least(0),
+    "augment.color_jitter": (
+        lambda x: _numbers(4, 0, 1)[0](x) and x[3] <= 0.5,
+        "4 numbers between 0 and 1, the last (hue) at most 0.5",
+    ),
+    "augment.color_jitter_prob": _SHARE,
+    "augment.grayscale_prob": _SHARE,
+    "augment.blur_prob": _SHARE,
+    "augment.blur_sigma": (
+        lambda x: _numbers(2, 0.01, 100)[0](x) and x[0] <= x[1],
+        "2 ascending numbers from 0.01 on",
+    ),
+    "model.name": _one_of("wide_resnet", "resnet"),
+    "model.widen_factor": _at_least(1),
+    "model.dropout_rate": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
+    "model.dtype": _one_of("float32", "bfloat16"),
+    "optimizer.learning_rate": _POSITIVE,
+    "optimizer.momentum": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
+    "optimizer.weight_decay": _at_least(0),
+    "optimizer.warmup_epochs": _at_least(0),
+    "optimizer.decay_at": (
+        lambda x: all(isinstance(v, int | float) and 0 <= v <= 1 for v in x),
+        "fractions of num_epochs between 0 and 1",
+    ),
+    "optimizer.decay_factor": _POSITIVE,
+    "loss.label_smoothing": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
+    "evaluate.batch_size": _at_least(1),
+}
+
+
+def _conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    """Problems between fields that are valid each on its own."""
+    blocks, rest = (6, 4) if f["model.name"] == "wide_resnet" else (6, 2)
+    depth = f["model.depth"]
+    if depth < blocks + rest or (depth - rest) % blocks:
+        yield f"config.model.depth is {depth}; for {f['model.name']} it must be 6n+{rest}, n >= 1"
+    if f["dataset.name"] == "folder" and not f["dataset.image_size"]:
+        yield "config.dataset.image_size is 0; a folder's images need a size in pixels"
+    if bool(f["dataset.mean"]) != bool(f["dataset.std"]):
+        yield "give both config.dataset.mean and config.dataset.std, or neither"
+    if f["dataset.few_below"] > f["dataset.many_above"] + 1:
+        yield (
+            f"config.dataset.few_below is {f['dataset.few_below']}, above many_above "
+            f"({f['dataset.many_above']}); a class would be in both groups"
+        )
+    yield from _deferral_conflicts(f)
+
+
+def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    mode, start = f["oversampling.mode"], f["oversampling.start_epoch"]
+    if mode != "none" and start >= f["train.num_epochs"]:
+        yield (
+            f"config.oversampling.start_epoch is {start}, but training ends after "
+            f"{f['train.num_epochs']} epochs, so mode {mode} would never start"
+        )
+    if mode == "diffusion" and not f["oversampling.generated_dir"]:
+        yield (
+            "config.oversampling.generated_dir is empty; mode diffusion needs a folder of "
+            "generated images, CLASS/*.png|jpg|..."
+        )
+    if f["oversampling.noise_share"] and mode != "diffusion":
+        yield (
+            f"config.oversampling.noise_share is {f['oversampling.noise_share']:g}, which has a "
+            f"meaning in mode diffusion only; the mode is {mode}"
+        )
+    if f["init.fork_from"] and (mode == "none" or not start):
+        yield (
+            "config.init.fork_from starts a deferred method from another run; it needs a mode "
+            "other than none and start_epoch of at least 1"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON gives them back."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

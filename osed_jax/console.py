@@ -1,0 +1,18 @@
+"""What a run says while it works: lines that do not tear the progress bar apart."""
+
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+
+def say(message: str) -> None:
+    """Prints one line to standard output, above a progress bar that may be running."""
+    with tqdm.external_write_mode():
+        print(message, flush=True)
+
+
+def progress(items: Iterable | None = None, *, total: int, unit: str, label: str) -> tqdm:
+    """A progress bar on standard error; silent where that is not a terminal."""
+    return tqdm(
+        items, total=total, unit=unit, unit_scale=True, desc=label, disable=None, leave=False
+    )

@@ -1,0 +1,75 @@
+"""The generated images of mode `diffusion`: a folder CLASS/*.png|jpg|... that any tool made."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from osed_jax.console import say
+from osed_jax.data.folder import class_folders, read_class_folders
+from osed_jax.data.image_set import ImageSet
+from osed_jax.errors import UserError
+
+
+def load_generated(
+    generated_dir: str,
+    *,
+    class_names: Sequence[str],
+    class_counts: Sequence[int],
+    image_size: int,
+    cache_dir: Path,
+    max_decoded_gib: float,
+) -> ImageSet:
+    """Reads generated images and says aloud where they are fewer than the classes lack.
+
+    Args:
+      generated_dir: holds a folder for every class that lacks images.
+      class_names: C names of the training set.
+      class_counts: C counts of its natural images.
+      image_size: side in pixels; images of another size are resized, and that is said.
+      cache_dir: where decoded images are kept.
+      max_decoded_gib: see `images.read_files`.
+
+    Raises:
+      UserError: for a missing folder, a folder of an unknown class, a class that lacks images
+        and has no generated one, an image that cannot be read.
+    """
+    if not generated_dir:
+        raise UserError(
+            "config.oversampling.generated_dir is empty; mode diffusion needs a folder of "
+            "generated images, CLASS/*.png|jpg|..."
+        )
+    folder = Path(generated_dir)
+    unknown = sorted(set(class_folders(folder)) - set(class_names))
+    if unknown:
+        raise UserError(
+            f"{folder} has generated images of class {', '.join(map(repr, unknown))}, which the "
+            f"data set does not have; its classes are {', '.join(class_names)}"
+        )
+    generated = read_class_folders(
+        folder,
+        class_names,
+        image_size=image_size,
+        cache_dir=cache_dir,
+        max_decoded_gib=max_decoded_gib,
+        may_be_empty=True,
+    )
+    _compare_with_need(folder, generated, np.asarray(class_counts))
+    return generated
+
+
+def _compare_with_need(folder: Path, generated: ImageSet, class_counts: np.ndarray) -> None:
+    names, has = generated.class_names, np.asarray(generated.class_counts)
+    lacks = class_counts.max() - class_counts
+    empty = [n for n, h, m in zip(names, has, lacks) if m and not h]
+    if empty:
+        raise UserError(
+            f"{folder} has no generated images of class {', '.join(map(repr, empty))}, which has "
+            f"fewer training images than the most frequent class; add some"
+        )
+    few = [f"{n} ({h:,} of {m:,})" for n, h, m in zip(names, has, lacks) if h < m]
+    if few:
+        say(
+            f"note: {folder} has fewer generated images than a full balance lacks, so they will "
+            f"repeat: {', '.join(few)}"
+        )

@@ -1,0 +1,60 @@
+"""A labelled set of images, and its long-tailed part."""
+
+import dataclasses
+
+import numpy as np
+
+from osed_jax.data import long_tail
+from osed_jax.data.images import Images
+from osed_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images with their labels.
+
+    Attributes:
+      images: N of them.
+      label: int64 [N], in [0, C).
+      class_names: C names.
+    """
+
+    images: Images
+    label: np.ndarray
+    class_names: tuple[str, ...]
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of images of each class."""
+        return tuple(np.bincount(self.label, minlength=len(self.class_names)).tolist())
+
+    def select(self, rows: np.ndarray) -> "ImageSet":
+        """These rows alone, in this order."""
+        return ImageSet(self.images.select(rows), self.label[rows], self.class_names)
+
+
+def long_tailed_rows(
+    data: ImageSet, *, profile: str, imbalance_ratio: float, num_max: int
+) -> np.ndarray:
+    """Positions of the canonical long-tailed subset, int64, sorted.
+
+    With num_max 0 the most frequent class gets as many images as every class has. Profile `none`
+    keeps each class as it is, up to num_max images if that is given.
+
+    Raises:
+      UserError: where a class has too few images.
+    """
+    available = data.class_counts
+    if profile == "none":
+        counts = tuple(min(n, num_max or n) for n in available)
+    else:
+        counts = long_tail.class_counts(
+            num_max or min(available), len(available), imbalance_ratio, profile
+        )
+        for name, has, wanted in zip(data.class_names, available, counts):
+            if has < wanted:
+                raise UserError(
+                    f"class {name!r} has {has} training images, but the long tail asks for "
+                    f"{wanted}; lower config.dataset.num_max (0: as many as every class has)"
+                )
+    return long_tail.canonical_subset(data.label, counts)

@@ -1,0 +1,121 @@
+"""Long-tailed class counts, the canonical subset and groups of classes."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from osed_jax.errors import UserError
+
+PROFILES = ("exp", "step", "none")
+GROUPS = ("five_equal", "thresholds")
+
+
+def class_counts(
+    num_max: int, num_classes: int, imbalance_ratio: float, profile: str = "exp"
+) -> tuple[int, ...]:
+    """Number of training images of each class, the first class being the most frequent.
+
+    Source: Cao et al. 2019 (LDAM), section 4 and their `imbalance_cifar.py`.
+    `exp`: n_c = int(num_max * ratio^(-c / (C - 1))); `step`: the first half of the classes has
+    num_max images, the others int(num_max / ratio); `none`: num_max each.
+
+    Args:
+      num_max: images of the most frequent class.
+      num_classes: C, at least 2.
+      imbalance_ratio: num_max over the count of the rarest class, at least 1.
+      profile: `exp`, `step` or `none`.
+
+    Raises:
+      UserError: for values out of range, or a class that would be left without an image.
+    """
+    if num_classes < 2:
+        raise UserError(f"a long tail needs at least 2 classes, given {num_classes}")
+    if num_max < 1:
+        raise UserError(f"num_max must be at least 1 image, given {num_max}")
+    if not imbalance_ratio >= 1:
+        raise UserError(f"imbalance_ratio must be at least 1, given {imbalance_ratio}")
+    if profile == "exp":
+        tail = 1 / imbalance_ratio  # in Cao's form, whose rounding the published subset has
+        counts = [int(num_max * tail ** (c / (num_classes - 1))) for c in range(num_classes)]
+    elif profile == "step":
+        half = num_classes // 2
+        counts = [num_max] * half + [int(num_max / imbalance_ratio)] * (num_classes - half)
+    elif profile == "none":
+        counts = [num_max] * num_classes
+    else:
+        raise UserError(f"unknown profile {profile!r}; use one of {', '.join(PROFILES)}")
+    if min(counts) < 1:
+        raise UserError(
+            f"imbalance_ratio {imbalance_ratio:g} leaves class {counts.index(0)} without an image "
+            f"at {num_max} images for the most frequent class; use a ratio of at most {num_max}"
+        )
+    return tuple(counts)
+
+
+def canonical_subset(label: np.ndarray, class_counts: Sequence[int]) -> np.ndarray:
+    """The subset that all published long-tailed results share (Cao et al. 2019).
+
+    One `numpy.random.RandomState(0)` shuffles the positions of each class in turn; the first n_c
+    of them are kept.
+
+    Args:
+      label: [N], integers in [0, C), in the data set's original order.
+      class_counts: the n_c, one for each of the C classes.
+
+    Returns:
+      The selected positions, int64, sorted.
+
+    Raises:
+      UserError: where a class has fewer images than n_c.
+    """
+    random = np.random.RandomState(0)
+    chosen = []
+    for c, count in enumerate(class_counts):
+        position = np.where(label == c)[0]
+        if len(position) < count:
+            raise UserError(
+                f"class {c} has {len(position)} images, but {count} were asked for; "
+                f"lower dataset.num_max or use dataset.imbalance_profile=none"
+            )
+        random.shuffle(position)
+        chosen.append(position[:count])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def subset_sha256(index: np.ndarray) -> str:
+    """The sha256 of sorted positions as little-endian int64: the name of a subset."""
+    return hashlib.sha256(np.ascontiguousarray(index, dtype="<i8").tobytes()).hexdigest()
+
+
+def class_groups(
+    class_counts: Sequence[int],
+    *,
+    groups: str = "five_equal",
+    many_above: int = 100,
+    few_below: int = 20,
+) -> dict[str, tuple[int, ...]]:
+    """Classes grouped by their number of training images.
+
+    `five_equal` (MLRC): five groups of equally many classes by frequency, `group_1` the rarest.
+    `thresholds` (Liu et al. 2019): `many` has more than `many_above` images, `few` fewer than
+    `few_below`, `medium` the rest. Among equal counts the later class is the rarer one.
+
+    Returns:
+      Name -> its classes in ascending order; () for a group that no class falls into.
+    """
+    counts = np.asarray(class_counts)
+    if groups == "five_equal":
+        rarest_first = np.lexsort((-np.arange(len(counts)), counts))
+        members = dict(enumerate(np.array_split(rarest_first, 5), start=1))
+        named = {f"group_{g}": m for g, m in members.items()}
+    elif groups == "thresholds":
+        few, many = counts < few_below, counts > many_above
+        named = {
+            "many": np.flatnonzero(many),
+            "medium": np.flatnonzero(~many & ~few),
+            "few": np.flatnonzero(few),
+        }
+    else:
+        raise UserError(f"unknown groups {groups!r}; use one of {', '.join(GROUPS)}")
+    return {name: tuple(sorted(int(c) for c in m)) for name, m in named.items()}

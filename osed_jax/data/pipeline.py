@@ -1,0 +1,56 @@
+"""The tf.data feeder: a plan's batches are made on the host, ahead of the device."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from osed_jax.data.images import Bank
+from osed_jax.data.sampling import Plan
+
+
+class TfDataFeeder:
+    """Carries out plans with tf.data, from images in memory or in files of any number."""
+
+    def __init__(self, bank: Bank, sharding: Sharding):
+        """Prepares feeding from `bank` to devices as `sharding` splits the leading axis."""
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
+        self._tf, self._bank, self._sharding = tf, bank, sharding
+
+    def batches(self, plan: Plan) -> Iterator[dict[str, jax.Array]]:
+        """The batches of an epoch in order: see `training.step.Batch`.
+
+        Raises:
+          UserError: where an image file cannot be read.
+        """
+        tf, size = self._tf, self._bank.image_size
+        failed: list[Exception] = []
+
+        def take(rows: np.ndarray) -> np.ndarray:
+            try:
+                return self._bank.take(rows)
+            except Exception as error:  # tf.data would pass on no more than its text
+                failed.append(error)
+                raise
+
+        def with_images(slots: dict) -> dict:
+            image = tf.numpy_function(take, [slots["row"]], tf.uint8)
+            image.set_shape((plan.row.shape[1], size, size, 3))
+            return {"image": image, "label": slots["label"], "kind": slots["kind"]}
+
+        slots = {"label": plan.label, "kind": plan.kind, "row": plan.row}
+        batches = (
+            tf.data.Dataset.from_tensor_slices(slots)
+            .map(with_images, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .prefetch(tf.data.AUTOTUNE)
+        )
+        try:
+            for batch in batches.as_numpy_iterator():
+                yield jax.device_put(batch, self._sharding)
+        except tf.errors.OpError:
+            if failed:
+                raise failed[0] from None
+            raise

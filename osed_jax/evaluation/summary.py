@@ -1,0 +1,114 @@
+"""`summary.json`: the final figures of a run and the facts they rest on."""
+
+import importlib.metadata
+import json
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from osed_jax import experiment, workdir
+from osed_jax.config import method_name
+from osed_jax.data.long_tail import class_groups
+from osed_jax.data.sampling import Kind
+from osed_jax.evaluation.metrics import classification_report
+from osed_jax.experiment import Config, Data
+from osed_jax.training.state import TrainState, num_parameters
+
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "osed-jax")
+
+
+def figures(config: Config, facts: dict[str, Any], logits: np.ndarray, label: np.ndarray) -> dict:
+    """Accuracies, calibration and confusion of a test set, with the configured groups."""
+    dataset = config["dataset"]
+    groups = class_groups(
+        facts["class_counts"],
+        groups=dataset["groups"],
+        many_above=dataset["many_above"],
+        few_below=dataset["few_below"],
+    )
+    return classification_report(logits, label, class_names=facts["class_names"], groups=groups)
+
+
+def summarise(
+    config: Config, data: Data, logits: np.ndarray, directory: Path, state: TrainState
+) -> dict[str, Any]:
+    """The content of `summary.json` for a run whose `metrics.jsonl` is complete."""
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return {
+        "method": method_name(config),
+        "seed": config["seed"],
+        **figures(config, data.facts, logits, data.test.label),
+        **data.facts,
+        "generated_used": _generated_used(config, data),
+        "num_parameters": num_parameters(state.params),
+        "num_batch_stats": num_parameters(state.batch_stats),
+        "epochs": config["train"]["num_epochs"],
+        "forked_from": config["init"]["fork_from"] or None,
+        "wall_seconds": round(sum(r["seconds"] for r in records), 1),
+        "images_per_second": statistics.median(r["images_per_second"] for r in records),
+        "devices": [d.device_kind for d in jax.devices()],
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "versions": versions(),
+        "config": config,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that determine the numbers."""
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout
+            from osed_jax import __version__
+
+            found[name] = __version__
+    return found
+
+
+def write_predictions(path: Path, logits: np.ndarray, label: np.ndarray) -> None:
+    """Logits float32 [N, K] and labels int64 [N] of the test images, in the test set's order."""
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, logits=logits, label=label)
+    workdir.write_atomically(path, buffer.getvalue())
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """The figures a person looks for first, in a few lines."""
+    groups = [
+        f"{name} {_percent(group['accuracy'])}" for name, group in summary["groups"].items()
+    ] + [f"{name} absent" for name in summary["absent_groups"]]
+    worst = summary["worst_class"]
+    return (
+        f"{summary['num_test_images']:,} test images: top-1 {_percent(summary['top1'])}, "
+        f"balanced accuracy {_percent(summary['balanced_accuracy'])}, "
+        f"worst class {worst['name']} {_percent(worst['accuracy'])}, "
+        f"NLL {summary['nll']:.3f}, ECE {summary['ece']:.3f}\n"
+        f"groups: {', '.join(groups)}"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "no test images" if share is None else f"{share:.2%}"
+
+
+def _generated_used(config: Config, data: Data) -> dict[str, int] | None:
+    """How many different generated images the run's plans show, and in how many slots."""
+    if data.generated is None:
+        return None
+    start, num_epochs = config["oversampling"]["start_epoch"], config["train"]["num_epochs"]
+    different: set[int] = set()
+    slots = 0
+    for epoch in range(start, num_epochs):
+        plan = experiment.make_plan(config, data, epoch)
+        rows = plan.row[plan.kind == Kind.SYNTHETIC]
+        different.update(rows.tolist())
+        slots += len(rows)
+    return {"different": len(different), "slots": slots}

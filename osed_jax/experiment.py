@@ -1,0 +1,218 @@
+"""From a checked config to the parts of an experiment: data, net, optimizer, augmentation."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from osed_jax.data import datasets, long_tail, sampling
+from osed_jax.data.augment import Augmentation
+from osed_jax.data.generated import load_generated
+from osed_jax.data.image_set import ImageSet, long_tailed_rows
+from osed_jax.data.images import Bank, channel_statistics
+from osed_jax.data.pipeline import TfDataFeeder
+from osed_jax.data.resident import ResidentFeeder, fits
+from osed_jax.data.sampling import Plan
+from osed_jax.errors import UserError
+from osed_jax.models.resnet import ResNet
+from osed_jax.models.wide_resnet import WideResNet
+from osed_jax.training import optimizer
+from osed_jax.training.mesh import split
+
+Config = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The images of an experiment.
+
+    Attributes:
+      train: the long-tailed training set.
+      test: the test set.
+      rest: rows of the whole training set that the long-tailed one leaves out.
+      generated: generated images; None where the mode uses none.
+      facts: what `dataset.json` says of them: name, class_names, class_counts,
+        num_train_images, subset_sha256, mean, std, image_size, generated_counts.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    rest: np.ndarray
+    generated: ImageSet | None
+    facts: dict[str, Any]
+
+
+def open_cache(workdir: Path) -> Path:
+    """The folder beside work directories that their runs share; returns where images go.
+
+    Decoded image folders are kept there, and compiled programs, so that a second start is quick.
+    """
+    cache = workdir.absolute().parent / ".cache"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "programs"))
+    return cache / "images"
+
+
+def load_split(config: Config, split_name: str, cache_dir: Path) -> ImageSet:
+    """The whole training set or the test set that the config names."""
+    dataset = config["dataset"]
+    return datasets.load(
+        dataset["name"],
+        split_name,
+        data_dir=dataset["data_dir"],
+        image_size=dataset["image_size"],
+        cache_dir=cache_dir,
+        max_decoded_gib=dataset["max_decoded_gib"],
+    )
+
+
+def load_data(config: Config, cache_dir: Path) -> Data:
+    """Loads everything that training and its evaluation need, and takes the long tail."""
+    dataset, over = config["dataset"], config["oversampling"]
+    whole = load_split(config, "train", cache_dir)
+    rows = long_tailed_rows(
+        whole,
+        profile=dataset["imbalance_profile"],
+        imbalance_ratio=dataset["imbalance_ratio"],
+        num_max=dataset["num_max"],
+    )
+    train = whole.select(rows)
+    generated = None
+    if over["mode"] == "diffusion":
+        generated = load_generated(
+            over["generated_dir"],
+            class_names=train.class_names,
+            class_counts=train.class_counts,
+            image_size=train.images.image_size,
+            cache_dir=cache_dir,
+            max_decoded_gib=dataset["max_decoded_gib"],
+        )
+    mean, std = dataset["mean"], dataset["std"]
+    if not mean:
+        mean, std = channel_statistics(train.images)
+    facts = {
+        "dataset": dataset["name"],
+        "image_size": train.images.image_size,
+        "class_names": list(train.class_names),
+        "class_counts": list(train.class_counts),
+        "num_train_images": len(train.label),
+        "subset_sha256": long_tail.subset_sha256(rows),
+        "mean": list(mean),
+        "std": list(std),
+        "generated_counts": list(generated.class_counts) if generated else None,
+    }
+    rest = np.setdiff1d(np.arange(len(whole.label)), rows)
+    return Data(train, load_split(config, "test", cache_dir), rest, generated, facts)
+
+
+def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:
+    """The net.
+
+    Args:
+      config: the checked config.
+      num_classes: K.
+      routed: whether rows other than natural ones will come. Where none will, every road is
+        `natural`, so that a deferred method is plain ERM, to the last bit, until it starts.
+    """
+    model, over = config["model"], config["oversampling"]
+    synthetic = routed and over["mode"] == "diffusion"
+    noise = routed and has_noise(config)
+    common = {
+        "num_classes": num_classes,
+        "depth": model["depth"],
+        "synthetic_road": over["synthetic_road"] if synthetic else "natural",
+        "noise_road": over["noise_road"] if noise else "natural",
+        "dtype": jnp.dtype(model["dtype"]),
+    }
+    if model["name"] == "resnet":
+        return ResNet(**common)
+    return WideResNet(
+        **common, widen_factor=model["widen_factor"], dropout_rate=model["dropout_rate"]
+    )
+
+
+def routed_from(config: Config) -> int:
+    """The first epoch whose batches may hold rows other than natural ones."""
+    over = config["oversampling"]
+    if over["mode"] in ("noise", "diffusion"):
+        return over["start_epoch"]
+    return config["train"]["num_epochs"]
+
+
+def has_noise(config: Config) -> bool:
+    """Whether plans after start_epoch hold noise rows."""
+    over = config["oversampling"]
+    return over["mode"] == "noise" or (over["mode"] == "diffusion" and over["noise_share"] > 0)
+
+
+def make_augmentation(config: Config, facts: dict[str, Any], *, noise: bool) -> Augmentation:
+    """Augmentation and normalisation; with or without the drawing of noise."""
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in config["augment"].items()
+    }
+    noise_space = config["oversampling"]["noise_space"] if noise else ""
+    return Augmentation(
+        mean=tuple(facts["mean"]), std=tuple(facts["std"]), noise_space=noise_space, **settings
+    )
+
+
+def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """SGD with the configured schedule."""
+    settings = config["optimizer"]
+    return optimizer.sgd(
+        optimizer.learning_rate_fn(learning_rates(config), steps_per_epoch),
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+    )
+
+
+def learning_rates(config: Config) -> np.ndarray:
+    """The learning rate of each epoch."""
+    schedule = ("learning_rate", "warmup_epochs", "decay_at", "decay_factor")
+    return optimizer.learning_rate_by_epoch(
+        num_epochs=config["train"]["num_epochs"],
+        **{name: config["optimizer"][name] for name in schedule},
+    )
+
+
+def make_plan(config: Config, data: Data, epoch: int) -> Plan:
+    """What every slot of an epoch shows."""
+    over = config["oversampling"]
+    common = {
+        "seed": config["seed"],
+        "epoch": epoch,
+        "label": data.train.label,
+        "batch_size": config["train"]["batch_size"],
+    }
+    if over["mode"] == "none" or epoch < over["start_epoch"]:
+        return sampling.natural_plan(**common)
+    ratio = 0.0 if over["mode"] == "resample" else over["noise_ratio"]
+    return sampling.balanced_plan(
+        **common,
+        synthetic_label=data.generated.label if data.generated else np.zeros(0, np.int64),
+        replace_prob=sampling.replace_probability(data.train.class_counts, ratio),
+        noise_share=1.0 if over["mode"] == "noise" else over["noise_share"],
+    )
+
+
+def make_feeder(config: Config, data: Data, mesh: Mesh) -> ResidentFeeder | TfDataFeeder:
+    """The configured feeder; `auto` keeps the images on the devices where they fit."""
+    parts = [data.train.images] + ([data.generated.images] if data.generated else [])
+    bank, feeder = Bank(*parts), config["train"]["feeder"]
+    resident = fits(bank, mesh.devices.flat[0])
+    if feeder == "resident" and not resident:
+        raise UserError(
+            f"config.train.feeder is resident, but the {bank.nbytes / 2**30:.1f} GiB of images "
+            f"do not fit in device memory or are streamed from files; use tfdata or auto"
+        )
+    if feeder == "tfdata" or not resident:
+        return TfDataFeeder(bank, split(mesh))
+    return ResidentFeeder(bank, split(mesh))

@@ -1,0 +1,125 @@
+"""Batch norm with a road for each kind of row.
+
+Natural rows are normalised as always. Where the rows of another kind go is a setting:
+
+- `natural`: they join the natural rows in one batch norm.
+- `dar`: distribution-aware routing batch norm (DAR-BN; Zada et al. 2022, appendix E): their own
+  batch mean and variance, the shared scale and bias, and no gradient through the branch.
+- `dar_grad`: as `dar`, but gradients flow.
+- `aux`: their own statistics and their own scale and bias (auxiliary batch norm; Xie et al. 2020,
+  "Adversarial Examples Improve Image Recognition", section 4).
+
+Only rows on the natural road enter the running statistics, which are all that test time uses; an
+auxiliary norm keeps no running statistics, since nothing would read them.
+"""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from osed_jax.data.sampling import Kind
+
+ROADS = ("natural", "dar", "dar_grad", "aux")
+EPSILON = 1e-5
+MOMENTUM = 0.9  # of the running average; PyTorch calls the same 0.1
+
+_Moments = tuple[jax.Array, jax.Array]
+
+
+class RoutedBatchNorm(nn.Module):
+    """Batch norm over [N, H, W, C] that looks at the kind of each row.
+
+    Statistics are float32, whatever the dtype of the computation, and are reduced as sums and
+    counts, so that under `jit` with a sharded batch they are those of the global batch however
+    the kinds fall on the devices. The running variance is the biased one (as in Flax; PyTorch
+    keeps the unbiased one). Where a group of rows is empty it changes nothing.
+
+    Attributes:
+      synthetic_road: road of generated rows, one of `ROADS`.
+      noise_road: road of noise rows.
+      dtype: of the output.
+    """
+
+    synthetic_road: str = "natural"
+    noise_road: str = "dar"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, kind: jax.Array, *, train: bool) -> jax.Array:
+        """Normalises x [N, H, W, C] by the kind [N] of its rows; the running average at test."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        own_road = {k: r for k, r in self._roads().items() if r != "natural"}
+        own_affine = {k: self._own_affine(k, channels) for k, r in own_road.items() if r == "aux"}
+
+        if not train:
+            return self._apply(x, *_affine(running_mean.value, running_var.value, scale, bias))
+
+        moments = _image_moments(x)
+        natural = (kind != Kind.PADDING) & ~_is_any(kind, own_road)
+        mean, var, count = _group_moments(moments, natural)
+        if not self.is_initializing():
+            # An empty group would report mean 0 and variance 0; keep what is known instead.
+            rate = jnp.where(count > 0, 1 - MOMENTUM, 0.0)
+            running_mean.value += rate * (mean - running_mean.value)
+            running_var.value += rate * (var - running_var.value)
+
+        factor, offset = _affine(mean, var, scale, bias)
+        for own in own_road:
+            own_mean, own_var, _ = _group_moments(moments, kind == own)
+            own_rows = _affine(own_mean, own_var, *own_affine.get(own, (scale, bias)))
+            here = (kind == own)[:, None]
+            factor = jnp.where(here, own_rows[0], factor)
+            offset = jnp.where(here, own_rows[1], offset)
+        y = self._apply(x, factor, offset)
+        stopped = _is_any(kind, [k for k, r in own_road.items() if r == "dar"])
+        return jnp.where(stopped[:, None, None, None], jax.lax.stop_gradient(y), y)
+
+    def _roads(self) -> Mapping[Kind, str]:
+        return {Kind.SYNTHETIC: self.synthetic_road, Kind.NOISE: self.noise_road}
+
+    def _own_affine(self, kind: Kind, channels: int) -> _Moments:
+        name = kind.name.lower()
+        return (
+            self.param(f"{name}_scale", nn.initializers.ones, (channels,)),
+            self.param(f"{name}_bias", nn.initializers.zeros, (channels,)),
+        )
+
+    def _apply(self, x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+        """x * factor + offset in float32; both [N, C], or [1, C] where all rows share them."""
+        y = x.astype(jnp.float32) * factor[:, None, None] + offset[:, None, None]
+        return y.astype(self.dtype)
+
+
+def _is_any(kind: jax.Array, of: Mapping[Kind, str] | list[Kind]) -> jax.Array:
+    """Bool [N]: whether each row is of one of these kinds."""
+    found = jnp.zeros(kind.shape, bool)
+    for each in of:
+        found |= kind == each
+    return found
+
+
+def _image_moments(x: jax.Array) -> _Moments:
+    """First and second moment of each image and channel, float32 [N, C]."""
+    x = x.astype(jnp.float32)
+    return x.mean(axis=(1, 2)), jnp.square(x).mean(axis=(1, 2))
+
+
+def _group_moments(moments: _Moments, member: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean [C], biased variance [C] and number of the images that `member` [N] marks."""
+    weight = member.astype(jnp.float32)
+    count = weight.sum()
+    # A sum of products and not a matrix product, which accelerators compute in lower precision.
+    first, second = ((weight[:, None] * m).sum(axis=0) / jnp.maximum(count, 1) for m in moments)
+    return first, jnp.maximum(second - jnp.square(first), 0), count
+
+
+def _affine(mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) -> _Moments:
+    """Normalisation and affine map as one factor and one offset, both [1, C]."""
+    factor = scale * jax.lax.rsqrt(var + EPSILON)
+    return factor[None], (bias - mean * factor)[None]

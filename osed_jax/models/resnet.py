@@ -1,0 +1,55 @@
+"""ResNet for CIFAR (He et al. 2016, section 4.2), the small net of long-tailed papers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from osed_jax.models.batch_norm import RoutedBatchNorm
+from osed_jax.models.layers import LINEAR_INIT, Conv
+
+
+class ResNet(nn.Module):
+    """ResNet-(6n + 2) with 16, 32 and 64 channels; ResNet-32 by default.
+
+    Shortcuts have no parameters: where the size halves, every other pixel is taken and the new
+    channels are zeros (option A), half of them before and half behind the old ones. Convolutions
+    are He-normal by fan-in, as in Cao et al.'s code.
+
+    Attributes:
+      num_classes: K.
+      depth: 6n + 2.
+      synthetic_road: batch norm's road of generated rows, one of `batch_norm.ROADS`.
+      noise_road: that of noise rows.
+      dtype: of the computation; parameters, statistics and logits are float32.
+    """
+
+    num_classes: int
+    depth: int = 32
+    synthetic_road: str = "natural"
+    noise_road: str = "dar"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: jax.Array, kind: jax.Array, train: bool) -> jax.Array:
+        """Logits of images: see `WideResNet.__call__`."""
+
+        def conv_norm(x: jax.Array, features: int, stride: int = 1) -> jax.Array:
+            x = Conv(features, stride=stride, fan="fan_in", dtype=self.dtype)(x)
+            norm = RoutedBatchNorm(self.synthetic_road, self.noise_road, self.dtype)
+            return norm(x, kind, train=train)
+
+        x = nn.relu(conv_norm(image.astype(self.dtype), 16))
+        for group in range(3):
+            features = 16 * 2**group
+            for block in range((self.depth - 2) // 6):
+                stride = 2 if group and not block else 1
+                y = nn.relu(conv_norm(x, features, stride))
+                x = nn.relu(conv_norm(y, features) + _shortcut(x, features, stride))
+        x = x.astype(jnp.float32).mean(axis=(1, 2))
+        return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT)(x)
+
+
+def _shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
+    x = x[:, ::stride, ::stride]
+    new = features - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))

@@ -1,0 +1,67 @@
+"""Devices: one axis, `data`, over which every batch is split."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from osed_jax.errors import UserError
+
+
+def make_mesh() -> Mesh:
+    """A mesh of all devices along the axis `data`."""
+    return Mesh(np.asarray(jax.devices()), ("data",))
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError where a global batch does not split evenly over the devices."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"{name} is {batch_size}, which {mesh.size} devices cannot share evenly; "
+            f"use a multiple of {mesh.size}"
+        )
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """Leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a whole copy of a tree on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def abstract(tree: Any, mesh: Mesh) -> Any:
+    """Shapes, dtypes and shardings of a tree (of arrays or shapes) replicated over the mesh."""
+    whole = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), tree
+    )
+
+
+def jit_train_step(train_step: Callable, mesh: Mesh) -> Callable:
+    """Jits (state, batch) -> (state, metrics); the state is donated and whole on every device.
+
+    The program is that of the global batch: sums over it, batch norm's among them, are global.
+    """
+    whole, parts = replicated(mesh), split(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(whole, parts),
+        out_shardings=(whole, whole),
+        donate_argnames="state",
+    )
+
+
+def jit_eval_step(eval_step: Callable, mesh: Mesh) -> Callable:
+    """Jits (state, image) -> logits, image and logits split over the devices."""
+    whole, parts = replicated(mesh), split(mesh)
+    return jax.jit(eval_step, in_shardings=(whole, parts), out_shardings=parts)

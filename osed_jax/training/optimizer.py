@@ -1,0 +1,50 @@
+"""SGD and its learning-rate schedule, as the published long-tailed recipe has them."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def learning_rate_by_epoch(
+    *,
+    num_epochs: int,
+    learning_rate: float,
+    warmup_epochs: int,
+    decay_at: Sequence[float],
+    decay_factor: float,
+) -> np.ndarray:
+    """The learning rate of each epoch, float64 [num_epochs].
+
+    One value an epoch, as in Cao et al.'s code: in epoch e (from 0) of the warm-up
+    learning_rate * (e + 1) / warmup_epochs; from each of the epochs round(f * num_epochs), f in
+    decay_at, on, multiplied by decay_factor.
+    """
+    epoch = np.arange(num_epochs)
+    rate = np.full(num_epochs, learning_rate)
+    if warmup_epochs:
+        rate *= np.minimum((epoch + 1) / warmup_epochs, 1)
+    for fraction in decay_at:
+        rate[epoch >= round(fraction * num_epochs)] *= decay_factor
+    return rate
+
+
+def learning_rate_fn(by_epoch: np.ndarray, steps_per_epoch: int) -> Callable:
+    """The schedule as a function of the step, for optax."""
+    table = jnp.asarray(by_epoch, jnp.float32)
+
+    def schedule(step: jax.Array) -> jax.Array:
+        return table[jnp.minimum(step // steps_per_epoch, len(table) - 1)]
+
+    return schedule
+
+
+def sgd(
+    schedule: Callable, *, momentum: float, weight_decay: float
+) -> optax.GradientTransformation:
+    """SGD as PyTorch's: weight decay joins the gradient before the momentum; no Nesterov."""
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum or None)
+    )

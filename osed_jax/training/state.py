@@ -1,0 +1,90 @@
+"""What training carries from step to step."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from osed_jax.data.sampling import Kind
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything a checkpoint holds. There is no random key: keys are derived from the step.
+
+    Attributes:
+      step: number of updates made, int32 [].
+      params: float32.
+      batch_stats: running means and variances, float32.
+      opt_state: of the optimizer.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def create_state(
+    model: nn.Module, tx: optax.GradientTransformation, *, seed: int, image_size: int
+) -> TrainState:
+    """Initial state of a model for images of image_size pixels; pure, so it can be jitted."""
+    image = jnp.zeros((1, image_size, image_size, 3))
+    kind = jnp.full((1,), Kind.NATURAL)
+    variables = model.init(jax.random.key(seed), image, kind, train=False)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=tx.init(variables["params"]),
+    )
+
+
+def adopt_auxiliary(state: TrainState, fresh: TrainState) -> TrainState:
+    """Gives a state the parameters that only `fresh`'s model has: those of auxiliary batch norms.
+
+    An auxiliary norm (`synthetic_scale`, `noise_bias`, ...) begins as a copy of the natural norm
+    beside it, with no momentum, at the moment its rows first appear. So a deferred run and one
+    that is forked from an ERM run at that moment are the same.
+
+    Args:
+      state: of a model without auxiliary norms.
+      fresh: a state of the same model with them, of which only the structure is used.
+    """
+
+    def copy(path: tuple, like: Any, tree: Any, *, zero: bool) -> Any:
+        *parents, name = (p.key for p in path)
+        for parent in parents:
+            tree = tree[parent]
+        if name in tree:
+            return tree[name]
+        beside = tree[name.removeprefix("synthetic_").removeprefix("noise_")]
+        return jnp.zeros_like(beside) if zero else jnp.array(beside)
+
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, like: copy(path, like, state.params, zero=False), fresh.params
+    )
+
+    def adopt_trace(like: Any, old: Any) -> Any:
+        if not isinstance(like, optax.TraceState):
+            return old
+        trace = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: copy(path, leaf, old.trace, zero=True), like.trace
+        )
+        return optax.TraceState(trace)
+
+    opt_state = jax.tree.map(
+        adopt_trace,
+        fresh.opt_state,
+        state.opt_state,
+        is_leaf=lambda node: isinstance(node, optax.TraceState),
+    )
+    return state.replace(params=params, opt_state=opt_state)
+
+
+def num_parameters(tree: Any) -> int:
+    """Number of scalars in a tree of arrays."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

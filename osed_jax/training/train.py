@@ -1,0 +1,243 @@
+"""The driver that trains, goes on where a killed run stopped, evaluates and sums up."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from osed_jax import config as config_lib
+from osed_jax import experiment, workdir
+from osed_jax.console import progress, say
+from osed_jax.data.sampling import Kind
+from osed_jax.errors import UserError
+from osed_jax.evaluation.predict import predict
+from osed_jax.evaluation.summary import format_summary, summarise, write_predictions
+from osed_jax.experiment import Config, Data
+from osed_jax.training.checkpoint import Checkpoints
+from osed_jax.training.fork import fork_state
+from osed_jax.training.mesh import (
+    abstract,
+    check_batch_size,
+    jit_eval_step,
+    jit_train_step,
+    make_mesh,
+    replicate,
+    split,
+)
+from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
+from osed_jax.training.step import cross_entropy, make_eval_step, make_train_step
+
+_STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
+
+
+def train(config: ConfigDict, directory: Path) -> dict[str, Any]:
+    """Trains in a work directory and returns what is written to its `summary.json`.
+
+    A run that was interrupted goes on from its last checkpoint; one that is finished is only
+    reported.
+    """
+    checked = config_lib.check(config)
+    with workdir.claimed(directory, checked):
+        if (directory / "summary.json").exists():
+            say(f"{directory} is finished already; its figures:")
+            summary = workdir.read_json(directory / "summary.json")
+        else:
+            summary = _train(checked, directory)
+        say(format_summary(summary))
+        return summary
+
+
+def _train(config: Config, directory: Path) -> dict[str, Any]:
+    mesh = make_mesh()
+    check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
+    check_batch_size("config.evaluate.batch_size", config["evaluate"]["batch_size"], mesh)
+    cache = experiment.open_cache(directory)
+    data = experiment.load_data(config, cache)
+    workdir.write_json(directory / "dataset.json", data.facts)
+    _say_data(data.facts)
+    run = _Run(config, directory, mesh, data)
+    with Checkpoints.writing(
+        directory,
+        every=config["train"]["checkpoint_every_epochs"],
+        also=config["oversampling"]["start_epoch"],
+    ) as saved:
+        state = run.train(saved)
+    logits = run.evaluate(state)
+    write_predictions(directory / "predictions.npz", logits, data.test.label)
+    summary = summarise(config, data, logits, directory, state)
+    workdir.write_json(directory / "summary.json", summary)
+    return summary
+
+
+def _say_data(facts: dict[str, Any]) -> None:
+    counts = " ".join(map(str, facts["class_counts"]))
+    say(
+        f"{facts['dataset']}: {facts['num_train_images']:,} training images ({counts}), "
+        f"subset sha256 {facts['subset_sha256']}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+    """Epochs that share one compiled step: plain ones first, then those of the method."""
+
+    init: Callable[[], TrainState]
+    like: TrainState  # shapes, dtypes and shardings of its state
+    train_step: Callable
+
+
+class _Run:
+    """One experiment: its compiled steps and its place on disk."""
+
+    def __init__(self, config: Config, directory: Path, mesh: Mesh, data: Data):
+        self._config, self._directory, self._mesh, self._data = config, directory, mesh, data
+        self._num_epochs = config["train"]["num_epochs"]
+        self._routed_from = experiment.routed_from(config)
+        self._feeder = experiment.make_feeder(config, data, mesh)
+        self._steps_per_epoch = len(experiment.make_plan(config, data, 0))
+        self._learning_rates = experiment.learning_rates(config)
+        num_classes = len(data.train.class_names)
+        plain_model = experiment.make_model(config, num_classes, routed=False)
+        augmentation = experiment.make_augmentation(config, data.facts, noise=False)
+        self._eval_step = jit_eval_step(
+            make_eval_step(model=plain_model, augmentation=augmentation), mesh
+        )
+        self._plain, self._routed = self._phase(routed=False), self._phase(routed=True)
+
+    def train(self, saved: Checkpoints) -> TrainState:
+        """Trains all epochs that are not yet in a checkpoint."""
+        state, first_epoch = self._starting_point(saved)
+        metrics = self._directory / "metrics.jsonl"
+        workdir.keep_epochs_before(metrics, first_epoch)
+        board = SummaryWriter(
+            str(self._directory / "tensorboard"), purge_step=first_epoch * self._steps_per_epoch
+        )
+        with board, open(metrics, "a") as log:
+            for epoch in range(first_epoch, self._num_epochs):
+                if epoch == self._routed_from:
+                    state = replicate(adopt_auxiliary(state, self._routed.like), self._mesh)
+                state, record = self._train_epoch(state, epoch)
+                print(json.dumps(record), file=log, flush=True)
+                _write_scalars(board, record)
+                saved.save(epoch + 1, state)
+                _say_epoch(record, self._num_epochs)
+        return state
+
+    def evaluate(self, state: TrainState) -> np.ndarray:
+        """Logits of the test set."""
+        return predict(
+            self._eval_step,
+            state.replace(opt_state=()),
+            self._data.test.images,
+            batch_size=self._config["evaluate"]["batch_size"],
+            sharding=split(self._mesh),
+        )
+
+    def _phase(self, *, routed: bool) -> _Phase:
+        config, facts = self._config, self._data.facts
+        model = experiment.make_model(config, len(facts["class_names"]), routed=routed)
+        tx = experiment.make_optimizer(config, self._steps_per_epoch)
+        counts = jnp.asarray(facts["class_counts"], jnp.float32)
+        loss_fn = cross_entropy(
+            label_smoothing=config["loss"]["label_smoothing"],
+            log_prior=jnp.log(counts) if config["loss"]["balanced_softmax"] else None,
+        )
+        noise = routed and experiment.has_noise(config)
+        train_step = make_train_step(
+            model=model,
+            tx=tx,
+            loss_fn=loss_fn,
+            augmentation=experiment.make_augmentation(config, facts, noise=noise),
+            seed=config["seed"],
+        )
+
+        def init() -> TrainState:
+            return create_state(model, tx, seed=config["seed"], image_size=facts["image_size"])
+
+        like = abstract(jax.eval_shape(init), self._mesh)
+        return _Phase(init, like, jit_train_step(train_step, self._mesh))
+
+    def _starting_point(self, saved: Checkpoints) -> tuple[TrainState, int]:
+        """The state to go on from, and the number of epochs behind it."""
+        done, source = saved.epochs(), self._config["init"]["fork_from"]
+        if done:
+            say(f"going on from the checkpoint of epoch {done[-1]}")
+            phase = self._routed if done[-1] > self._routed_from else self._plain
+            return saved.restore(done[-1], phase.like), done[-1]
+        if source:
+            start = self._config["oversampling"]["start_epoch"]
+            state = fork_state(self._config, Path(source), self._data.facts, self._plain.like)
+            say(f"starting from epoch {start} of {source}")
+            return state, start
+        return replicate(jax.jit(self._plain.init)(), self._mesh), 0
+
+    def _train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
+        phase = self._routed if epoch >= self._routed_from else self._plain
+        plan = experiment.make_plan(self._config, self._data, epoch)
+        kinds = np.bincount(plan.kind.ravel(), minlength=len(Kind)).tolist()
+        num_images = sum(kinds) - kinds[Kind.PADDING]
+        began = time.perf_counter()
+        per_step: list[dict[str, jax.Array]] = []
+        label = f"epoch {epoch + 1}/{self._num_epochs}"
+        with progress(total=num_images, unit="image", label=label) as bar:
+            for batch, kind in zip(self._feeder.batches(plan), plan.kind):
+                state, metrics = phase.train_step(state, batch)
+                per_step.append(metrics)
+                if len(per_step) > _STEPS_AHEAD:
+                    per_step[-1 - _STEPS_AHEAD]["loss"].block_until_ready()
+                bar.update(int((kind != Kind.PADDING).sum()))
+        measured = jax.device_get(per_step)
+        seconds = time.perf_counter() - began
+        self._check_finite(measured, epoch)
+        slots = (plan.kind != Kind.PADDING).sum(axis=1)
+        record = {
+            "epoch": epoch,
+            "step": (epoch + 1) * self._steps_per_epoch,
+            "learning_rate": float(self._learning_rates[epoch]),
+            "loss": float(np.average([m["loss"] for m in measured], weights=slots)),
+            "train_accuracy": float(
+                sum(m["correct"] for m in measured) / max(sum(m["natural"] for m in measured), 1)
+            ),
+            "natural": kinds[Kind.NATURAL],
+            "synthetic": kinds[Kind.SYNTHETIC],
+            "noise": kinds[Kind.NOISE],
+        }
+        every = self._config["train"]["eval_every_epochs"]
+        if every and (epoch + 1) % every == 0:
+            prediction = self.evaluate(state).argmax(axis=1)
+            record["test_accuracy"] = float((prediction == self._data.test.label).mean())
+        record["images_per_second"] = round(num_images / seconds, 2)
+        record["seconds"] = round(time.perf_counter() - began, 3)
+        return state, record
+
+    def _check_finite(self, measured: list[dict[str, np.ndarray]], epoch: int) -> None:
+        for i, metrics in enumerate(measured):
+            if not np.isfinite(metrics["loss"]):
+                raise UserError(
+                    f"loss is {metrics['loss']} at step {epoch * self._steps_per_epoch + i} "
+                    f"(epoch {epoch + 1}); nothing of this epoch was saved; lower "
+                    f"config.optimizer.learning_rate or lengthen its warm-up"
+                )
+
+
+def _write_scalars(board: SummaryWriter, record: dict[str, Any]) -> None:
+    for name in ("loss", "train_accuracy", "test_accuracy", "learning_rate", "images_per_second"):
+        if name in record:
+            board.add_scalar(name, record[name], record["step"])
+
+
+def _say_epoch(record: dict[str, Any], num_epochs: int) -> None:
+    test = f", test {record['test_accuracy']:.2%}" if "test_accuracy" in record else ""
+    say(
+        f"epoch {record['epoch'] + 1}/{num_epochs}: loss {record['loss']:.4f}, "
+        f"train {record['train_accuracy']:.2%}{test}, {record['images_per_second']:,.0f} images/s"
+    )

@@ -1,0 +1,95 @@
+"""The files of a work directory, each written whole or not at all."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from osed_jax.config import differences
+from osed_jax.errors import UserError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name, then renames it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, indented, with a final newline."""
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+      UserError: where the file is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path}; is {path.parent} a work directory?") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore or remove it") from error
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Holds a work directory for one experiment, and against a second process.
+
+    Raises:
+      UserError: where the path cannot be a folder, another process trains in it, or it belongs to
+        an experiment with another config; then it names the fields that differ.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "w")  # noqa: SIM115 - open as long as the run lasts
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the work directory {workdir}: {error.strerror}; "
+            f"give another --workdir"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training in {workdir}; wait for it or give another --workdir"
+            ) from error
+        path = workdir / "config.json"
+        if not path.exists():
+            write_json(path, config)
+        changed = differences(read_json(path), config)
+        if changed:
+            raise UserError(
+                f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
+                f"give another --workdir, or the old values to go on with that run"
+            )
+        yield
+
+
+def keep_epochs_before(metrics: Path, epoch: int) -> None:
+    """Drops the lines of `metrics.jsonl` that a resumed run will write again."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # the line that a killed process was writing
+            break
+        if record["epoch"] >= epoch:
+            break
+        kept.append(line + "\n")
+    write_atomically(metrics, "".join(kept))

@@ -1,0 +1,27 @@
+"""Every test: four host devices, no silent broadcasting between ranks, warnings are errors."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Tests compile much and compute little: programs are left unoptimised.
+UNOPTIMISED = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{UNOPTIMISED} --xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Programs compiled by one test, or one run of the command line, serve the next.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "programs"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import jax  # noqa: E402 - reads the environment above
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real CIFAR-10 and generated images, kept beside the repository where there are any."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared/data, which is not here")
+    return folder

@@ -1,0 +1,106 @@
+"""Class counts, subset and groups against the published figures."""
+
+import numpy as np
+import pytest
+
+from osed_jax.data import long_tail
+from osed_jax.errors import UserError
+from tests.conftest import ROOT
+
+IR_100 = (5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50)
+
+
+def cifar10_labels() -> np.ndarray:
+    """The labels of CIFAR-10's training images in the original order, two in a byte."""
+    packed = np.fromfile(ROOT / "tests" / "data" / "cifar10_train_labels.bin", np.uint8)
+    return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1).astype(np.int64)
+
+
+def test_cifar10_counts_are_the_published_ones():
+    assert long_tail.class_counts(5000, 10, 100) == IR_100
+    fifty = (5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100)
+    assert long_tail.class_counts(5000, 10, 50) == fifty
+
+
+@pytest.mark.parametrize(
+    ("num_max", "classes", "ratio", "total"),
+    [
+        (5000, 10, 100, 12_406),
+        (5000, 10, 50, 13_996),
+        (500, 100, 100, 10_847),
+        (500, 100, 50, 12_608),
+    ],
+)
+def test_totals_are_the_published_ones(num_max, classes, ratio, total):
+    assert sum(long_tail.class_counts(num_max, classes, ratio)) == total
+
+
+def test_other_profiles():
+    assert long_tail.class_counts(100, 5, 10, "step") == (100, 100, 10, 10, 10)
+    assert long_tail.class_counts(7, 3, 10, "none") == (7, 7, 7)
+    assert long_tail.class_counts(7, 3, 1) == (7, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((10, 1, 10), "at least 2 classes"),
+        ((0, 3, 10), "num_max"),
+        ((10, 3, 0.5), "imbalance_ratio"),
+        ((10, 3, float("nan")), "imbalance_ratio"),
+        ((10, 3, 11), "without an image"),
+        ((10, 3, 2, "linear"), "exp, step, none"),
+    ],
+)
+def test_bad_counts_are_refused(arguments, said):
+    with pytest.raises(UserError, match=said):
+        long_tail.class_counts(*arguments)
+
+
+def test_cifar10_subset_is_the_published_one():
+    index = long_tail.canonical_subset(cifar10_labels(), IR_100)
+    assert index.dtype == np.int64 and len(index) == 12_406
+    published = "f7669c469c9ddf9afcfabc0b127018ebfa21ac9ecddbe2642455be26c359cb8d"
+    assert long_tail.subset_sha256(index) == published
+
+
+def test_subset_depends_on_each_class_order_alone():
+    label = cifar10_labels()
+    by_class = np.argsort(label, kind="stable")
+    mixed = long_tail.canonical_subset(label, IR_100)
+    grouped = by_class[long_tail.canonical_subset(label[by_class], IR_100)]
+    np.testing.assert_array_equal(np.sort(grouped), mixed)
+
+
+def test_subset_of_too_few_images_is_refused():
+    with pytest.raises(UserError, match="class 1 has 2 images, but 3"):
+        long_tail.canonical_subset(np.array([0, 0, 0, 1, 1]), (3, 3))
+
+
+def test_five_equal_groups_count_from_the_rarest():
+    groups = long_tail.class_groups(IR_100)
+    assert groups == {
+        "group_1": (8, 9),
+        "group_2": (6, 7),
+        "group_3": (4, 5),
+        "group_4": (2, 3),
+        "group_5": (0, 1),
+    }
+    shuffled = long_tail.class_groups((50, 5000, 83, 2997, 139, 1796, 232, 1077, 387, 645))
+    assert shuffled["group_1"] == (0, 2) and shuffled["group_5"] == (1, 3)
+
+
+def test_groups_may_be_empty():
+    few = long_tail.class_groups((9, 5, 3))
+    assert few == {"group_1": (2,), "group_2": (1,), "group_3": (0,), "group_4": (), "group_5": ()}
+    thresholds = long_tail.class_groups(IR_100, groups="thresholds")
+    assert thresholds == {"many": tuple(range(8)), "medium": (8, 9), "few": ()}
+
+
+def test_thresholds_are_exclusive_for_many_and_few():
+    groups = long_tail.class_groups((101, 100, 20, 19), groups="thresholds")
+    assert groups == {"many": (0,), "medium": (1, 2), "few": (3,)}
+    moved = long_tail.class_groups(
+        (101, 100, 20, 19), groups="thresholds", many_above=10, few_below=5
+    )
+    assert moved == {"many": (0, 1, 2, 3), "medium": (), "few": ()}
