@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import make_stable_diffusion_oracle as oracle
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +10,7 @@ from osed_jax.errors import UserError
 from osed_jax.generation import stable_diffusion
 from osed_jax.generation.resize import resize
 from osed_jax.generation.sampling import Sampler
+from tests import make_stable_diffusion_oracle as oracle
 
 SETTINGS = {
     "batch_size": 2,

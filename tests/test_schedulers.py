@@ -3,12 +3,12 @@
 import itertools
 
 import jax.numpy as jnp
-import make_stable_diffusion_oracle as oracle
 import numpy as np
 import pytest
 
 from osed_jax.errors import UserError
 from osed_jax.generation.schedulers import Steps, advance, noise_schedule, sampling_steps
+from tests import make_stable_diffusion_oracle as oracle
 
 RECORDED = oracle.DATA / "stable_diffusion.npz"
 V14 = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

@@ -10,12 +10,12 @@ from pathlib import Path
 import huggingface_hub
 import jax
 import jax.numpy as jnp
-import make_stable_diffusion_oracle as oracle
 import numpy as np
 import pytest
 
 from osed_jax.errors import UserError
 from osed_jax.generation import stable_diffusion
+from tests import make_stable_diffusion_oracle as oracle
 
 MANIFEST = oracle.manifest()
 V14 = Path(
