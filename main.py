@@ -1,15 +1,16 @@
-"""Trains, evaluates and compares long-tailed classifiers; see README.md."""
+"""Trains and compares long-tailed classifiers, generates images for them; see README.md."""
 
 import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from osed_jax.errors import UserError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("mode", "train", ["train", "evaluate", "compare"], "What to do.")
+MODES = ["train", "evaluate", "compare", "generate", "verify"]
+flags.DEFINE_enum("mode", "train", MODES, "What to do; the last two: with generated images.")
 flags.DEFINE_string("workdir", None, "Folder of the run; with --mode=compare, of many runs.")
 config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py:METHOD; override fields by --config.FIELD=VALUE."
@@ -21,25 +22,39 @@ def main(argv: list[str]) -> None:
     extra = FLAGS(argv)[1:]
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
+    # Drivers are imported late, so that --help and a mistyped flag answer at once.
+    if FLAGS.mode == "generate":
+        from osed_jax.generation.generate import generate
+
+        generate(_config())
+        return
+    if FLAGS.mode == "verify":
+        from osed_jax.generation.verify import verify
+
+        verify(_config())
+        return
     if not FLAGS.workdir:
         raise UserError("--workdir is missing; give the folder that holds, or will hold, the run")
     workdir = Path(FLAGS.workdir)
-    # Imported late, so that --help and a mistyped flag answer at once.
     if FLAGS.mode == "compare":
         from osed_jax.evaluation.compare import compare
 
         compare(workdir)
         return
-    if FLAGS.config is None:
-        raise UserError("--config is missing; give for example --config=configs/digits.py:erm")
     if FLAGS.mode == "evaluate":
         from osed_jax.evaluation.evaluate import evaluate
 
-        evaluate(FLAGS.config, workdir)
+        evaluate(_config(), workdir)
     else:
         from osed_jax.training.train import train
 
-        train(FLAGS.config, workdir)
+        train(_config(), workdir)
+
+
+def _config() -> ConfigDict:
+    if FLAGS.config is None:
+        raise UserError("--config is missing; give for example --config=configs/digits.py:erm")
+    return FLAGS.config
 
 
 def run(argv: list[str]) -> int:
@@ -56,7 +71,7 @@ def run(argv: list[str]) -> int:
     except OSError as error:
         message = f"{error.strerror}: {error.filename}; free or name another place and start again"
     except KeyboardInterrupt:
-        message = "interrupted; the same command goes on from the last checkpoint"
+        message = "interrupted; the same command goes on from what is saved"
     print(f"error: {message}", file=sys.stderr)
     return 2
 
