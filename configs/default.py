@@ -85,7 +85,7 @@ def get_config(method: str = "erm") -> ConfigDict:
     gen.modifiers = ("",)  # appended after a comma
     gen.prompts_file = ""  # JSON, class -> "its name in prompts" or ["own prompts", ...]
     gen.resize_method = "area"  # to the size of the training images: area | bicubic | lanczos
-    gen.keep_full_size = False  # keep the images as drawn, too, in .full_size/
+    gen.keep_full_size = False  # keep the images as drawn, too, in GENERATED_DIR.full_size/
     # Filters; a rejected image is replaced by the class's next one. 0 or False: off.
     gen.min_deviation = 0.02  # of the pixels from their mean, in [0, 1]: black, constant images
     gen.drop_duplicates = True  # pixel for pixel, within a class and a process

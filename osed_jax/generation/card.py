@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from osed_jax.generation.records import FULL_SIZE, METADATA, REJECTED, Record, is_kept
+from osed_jax.generation.records import METADATA, REJECTED, Record, is_kept
 from osed_jax.workdir import write_atomically
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -50,7 +50,7 @@ licence and the terms of use of the model apply to them.
 
 `CLASS/NUMBER.png` are the images; `{METADATA}` has a line for each with its prompt, seed, index,
 settings and sha256. `{REJECTED}`, where there is one, has the same for the images that a filter
-rejected. `{FULL_SIZE}`, where there is one, has the images as the model drew them.
+rejected.
 
 | class | images | rejected |
 |---|---:|---:|

@@ -14,7 +14,7 @@ from PIL import Image
 
 from osed_jax.workdir import write_atomically
 
-METADATA, REJECTED, FULL_SIZE = "metadata.jsonl", "rejected.jsonl", ".full_size"
+METADATA, REJECTED = "metadata.jsonl", "rejected.jsonl"
 _SHARD = re.compile(r"\.metadata-(\d+)-of-(\d+)\.jsonl")
 IMAGE = re.compile(r"(\d{6,})\.png|\.(\d{6,})\.png\.partial")
 
@@ -72,6 +72,11 @@ def shards(folder: Path) -> list[Path]:
 def is_kept(record: Record) -> bool:
     """Whether no filter rejected an image."""
     return record["verdict"] == "kept"
+
+
+def full_size_folder(folder: Path) -> Path:
+    """Where images as drawn are: beside the store, for some readers take any folder for a class."""
+    return folder.with_name(f"{folder.name}.full_size")
 
 
 def file_name(class_name: str, index: int) -> str:

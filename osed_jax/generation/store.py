@@ -5,7 +5,7 @@
     FOLDER/metadata.jsonl     one line an image, by class and index
     FOLDER/rejected.jsonl     the same for images that a filter rejected; their files are not kept
     FOLDER/README.md          dataset card
-    FOLDER/.full_size/        images as the model drew them, where asked for
+    FOLDER.full_size/CLASS/   images as the model drew them, where asked for
 
 A process writes an image under a temporary name, renames it, then appends its line to a shard of
 its own, `.metadata-I-of-N.jsonl`, which it holds locked as long as it lives. So a process killed at
@@ -28,10 +28,10 @@ from osed_jax.config import differences
 from osed_jax.data.generated import STORE_FILE
 from osed_jax.errors import UserError
 from osed_jax.generation.records import (
-    FULL_SIZE,
     IMAGE,
     Name,
     Record,
+    full_size_folder,
     is_kept,
     is_listed,
     lives,
@@ -94,7 +94,7 @@ class Store:
         """Writes a PNG image, if its record says that it is kept, then the record."""
         if is_kept(record):
             if full_size is not None:
-                _write_image(self.folder / FULL_SIZE / record["file_name"], full_size)
+                _write_image(full_size_folder(self.folder) / record["file_name"], full_size)
             _write_image(self.folder / record["file_name"], image)
         line = (json.dumps(record) + "\n").encode()
         if self._shard.write(line) != len(line):  # unbuffered: the disk took a part of it
@@ -205,7 +205,7 @@ def _drop_unlisted(
     folder: Path, class_names: Sequence[str], share: tuple[int, int], records: dict[Name, Record]
 ) -> None:
     """Removes what a killed process of this share wrote last: images without a line."""
-    for root in (folder, folder / FULL_SIZE):
+    for root in (folder, full_size_folder(folder)):
         for label, name in enumerate(class_names):
             for path in (root / name).glob("*") if (root / name).is_dir() else ():
                 match = IMAGE.fullmatch(path.name)

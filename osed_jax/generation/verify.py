@@ -12,12 +12,12 @@ from osed_jax.console import progress, say
 from osed_jax.data.generated import STORE_FILE
 from osed_jax.errors import UserError
 from osed_jax.generation.records import (
-    FULL_SIZE,
     METADATA,
     REJECTED,
     Name,
     Record,
     file_name,
+    full_size_folder,
     is_kept,
     lives,
     read_lines,
@@ -58,10 +58,10 @@ def problems(folder: Path) -> list[str]:
     names = content["class_names"]
     found += _wrong_files(folder, records)
     listed = {Path(r["file_name"]) for r in records.values() if is_kept(r)}
-    for root in (folder, folder / FULL_SIZE):
+    for root in (folder, full_size_folder(folder)):
         for path in sorted(p for name in names for p in (root / name).glob("*")):
             if path.relative_to(root) not in listed:
-                found.append(f"unlisted: {path.relative_to(folder)}")
+                found.append(f"unlisted: {path.relative_to(folder.parent)}")
     kept = Counter(r["class"] for r in records.values() if is_kept(r))
     for name, wanted in content["wanted"].items():
         if kept[name] < wanted:
@@ -97,8 +97,8 @@ def _wrong_files(folder: Path, records: Mapping[Name, Record]) -> list[str]:
                 continue
             found += _wrong_file(folder, record["file_name"], record["sha256"])
             if record["full_size_sha256"]:
-                full_size = f"{FULL_SIZE}/{record['file_name']}"
-                found += _wrong_file(folder, full_size, record["full_size_sha256"])
+                drawn = full_size_folder(folder)
+                found += _wrong_file(drawn, record["file_name"], record["full_size_sha256"])
     return found
 
 
@@ -106,5 +106,5 @@ def _wrong_file(folder: Path, name: str, expected: str) -> list[str]:
     try:
         content = (folder / name).read_bytes()
     except OSError:
-        return [f"missing: {name}"]
-    return [] if sha256(content) == expected else [f"changed: {name}"]
+        return [f"missing: {folder.name}/{name}"]
+    return [] if sha256(content) == expected else [f"changed: {folder.name}/{name}"]
