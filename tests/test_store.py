@@ -80,7 +80,7 @@ def test_a_share_in_work_is_refused_to_others(tmp_path):
     with filling(tmp_path / "store", **arguments, process_count=2):
         with pytest.raises(UserError, match="another process fills share 0 of 2"):
             fill_cheaply(tmp_path / "store", share=(0, 2))
-        with pytest.raises(UserError, match="another config.generation.process_count than 1"):
+        with pytest.raises(UserError, match=r"another config.generation.process_count than 1"):
             fill_cheaply(tmp_path / "store")
         assert problems(tmp_path / "store")[0].endswith("is at work")
         fill_cheaply(tmp_path / "store", share=(1, 2))
@@ -127,7 +127,7 @@ def test_a_store_grows_but_never_mixes_settings(store):
 def test_a_folder_of_other_images_is_left_alone(tmp_path):
     (tmp_path / "store" / "cat").mkdir(parents=True)
     (tmp_path / "store" / "cat" / "000000.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match="holds 'cat' but no store.json"):
+    with pytest.raises(UserError, match=r"holds 'cat' but no store.json"):
         fill_cheaply(tmp_path / "store")
     assert (tmp_path / "store" / "cat" / "000000.png").read_bytes() == b"mine"
 

@@ -66,6 +66,7 @@ def generate(config: ConfigDict) -> None:
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
     settings = _settings(gen, model, train, own)
     sampler = _sampler(settings, model, gen["batch_size"])
+    filters = _filters(gen, train, sampler.batch_size)
     with filling(
         folder,
         settings=settings,
@@ -80,7 +81,7 @@ def generate(config: ConfigDict) -> None:
             store,
             _drawing(sampler, settings, train.class_names),
             lambda label, index: _describe(settings, train.class_names[label], index),
-            _filters(gen, train, sampler.batch_size),
+            filters,
             batch_size=sampler.batch_size,
             max_attempts=gen["max_attempts"],
         )
