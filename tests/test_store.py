@@ -124,6 +124,12 @@ def test_a_store_grows_but_never_mixes_settings(store):
     assert problems(store) == []
 
 
+def test_a_store_that_grows_knows_the_images_it_has(store, tmp_path):
+    fill_cheaply(tmp_path / "grown", wanted=(0, 5, 5))
+    fill_cheaply(tmp_path / "grown")
+    assert tree(tmp_path / "grown") == tree(store), "a duplicate of an earlier image was kept"
+
+
 def test_a_folder_of_other_images_is_left_alone(tmp_path):
     (tmp_path / "store" / "cat").mkdir(parents=True)
     (tmp_path / "store" / "cat" / "000000.png").write_bytes(b"mine")
