@@ -1,7 +1,9 @@
-"""Trains, evaluates and compares long-tailed classifiers; see README.md."""
+"""Trains and compares long-tailed classifiers, generates images for them; see README.md."""
 
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -10,7 +12,14 @@ from osed_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 app.define_help_flags()
-flags.DEFINE_enum("mode", "train", ["train", "evaluate", "compare"], "What to do.")
+DRIVERS = {  # mode -> the module whose function of that name does it
+    "train": "osed_jax.training.train",
+    "evaluate": "osed_jax.evaluation.evaluate",
+    "compare": "osed_jax.evaluation.compare",
+    "generate": "osed_jax.generation.generate",
+    "verify": "osed_jax.generation.verify",
+}
+flags.DEFINE_enum("mode", "train", list(DRIVERS), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run; with --mode=compare, of many runs.")
 config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py:METHOD; override fields by --config.FIELD=VALUE."
@@ -34,27 +43,18 @@ def parse(argv: list[str]) -> ConfigDict | None:
 
 def main(config: ConfigDict | None) -> None:
     """Calls one driver, imported late, so that a mistyped value is answered at once."""
-    if not FLAGS.workdir:
-        raise UserError("--workdir is missing; give the folder that holds, or will hold, the run")
-    workdir = Path(FLAGS.workdir)
-    if FLAGS.mode == "compare":
-        from osed_jax.evaluation.compare import compare
+    arguments: list[Any] = []
+    if FLAGS.mode != "compare":
+        if config is None:
+            raise UserError("--config is missing; give for example --config=configs/digits.py:erm")
+        from osed_jax.config import check
 
-        compare(workdir)
-        return
-    if config is None:
-        raise UserError("--config is missing; give for example --config=configs/digits.py:erm")
-    from osed_jax.config import check
-
-    checked = check(config)
-    if FLAGS.mode == "evaluate":
-        from osed_jax.evaluation.evaluate import evaluate
-
-        evaluate(checked, workdir)
-    else:
-        from osed_jax.training.train import train
-
-        train(checked, workdir)
+        arguments.append(check(config))
+    if FLAGS.mode not in ("generate", "verify"):  # their folder is a field of the config
+        if not FLAGS.workdir:
+            raise UserError("--workdir is missing; give the folder that holds or will hold the run")
+        arguments.append(Path(FLAGS.workdir))
+    getattr(importlib.import_module(DRIVERS[FLAGS.mode]), FLAGS.mode)(*arguments)
 
 
 def run(argv: list[str]) -> int:
@@ -69,7 +69,7 @@ def run(argv: list[str]) -> int:
     except OSError as error:
         message = f"{error}; free some space or name another place, then start again"
     except KeyboardInterrupt:
-        message = "interrupted; the same command goes on from the last checkpoint"
+        message = "interrupted; the same command goes on from what is saved"
     print(f"error: {message}", file=sys.stderr)
     return 2
 

@@ -57,6 +57,44 @@ def get_config(method: str = "erm") -> ConfigDict:
     over.synthetic_road = "natural"  # the same for generated images
     over.generated_dir = ""  # mode diffusion: generated images, CLASS/*.png|jpg|...
 
+    gen = config.generation = ConfigDict()  # --mode=generate fills oversampling.generated_dir
+    gen.model = "CompVis/stable-diffusion-v1-4"  # hub id or local folder, Stable Diffusion 1.x, 2.x
+    gen.revision = "flax"  # branch, tag or commit on the hub; a local folder has none: ""
+    gen.dtype = "float32"  # float32 | bfloat16 of weights and computation
+    gen.seed = 0  # of all images; each follows from seed, class and index alone
+    # How many images each class gets. balance: what it lacks to the most frequent one; noise_ratio:
+    # as many as a run is expected to show, if that is fewer; or a number, the same for each.
+    gen.count = "balance"
+    gen.process_index = 0  # processes, also on several hosts, fill one store side by side:
+    gen.process_count = 1  # this one makes the images whose index is process_index modulo count
+    gen.batch_size = 8  # images at a time, over all devices of this process together
+    gen.image_size = 0  # pixels that the model draws, square; 0: as many as it was trained on
+    gen.steps = 25  # of denoising
+    gen.scheduler = "dpmsolver++"  # ddim | dpmsolver++ | euler
+    # Low: 7.5 makes prettier images that look alike, and as training data they serve worse (Yuan
+    # et al., "Real-Fake", ICLR 2024, take 2.0). 1: no guidance, at half the cost.
+    gen.guidance_scale = 2.0
+    gen.negative_prompt = ""  # what to steer away from; needs guidance
+    # {class} is the class's name. Used in turn, by image index; then the next modifier's turn.
+    gen.templates = (
+        "a photo of a {class}",
+        "a close-up photo of a {class}",
+        "a photo of a {class} from a distance",
+        "a photo of a {class} from the side",
+    )
+    gen.modifiers = ("",)  # appended after a comma
+    gen.prompts_file = ""  # JSON, class -> "its name in prompts" or ["own prompts", ...]
+    gen.resize_method = "area"  # to the size of the training images: area | bicubic | lanczos
+    gen.keep_full_size = False  # keep the images as drawn, too, in GENERATED_DIR.full_size/
+    # Filters; a rejected image is replaced by the class's next one. 0 or False: off.
+    gen.min_deviation = 0.02  # of the pixels from their mean, in [0, 1]: black, constant images
+    gen.drop_duplicates = True  # pixel for pixel, within a class and a process
+    gen.near_duplicate_bits = 0  # images of which fewer of the 64 bits of a perceptual hash differ
+    gen.classifier_workdir = ""  # a trained run on the same classes, for the next two
+    gen.classifier_top_k = 0  # keep images whose class is among its k most probable ones
+    gen.max_feature_distance = 0.0  # 1: that of an ordinary real training image from its class
+    gen.max_attempts = 4.0  # images drawn until a class is full, in multiples of its count
+
     augment = config.augment = ConfigDict()  # MLRC; noise is never augmented
     augment.flip = True  # left-right, probability 1/2
     augment.crop_padding = 4  # pixels of zeros on each side before a random crop; 0: no crop

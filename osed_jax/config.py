@@ -10,6 +10,7 @@ from osed_jax.data import long_tail
 from osed_jax.data.datasets import NAMES
 from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
+from osed_jax.generation.choices import PLACEHOLDER, RESIZES, SCHEDULERS
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -112,6 +113,30 @@ _RULES: dict[str, Rule] = {
     "oversampling.noise_space": _one_of("pixel", "normalised"),
     "oversampling.noise_road": _one_of(*ROADS),
     "oversampling.synthetic_road": _one_of(*ROADS),
+    "generation.dtype": _one_of("float32", "bfloat16"),
+    "generation.seed": _within(0, 2**32 - 1),
+    "generation.count": (
+        lambda x: x in ("balance", "noise_ratio") or (x.isdecimal() and int(x) > 0),
+        "balance, noise_ratio or a number of images, at least 1",
+    ),
+    "generation.process_index": _at_least(0),
+    "generation.process_count": _at_least(1),
+    "generation.batch_size": _at_least(1),
+    "generation.image_size": _at_least(0),
+    "generation.steps": _at_least(1),
+    "generation.scheduler": _one_of(*SCHEDULERS),
+    "generation.guidance_scale": _at_least(1),
+    "generation.templates": (
+        lambda x: x and all(isinstance(v, str) and PLACEHOLDER in v for v in x),
+        f"at least one text with {PLACEHOLDER} where the class's name goes",
+    ),
+    "generation.modifiers": (lambda x: all(isinstance(v, str) for v in x), "texts"),
+    "generation.resize_method": _one_of(*RESIZES),
+    "generation.min_deviation": _SHARE,
+    "generation.near_duplicate_bits": _within(0, 64),
+    "generation.classifier_top_k": _at_least(0),
+    "generation.max_feature_distance": _at_least(0),
+    "generation.max_attempts": _at_least(1),
     "augment.crop_padding": _at_least(0),
     "augment.cutout": _at_least(0),
     "augment.color_jitter": (
@@ -159,6 +184,7 @@ def _conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"({f['dataset.many_above']}); a class would be in both groups"
         )
     yield from _deferral_conflicts(f)
+    yield from _generation_conflicts(f)
 
 
 def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
@@ -182,6 +208,26 @@ def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "config.init.fork_from starts a deferred method from another run; it needs a mode "
             "other than none and start_epoch of at least 1"
+        )
+
+
+def _generation_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    index, count = f["generation.process_index"], f["generation.process_count"]
+    if index >= count:
+        yield (
+            f"config.generation.process_index is {index}; with process_count={count} it must be "
+            f"less than {count}"
+        )
+    if f["generation.negative_prompt"] and f["generation.guidance_scale"] == 1:
+        yield (
+            f"config.generation.negative_prompt is {f['generation.negative_prompt']!r}, which has "
+            f"no effect without guidance; leave it empty or set guidance_scale above 1"
+        )
+    asked = f["generation.classifier_top_k"] or f["generation.max_feature_distance"]
+    if bool(asked) != bool(f["generation.classifier_workdir"]):
+        yield (
+            "config.generation.classifier_workdir serves classifier_top_k and "
+            "max_feature_distance; give it with at least one of the two, or none of the three"
         )
 
 

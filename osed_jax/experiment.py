@@ -73,9 +73,24 @@ def load_split(config: Config, split_name: str, cache_dir: Path) -> ImageSet:
     )
 
 
-def load_data(config: Config, cache_dir: Path) -> Data:
-    """Loads everything that training and its evaluation need, and takes the long tail."""
-    dataset, over = config["dataset"], config["oversampling"]
+def generated_dir(config: Config) -> Path:
+    """The folder of generated images.
+
+    Raises:
+      UserError: where the config names none.
+    """
+    folder = config["oversampling"]["generated_dir"]
+    if not folder:
+        raise UserError(
+            "config.oversampling.generated_dir is empty; give the folder of generated images, "
+            "for example --config.oversampling.generated_dir=generated/digits"
+        )
+    return Path(folder)
+
+
+def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray]:
+    """The whole training set, and the rows of it that are the long-tailed one."""
+    dataset = config["dataset"]
     whole = load_split(config, "train", cache_dir)
     rows = long_tailed_rows(
         whole,
@@ -83,6 +98,13 @@ def load_data(config: Config, cache_dir: Path) -> Data:
         imbalance_ratio=dataset["imbalance_ratio"],
         num_max=dataset["num_max"],
     )
+    return whole, rows
+
+
+def load_data(config: Config, cache_dir: Path) -> Data:
+    """Loads everything that training and its evaluation need, and takes the long tail."""
+    dataset, over = config["dataset"], config["oversampling"]
+    whole, rows = load_train(config, cache_dir)
     train = whole.select(rows)
     generated = None
     if over["mode"] == "diffusion":

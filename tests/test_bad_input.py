@@ -60,7 +60,7 @@ def folder(images, *more):
     [
         ([], "--workdir is missing"),
         (["--workdir=w"], "--config is missing"),
-        (["--workdir=w", "--mode=fly"], "train|evaluate|compare"),
+        (["--workdir=w", "--mode=fly"], "train|evaluate|compare|generate|verify"),
         (["--workdir=w", "--wrkdir=w", DIGITS + "erm"], "wrkdir"),
         (["--workdir=w", "extra", DIGITS + "erm"], "unexpected argument 'extra'"),
         (["--workdir=w", "--config=configs/none.py:erm"], "none.py"),

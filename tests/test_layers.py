@@ -23,11 +23,24 @@ FLOORS = [
     ["osed_jax.training.state", "osed_jax.training.optimizer", "osed_jax.training.mesh"],
     ["osed_jax.training.step", "osed_jax.training.checkpoint"],
     ["osed_jax.evaluation.metrics", "osed_jax.evaluation.predict"],
-    ["configs"],
+    ["configs", "osed_jax.generation.choices"],
+    ["osed_jax.generation.prompts", "osed_jax.generation.hub", "osed_jax.generation.weights"],
+    ["osed_jax.generation.schedulers", "osed_jax.generation.resize"],
+    ["osed_jax.generation.stable_diffusion"],
+    ["osed_jax.generation.sampling"],
     ["osed_jax.config"],
     ["osed_jax.workdir", "osed_jax.experiment"],
-    ["osed_jax.evaluation.summary", "osed_jax.training.fork"],
-    ["osed_jax.training.train", "osed_jax.evaluation.evaluate", "osed_jax.evaluation.compare"],
+    ["osed_jax.evaluation.summary", "osed_jax.training.fork", "osed_jax.evaluation.classifier"],
+    ["osed_jax.generation.records"],
+    ["osed_jax.generation.store", "osed_jax.generation.filters", "osed_jax.generation.card"],
+    ["osed_jax.generation.opinions", "osed_jax.generation.fill"],
+    [
+        "osed_jax.training.train",
+        "osed_jax.evaluation.evaluate",
+        "osed_jax.evaluation.compare",
+        "osed_jax.generation.generate",
+        "osed_jax.generation.verify",
+    ],
     ["main"],
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
@@ -37,6 +50,8 @@ FILES = sorted(
 MAY_IMPORT = {
     "tensorflow": {"osed_jax.data.pipeline", "osed_jax.data.tfds_images"},
     "tensorflow_datasets": {"osed_jax.data.tfds_images"},
+    "diffusers": {"osed_jax.generation.stable_diffusion"},
+    "transformers": {"osed_jax.generation.stable_diffusion"},
     "ml_collections": {"configs", "osed_jax.config", "main"},
 }
 

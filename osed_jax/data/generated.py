@@ -1,5 +1,6 @@
 """The generated images of mode `diffusion`: a folder CLASS/*.png|jpg|... that any tool made."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from osed_jax.console import say
 from osed_jax.data.folder import class_folders, read_class_folders
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
+
+STORE_FILE = "store.json"  # in a folder that --mode=generate filled
 
 
 def load_generated(
@@ -31,8 +34,8 @@ def load_generated(
       max_decoded_gib: see `images.read_files`.
 
     Raises:
-      UserError: for a missing folder, a folder of an unknown class, a class that lacks images
-        and has no generated one, an image that cannot be read.
+      UserError: for a missing folder, one filled for other classes, a folder of an unknown class,
+        a class that lacks images and has no generated one, an image that cannot be read.
     """
     if not generated_dir:
         raise UserError(
@@ -46,6 +49,7 @@ def load_generated(
             f"{folder} has generated images of class {', '.join(map(repr, unknown))}, which the "
             f"data set does not have; its classes are {', '.join(class_names)}"
         )
+    _check_store(folder, class_names)
     generated = read_class_folders(
         folder,
         class_names,
@@ -56,6 +60,17 @@ def load_generated(
     )
     _compare_with_need(folder, generated, np.asarray(class_counts))
     return generated
+
+
+def _check_store(folder: Path, class_names: Sequence[str]) -> None:
+    if not (folder / STORE_FILE).exists():  # made by another tool
+        return
+    made_for = json.loads((folder / STORE_FILE).read_text())["class_names"]
+    if list(class_names) != made_for:
+        raise UserError(
+            f"{folder} was generated for the classes {', '.join(made_for)}, but the data set's are "
+            f"{', '.join(class_names)}; generate images for this data set in a new folder"
+        )
 
 
 def _compare_with_need(folder: Path, generated: ImageSet, class_counts: np.ndarray) -> None:

@@ -3,19 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from osed_jax import experiment, workdir
 from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
+from osed_jax.evaluation.classifier import load_classifier, read_run
 from osed_jax.evaluation.predict import predict
 from osed_jax.evaluation.summary import figures, format_summary
 from osed_jax.experiment import Config
-from osed_jax.training.checkpoint import Checkpoints
-from osed_jax.training.mesh import abstract, check_batch_size, jit_eval_step, make_mesh, split
-from osed_jax.training.state import create_state
+from osed_jax.training.mesh import check_batch_size, jit_eval_step, make_mesh, split
 from osed_jax.training.step import make_eval_step
 
 
@@ -31,8 +28,7 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
       UserError: where there is no checkpoint, the config describes another net, or the test set
         has other classes or another image size.
     """
-    run = workdir.read_json(directory / "config.json")
-    facts = workdir.read_json(directory / "dataset.json")
+    run, facts = read_run(directory)
     _check_same_net(run, config, directory)
     mesh = make_mesh()
     batch_size = config["evaluate"]["batch_size"]
@@ -40,34 +36,21 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     test = experiment.load_split(config, "test", experiment.open_cache(directory))
     _check_same_classes(test, facts)
 
-    with Checkpoints.reading(directory) as saved:
-        if not saved.epochs():
-            raise UserError(f"{directory} has no checkpoint yet; train it first")
-        epoch = saved.epochs()[-1]
-        routed = epoch > experiment.routed_from(run)  # only then are there auxiliary norms
-        model = experiment.make_model(run, len(facts["class_names"]), routed=routed)
-        tx = experiment.make_optimizer(run, steps_per_epoch=1)
-        like = jax.eval_shape(
-            lambda: create_state(model, tx, seed=0, image_size=facts["image_size"])
-        )
-        state = saved.restore(epoch, abstract(like, mesh)).replace(opt_state=())
-
-    plain = experiment.make_model(run, len(facts["class_names"]), routed=False)
-    augmentation = experiment.make_augmentation(run, facts, noise=False)
+    saved = load_classifier(directory, mesh)
     logits = predict(
-        jit_eval_step(make_eval_step(model=plain, augmentation=augmentation), mesh),
-        state,
+        jit_eval_step(make_eval_step(model=saved.model, augmentation=saved.augmentation), mesh),
+        saved.state,
         test.images,
         batch_size=batch_size,
         sharding=split(mesh),
     )
     result = {
-        "epoch": epoch,
+        "epoch": saved.epoch,
         "dataset": config["dataset"],
         **figures(config, facts, logits, test.label),
     }
     workdir.write_json(directory / "evaluation.json", result)
-    say(f"checkpoint of epoch {epoch}, written to {directory / 'evaluation.json'}")
+    say(f"checkpoint of epoch {saved.epoch}, written to {directory / 'evaluation.json'}")
     say(format_summary(result))
     return result
 

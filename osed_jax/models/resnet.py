@@ -46,6 +46,7 @@ class ResNet(nn.Module):
                 y = nn.relu(conv_norm(x, features, stride))
                 x = nn.relu(conv_norm(y, features) + _shortcut(x, features, stride))
         x = x.astype(jnp.float32).mean(axis=(1, 2))
+        self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT)(x)
 
 

@@ -44,7 +44,8 @@ class WideResNet(nn.Module):
             `dropout` key).
 
         Returns:
-          float32 [N, num_classes].
+          float32 [N, num_classes]. What the last layer sees, float32 [N, D], is sown as `features`
+          into the collection `intermediates`, for callers that make that one mutable.
         """
         x = Conv(16, dtype=self.dtype)(image.astype(self.dtype))
         for group in range(3):
@@ -59,6 +60,7 @@ class WideResNet(nn.Module):
                 )(x, kind, train)
         norm = RoutedBatchNorm(self.synthetic_road, self.noise_road, self.dtype)
         x = nn.relu(norm(x, kind, train=train)).astype(jnp.float32).mean(axis=(1, 2))
+        self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT)(x)
 
 

@@ -47,6 +47,8 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       config: as `config.check` returns it.
       directory: the work directory.
     """
+    # How generated images were made is told by their store; a run is not bound to it.
+    config = {name: part for name, part in config.items() if name != "generation"}
     with workdir.claimed(directory, config):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")

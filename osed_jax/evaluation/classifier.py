@@ -1,0 +1,73 @@
+"""A trained net, from its work directory."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from osed_jax import experiment, workdir
+from osed_jax.data.augment import Augmentation
+from osed_jax.errors import UserError
+from osed_jax.training.checkpoint import Checkpoints
+from osed_jax.training.mesh import abstract
+from osed_jax.training.state import TrainState, create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A net as it stood after its last checkpoint.
+
+    Attributes:
+      facts: of its data, as `dataset.json` has them: class_names, image_size and others.
+      epoch: number of epochs it was trained for.
+      state: its weights and running statistics; no optimizer state.
+      model: the net, without roads other than the natural one.
+      augmentation: how its images are normalised.
+    """
+
+    facts: dict[str, Any]
+    epoch: int
+    state: TrainState
+    model: nn.Module
+    augmentation: Augmentation
+
+
+def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config of the run in a work directory, and the facts of its data.
+
+    Raises:
+      UserError: where the folder is no work directory.
+    """
+    return workdir.read_json(directory / "config.json"), workdir.read_json(
+        directory / "dataset.json"
+    )
+
+
+def load_classifier(directory: Path, mesh: Mesh) -> Classifier:
+    """Restores the last checkpoint of a work directory, whole on every device of the mesh.
+
+    Raises:
+      UserError: where there is no checkpoint, or it cannot be restored.
+    """
+    run, facts = read_run(directory)
+    with Checkpoints.reading(directory) as saved:
+        if not saved.epochs():
+            raise UserError(f"{directory} has no checkpoint yet; train it first")
+        epoch = saved.epochs()[-1]
+        routed = epoch > experiment.routed_from(run)  # only then are there auxiliary norms
+        model = experiment.make_model(run, len(facts["class_names"]), routed=routed)
+        tx = experiment.make_optimizer(run, steps_per_epoch=1)
+        like = jax.eval_shape(
+            lambda: create_state(model, tx, seed=0, image_size=facts["image_size"])
+        )
+        state = saved.restore(epoch, abstract(like, mesh)).replace(opt_state=())
+    return Classifier(
+        facts=facts,
+        epoch=epoch,
+        state=state,
+        model=experiment.make_model(run, len(facts["class_names"]), routed=False),
+        augmentation=experiment.make_augmentation(run, facts, noise=False),
+    )

@@ -1,0 +1,1 @@
+"""Images from class names: prompts, Stable Diffusion and the store it fills."""

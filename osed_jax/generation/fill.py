@@ -1,0 +1,131 @@
+"""The loop that fills a store: draw, judge, write, replace what was rejected."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from osed_jax.console import progress, say
+from osed_jax.errors import UserError
+from osed_jax.generation.filters import Filters
+from osed_jax.generation.records import Name, Record, encode, file_name, is_kept, sha256
+from osed_jax.generation.store import Store
+
+
+class Drawn(NamedTuple):
+    """Images of a batch.
+
+    Attributes:
+      image: uint8 [N, H, W, 3].
+      full_size: uint8 [N, H', W', 3], as the model drew them, or None.
+    """
+
+    image: np.ndarray
+    full_size: np.ndarray | None
+
+
+def fill(
+    store: Store,
+    draw: Callable[[Sequence[Name]], Drawn],
+    describe: Callable[[int, int], Record],
+    filters: Filters,
+    *,
+    batch_size: int,
+    max_attempts: float,
+) -> int:
+    """Makes what this process's share of a store misses; returns how many images were drawn.
+
+    Args:
+      store: opened by `filling`.
+      draw: makes the images of up to batch_size (label, index); each must follow from these two.
+      describe: the fields of a record that are known beforehand, from label and index.
+      filters: judge the images; they are told of those that the store has already.
+      batch_size: images.
+      max_attempts: indices to try, in multiples of the wanted number of a class.
+
+    Raises:
+      UserError: where a class is not full after max_attempts; what was made stays.
+    """
+    for record in _own_kept(store):
+        filters.remember(record)
+    started, drawn = time.monotonic(), 0
+    with progress(total=sum(store.missing()), unit="image", label="generating") as bar:
+        while names := store.next_names(max_attempts):
+            for first in range(0, len(names), batch_size):
+                batch = names[first : first + batch_size]
+                bar.update(_add(store, batch, draw(batch), describe, filters))
+                drawn += len(batch)
+    seconds = time.monotonic() - started
+    if drawn:
+        say(f"drew {drawn:,} images in {seconds:,.0f} s, {drawn / seconds:,.2f} images/s")
+    _check_full(store, max_attempts)
+    return drawn
+
+
+def rates(class_names: Sequence[str], records: Sequence[Record]) -> list[str]:
+    """A line for every class: how many images were kept, and why others were rejected."""
+    lines = []
+    for name in class_names:
+        of_class = [r for r in records if r["class"] == name]
+        reasons = Counter(r["reason"] for r in of_class if not is_kept(r))
+        if not of_class:
+            continue
+        line = f"{name}: {len(of_class) - reasons.total():,} images"
+        if reasons:
+            share = reasons.total() / len(of_class)
+            why = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
+            line += f"; {reasons.total():,} of {len(of_class):,} rejected ({share:.1%}): {why}"
+        lines.append(line)
+    return lines
+
+
+def _add(
+    store: Store,
+    names: Sequence[Name],
+    drawn: Drawn,
+    describe: Callable[[int, int], Record],
+    filters: Filters,
+) -> int:
+    """Judges and writes a batch; returns how many images were kept."""
+    files = [encode(image) for image in drawn.image]
+    labels = np.asarray([label for label, _ in names])
+    scores = filters.score(drawn.image, labels)
+    kept = 0
+    for i, (label, index) in enumerate(names):
+        record: Record = {
+            "file_name": file_name(store.class_names[label], index),
+            "class": store.class_names[label],
+            "label": label,
+            "index": index,
+            **describe(label, index),
+            "sha256": sha256(files[i]),
+            "full_size_sha256": None,
+            **scores[i],
+        }
+        full_size = None if drawn.full_size is None else encode(drawn.full_size[i])
+        if full_size is not None:
+            record["full_size_sha256"] = sha256(full_size)
+        reason = filters.reason(record)
+        record |= {"verdict": "rejected" if reason else "kept", "reason": reason}
+        store.add(record, files[i], full_size)
+        if not reason:
+            filters.remember(record)
+            kept += 1
+    return kept
+
+
+def _own_kept(store: Store) -> list[dict[str, Any]]:
+    first, step = store.share
+    return [r for (_, i), r in store.records.items() if is_kept(r) and i % step == first]
+
+
+def _check_full(store: Store, max_attempts: float) -> None:
+    short = [f"{n} ({m:,})" for n, m in zip(store.class_names, store.missing()) if m]
+    if short:
+        raise UserError(
+            f"{store.folder}: after {max_attempts:g} times as many images as wanted, the filters "
+            f"left these classes short of images: {', '.join(short)}. What was kept stays. Raise "
+            f"config.generation.max_attempts, or loosen the filters in a new store"
+        )

@@ -1,0 +1,111 @@
+"""The lines that a store keeps of its images, and the names of its files; see `store`."""
+
+import fcntl
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from osed_jax.workdir import write_atomically
+
+METADATA, REJECTED = "metadata.jsonl", "rejected.jsonl"
+_SHARD = re.compile(r"\.metadata-(\d+)-of-(\d+)\.jsonl")
+IMAGE = re.compile(r"(\d{6,})\.png|\.(\d{6,})\.png\.partial")
+
+Record = dict[str, Any]
+Name = tuple[int, int]  # label, index
+
+
+def merge(folder: Path) -> None:
+    """Merges the shards into `metadata.jsonl` and `rejected.jsonl`; drops those of ended processes.
+
+    Lines are sorted by class and index. A line whose image is gone is dropped: its index is free.
+    """
+    ended = [path for path in shards(folder) if not lives(path)]
+    records = read_records(folder)
+    found = [r for r in records.values() if not is_kept(r) or (folder / r["file_name"]).is_file()]
+    for file, lines in (
+        (METADATA, [r for r in found if is_kept(r)]),
+        (REJECTED, [r for r in found if not is_kept(r)]),
+    ):
+        if lines or file == METADATA:
+            write_atomically(folder / file, "".join(json.dumps(r) + "\n" for r in lines))
+        else:
+            (folder / file).unlink(missing_ok=True)
+    for path in ended:
+        path.unlink()
+
+
+def read_records(folder: Path) -> dict[Name, Record]:
+    """All whole lines of all processes, by label and index, sorted."""
+    files = [folder / METADATA, folder / REJECTED, *shards(folder)]
+    records = {(r["label"], r["index"]): r for file in files for r in read_lines(file)[0]}
+    return dict(sorted(records.items(), key=lambda item: item[0]))
+
+
+def read_lines(file: Path) -> tuple[list[Record], list[int]]:
+    """The records of a file of lines, and the numbers of lines, from 1, that are none."""
+    records, broken = [], []
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            record["label"], record["index"], record["file_name"], record["verdict"]
+        except (ValueError, TypeError, KeyError):
+            broken.append(number)
+            continue
+        records.append(record)
+    return records, broken
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards that are there, of living and of ended processes."""
+    return sorted(path for path in folder.iterdir() if _SHARD.fullmatch(path.name))
+
+
+def is_kept(record: Record) -> bool:
+    """Whether no filter rejected an image."""
+    return record["verdict"] == "kept"
+
+
+def full_size_folder(folder: Path) -> Path:
+    """Where images as drawn are: beside the store, for some readers take any folder for a class."""
+    return folder.with_name(f"{folder.name}.full_size")
+
+
+def file_name(class_name: str, index: int) -> str:
+    """Where an image is, below the store's folder."""
+    return f"{class_name}/{index:06d}.png"
+
+
+def encode(image: np.ndarray) -> bytes:
+    """The PNG file of an image, uint8 [H, W, 3]; equal images give equal files."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sha256(content: bytes) -> str:
+    """Of a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def is_listed(records: Mapping[Name, Record], label: int, index: int) -> bool:
+    """Whether there is a line that keeps an image."""
+    return (label, index) in records and is_kept(records[label, index])
+
+
+def lives(shard: Path) -> bool:
+    """Whether the process that writes a shard is still at work."""
+    with open(shard, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,336 @@
+"""Stable Diffusion 1.x and 2.x: Flax modules, their weights, prompts to text embeddings.
+
+The only file that imports diffusers and transformers. It takes nothing from them but the modules
+and the tokenizer; schedules, sampling and weight files are this project's own, so the modules can
+be replaced here without anyone noticing. Images and latents are channels-last everywhere.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Otherwise transformers imports TensorFlow and PyTorch wherever they are installed.
+os.environ["USE_TF"] = "0"
+os.environ["USE_TORCH"] = "0"
+# Every Flax class logs its end of life in diffusers each time it is built; the pins answer that.
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from diffusers.models.attention_flax import FlaxGEGLU
+from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
+from diffusers.models.vae_flax import FlaxAutoencoderKL
+from flax import linen as nn
+from transformers import CLIPTextConfig, CLIPTokenizer
+from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule
+
+from osed_jax.errors import UserError
+from osed_jax.generation.hub import locate
+from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
+from osed_jax.generation.weights import Params, random_weights, read_weights, save_weights
+
+PARTS = ("text_encoder", "unet", "vae")
+_CONFIGS = {
+    "text_encoder": "text_encoder/config.json",
+    "unet": "unet/config.json",
+    "vae": "vae/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+}
+_WEIGHTS = {
+    "text_encoder": "model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+# The Flax UNet has these built in: another value would be ignored and give wrong images.
+_UNET_ONLY: Mapping[str, Any] = {
+    "act_fn": "silu",
+    "addition_embed_type": None,
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "encoder_hid_dim": None,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "num_class_embeds": None,
+    "resnet_time_scale_shift": "default",
+}
+_VAE_ONLY: Mapping[str, Any] = {
+    "act_fn": "silu",
+    "mid_block_add_attention": True,
+    "shift_factor": None,
+    "use_post_quant_conv": True,
+    "use_quant_conv": True,
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StableDiffusion:
+    """The parts of one model. `params` are passed in where they may be others (training, EMA).
+
+    Attributes:
+        name: The folder or hub id it came from.
+        revision: The hub commit it came from; empty for a folder.
+        configs: Contents of the folder's JSON files, keys as in `PARTS` and `scheduler`.
+        tokenizer: transformers' `CLIPTokenizer`.
+        text_encoder: Flax module.
+        unet: Flax module.
+        vae: Flax module.
+        params: Parameters by part.
+        schedule: The noise levels that the UNet knows.
+    """
+
+    name: str
+    revision: str
+    configs: Mapping[str, Mapping[str, Any]]
+    tokenizer: CLIPTokenizer
+    text_encoder: Any
+    unet: Any
+    vae: Any
+    params: Params
+    schedule: NoiseSchedule
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent, 4 in all published models."""
+        return self.vae.latent_channels
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent pixel and axis, 8 in all published models."""
+        return 2 ** (len(self.vae.block_out_channels) - 1)
+
+    @property
+    def size_multiple(self) -> int:
+        """Image sizes must be a multiple of this, or the UNet's levels do not fit together."""
+        return self.downscale * 2 ** (len(self.unet.block_out_channels) - 1)
+
+    def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
+        """Token ids, int32 `[B, L]`; what exceeds the L (77) tokens is cut off."""
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+        )
+        return np.asarray(tokens.input_ids, np.int32)
+
+    def encode_text(self, params: Params, tokens: jax.Array) -> jax.Array:
+        """Text embeddings `[B, L, D]` of `tokens`; `params` are those of the text encoder."""
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        everything = jnp.ones_like(tokens)  # padding is attended to, as in the models' training
+        return self.text_encoder.apply({"params": params}, tokens, everything, positions)[0]
+
+    def denoise(
+        self, params: Params, latents: jax.Array, timesteps: jax.Array, context: jax.Array
+    ) -> jax.Array:
+        """The UNet's prediction for noisy latents; differentiable.
+
+        Args:
+            params: Those of the UNet.
+            latents: `[B, h, w, c]`.
+            timesteps: int or float `[B]`, 0 to T-1.
+            context: Text embeddings `[B, L, D]`.
+
+        Returns:
+            float32 `[B, h, w, c]`: noise, velocity or data, as `schedule.prediction_type` says.
+        """
+        latents = latents.transpose(0, 3, 1, 2)
+        with nn.intercept_methods(_exact_gelu):
+            output = self.unet.apply({"params": params}, latents, timesteps, context).sample
+        return output.transpose(0, 2, 3, 1).astype(jnp.float32)
+
+    def encode_image(
+        self, params: Params, image: jax.Array, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Latents of images, scaled to about unit deviation.
+
+        Args:
+            params: Those of the VAE.
+            image: float `[B, H, W, 3]` in [0, 1].
+            key: Draws from the VAE's posterior, as in training; None takes its mean.
+
+        Returns:
+            float32 `[B, H / downscale, W / downscale, latent_channels]`.
+        """
+        image = (2 * image - 1).transpose(0, 3, 1, 2)
+        posterior = self.vae.apply({"params": params}, image, method=self.vae.encode).latent_dist
+        latents = posterior.mode() if key is None else posterior.sample(key)
+        return latents.astype(jnp.float32) * self.vae.scaling_factor
+
+    def decode_image(self, params: Params, latents: jax.Array) -> jax.Array:
+        """Images of latents `[B, h, w, c]`, float32 `[B, H, W, 3]` in [0, 1]."""
+        latents = latents / self.vae.scaling_factor
+        image = self.vae.apply({"params": params}, latents, method=self.vae.decode).sample
+        return jnp.clip(image.transpose(0, 2, 3, 1).astype(jnp.float32) / 2 + 0.5, 0, 1)
+
+
+def load(
+    model: str,
+    revision: str = "",
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype | None = None,
+) -> StableDiffusion:
+    """Load a Stable Diffusion 1.x or 2.x model in diffusers' layout.
+
+    Args:
+        model: A local folder, or the id of a model on the Hugging Face hub (`owner/name`).
+        revision: Branch, tag or commit on the hub; empty for its main branch.
+        dtype: What the modules compute in.
+        param_dtype: What parameters are kept in; None for `dtype`. Training wants float32 here.
+
+    Raises:
+        UserError: The model cannot be had, is of another kind, or its files do not fit together.
+    """
+    folder, revision = locate(model, revision)
+    parts, inits = _build(folder, dtype)
+    params = {
+        part: read_weights(folder / part, jax.eval_shape(inits[part]), param_dtype or dtype)
+        for part in PARTS
+    }
+    return StableDiffusion(name=model, revision=revision, params=params, **parts)
+
+
+def init_random(
+    folder: str,
+    seed: int,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    param_dtype: jnp.dtype | None = None,
+) -> StableDiffusion:
+    """Build a model from its configuration and tokenizer alone, with fresh random weights.
+
+    Args:
+        folder: diffusers' layout; weights in it are not read.
+        seed: Of the weights.
+        dtype: What the modules compute in.
+        param_dtype: What parameters are kept in; None for `dtype`.
+
+    Raises:
+        UserError: A file is missing or describes another kind of model.
+    """
+    parts, inits = _build(Path(folder), dtype)
+    shapes = {part: jax.eval_shape(inits[part]) for part in PARTS}
+    params = random_weights(shapes, seed, param_dtype or dtype)
+    return StableDiffusion(name=str(folder), revision="", params=params, **parts)
+
+
+def parameter_shapes(folder: str) -> Params:
+    """Shapes of all parameters by part, without making any."""
+    _, inits = _build(Path(folder), jnp.float32)
+    return {part: jax.eval_shape(inits[part]) for part in PARTS}
+
+
+def save(model: StableDiffusion, folder: str) -> None:
+    """Write a folder that `load` and PyTorch's diffusers open, whole or not at all.
+
+    Raises:
+        UserError: The folder exists already.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise UserError(f"{target} exists already. Choose another folder or remove it first.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _write(model, unfinished)
+        unfinished.chmod(0o755)
+        unfinished.rename(target)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+
+
+def _write(model: StableDiffusion, folder: Path) -> None:
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", model.configs["scheduler"].get("_class_name", "DDIMScheduler")],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    files = {"model_index.json": index} | {_CONFIGS[k]: v for k, v in model.configs.items()}
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+    model.tokenizer.save_pretrained(folder / "tokenizer")
+    for part in PARTS:
+        save_weights(folder / part / _WEIGHTS[part], model.params[part])
+
+
+def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Callable]]:
+    """The model's parts without parameters, and functions to trace for the shapes of these."""
+    configs = {name: _read_json(folder / file) for name, file in _CONFIGS.items()}
+    unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
+    vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
+    text = FlaxCLIPTextModule(CLIPTextConfig.from_dict(configs["text_encoder"]), dtype=dtype)
+    token = jnp.zeros((1, 1), jnp.int32)
+    key = jax.random.key(0)
+    inits = {
+        "text_encoder": lambda: text.init(key, token, token, token)["params"],
+        "unet": lambda: unet.init_weights(key),
+        "vae": lambda: vae.init_weights(key),
+    }
+    parts = {
+        "configs": configs,
+        "tokenizer": _tokenizer(folder / "tokenizer"),
+        "text_encoder": text,
+        "unet": unet,
+        "vae": vae,
+        "schedule": noise_schedule(configs["scheduler"]),
+    }
+    return parts, inits
+
+
+def _module(
+    cls: type, config: Mapping[str, Any], only: Mapping[str, Any], dtype: jnp.dtype
+) -> nn.Module:
+    for key, value in only.items():
+        if config.get(key, value) != value:
+            raise UserError(
+                f"the model's {config.get('_class_name', cls.__name__)} has {key}={config[key]!r}; "
+                f"only {value!r} is supported. Choose a Stable Diffusion 1.x or 2.x model."
+            )
+    known = {field.name for field in dataclasses.fields(cls)} - {"dtype", "parent", "name"}
+    values = {key: value for key, value in config.items() if key in known}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return cls(**values, dtype=dtype)
+
+
+def _exact_gelu(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+    """The models were trained with GELU itself; the Flax module has its tanh approximation.
+
+    Left alone that makes most of the UNet's difference from PyTorch's (2e-4 of 5e-4 a gate).
+    """
+    if not isinstance(context.module, FlaxGEGLU) or context.method_name != "__call__":
+        return call(*args, **kwargs)
+    linear, gate = jnp.split(context.module.proj(args[0]), 2, axis=-1)
+    return linear * nn.gelu(gate, approximate=False)
+
+
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    for name in ("vocab.json", "merges.txt"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing. Needed is a model in diffusers' layout.")
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing. Needed is a model in diffusers' layout.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file} is not JSON ({error}). Download or save it again.") from error

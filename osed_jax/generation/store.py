@@ -1,0 +1,241 @@
+"""A store of generated images: written, resumed, filled by several processes.
+
+    FOLDER/store.json         classes, how many images each should have, the settings of all images
+    FOLDER/CLASS/000123.png   the image with index 123 of its class
+    FOLDER/metadata.jsonl     one line an image, by class and index
+    FOLDER/rejected.jsonl     the same for images that a filter rejected; their files are not kept
+    FOLDER/README.md          dataset card
+    FOLDER.full_size/CLASS/   images as the model drew them, where asked for
+
+A process writes an image under a temporary name, renames it, then appends its line to a shard of
+its own, `.metadata-I-of-N.jsonl`, which it holds locked as long as it lives. So a process killed at
+any moment leaves whole images and at most half a line; the next start drops what has no line.
+Shards are merged, sorted, whenever a process starts or ends.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from osed_jax.config import differences
+from osed_jax.data.generated import STORE_FILE
+from osed_jax.errors import UserError
+from osed_jax.generation.records import (
+    IMAGE,
+    Name,
+    Record,
+    full_size_folder,
+    is_kept,
+    is_listed,
+    lives,
+    merge,
+    read_records,
+    shards,
+)
+from osed_jax.workdir import read_json, write_json
+
+
+class Store:
+    """One process's share of a store: the images whose index is `share[0]` modulo `share[1]`.
+
+    Attributes:
+      folder: of the store.
+      class_names: C names; they are the names of the class folders, too.
+      wanted: C numbers of images.
+      share: which of how many processes this is.
+      records: the lines of all images made so far, kept and rejected, by label and index.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        class_names: Sequence[str],
+        wanted: Sequence[int],
+        share: tuple[int, int],
+        records: dict[Name, Record],
+        shard: IO[bytes],
+    ):
+        self.folder, self.class_names, self.share = folder, tuple(class_names), share
+        self.wanted, self.records, self._shard = tuple(wanted), records, shard
+
+    def missing(self) -> list[int]:
+        """How many images of each class this process has still to make."""
+        first, step = self.share
+        kept, own = np.zeros((2, len(self.wanted)), int)
+        for (label, index), record in self.records.items():
+            kept[label] += is_kept(record)
+            own[label] += is_kept(record) and index % step == first
+        wanted = np.asarray(self.wanted)
+        # The second bound counts where an earlier run had another number of processes.
+        lacks = np.minimum((wanted - first + step - 1) // step - own, wanted - kept)
+        return np.maximum(lacks, 0).tolist()
+
+    def next_names(self, max_attempts: float) -> list[Name]:
+        """The images to make next: as many of each class as are missing, lowest index first.
+
+        Indices end at `max_attempts` times the wanted number, so fewer may be left to try.
+        """
+        first, step = self.share
+        names: list[Name] = []
+        for label, (lacks, wanted) in enumerate(zip(self.missing(), self.wanted)):
+            own = range(first, int(np.ceil(wanted * max_attempts)), step) if lacks else ()
+            free = (index for index in own if (label, index) not in self.records)
+            names += [(label, index) for _, index in zip(range(lacks), free)]
+        return names
+
+    def add(self, record: Record, image: bytes, full_size: bytes | None = None) -> None:
+        """Writes a PNG image, if its record says that it is kept, then the record."""
+        if is_kept(record):
+            if full_size is not None:
+                _write_image(full_size_folder(self.folder) / record["file_name"], full_size)
+            _write_image(self.folder / record["file_name"], image)
+        line = (json.dumps(record) + "\n").encode()
+        if self._shard.write(line) != len(line):  # unbuffered: the disk took a part of it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._shard.name)
+        self.records[record["label"], record["index"]] = record
+
+
+@contextlib.contextmanager
+def filling(
+    folder: Path,
+    *,
+    settings: Mapping[str, Any],
+    class_names: Sequence[str],
+    wanted: Sequence[int],
+    process_index: int = 0,
+    process_count: int = 1,
+    finish: Callable[[list[Record]], None] = lambda records: None,
+) -> Iterator[Store]:
+    """Opens a store, new or not, to add the images of one process; merges what is there after.
+
+    Args:
+      folder: of the store.
+      settings: all that the images follow from; plain JSON values.
+      class_names: C names.
+      wanted: C numbers of images.
+      process_index: which of the processes this is, from 0.
+      process_count: how many processes, on however many hosts, fill the store at the same time.
+      finish: called with all records after the last merge, while no other process merges.
+
+    Raises:
+      UserError: for a folder that is no store or one of other settings, a share that another
+        process works on, a disk that is full or cannot be written.
+    """
+    share = process_index, process_count
+    content = {
+        "class_names": list(class_names),
+        "wanted": dict(zip(class_names, wanted)),
+        "settings": dict(settings),
+    }
+    with disk_problems_explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            for partial in folder.glob(".*.partial"):  # of a process killed while it merged
+                partial.unlink()
+            _refuse_living(folder, share)
+            _write_settings(folder, content)
+            merge(folder)
+            records = read_records(folder)
+            _drop_unlisted(folder, class_names, share, records)
+            shard = open(_shard_path(folder, share), "ab", buffering=0)  # noqa: SIM115
+            fcntl.flock(shard, fcntl.LOCK_EX)
+        try:
+            with shard:
+                yield Store(folder, class_names, wanted, share, records, shard)
+        finally:
+            with _locked(folder):
+                merge(folder)
+                finish(list(read_records(folder).values()))
+
+
+@contextlib.contextmanager
+def disk_problems_explained(folder: Path) -> Iterator[None]:
+    """Tells a full or read-only disk in one line.
+
+    Raises:
+      UserError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the store {folder}: {error.strerror}; free space, or name another "
+            f"config.oversampling.generated_dir. The images made so far are kept: the same "
+            f"command goes on from them"
+        ) from error
+
+
+def _write_image(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.rename(path)
+
+
+def _write_settings(folder: Path, content: dict[str, Any]) -> None:
+    path = folder / STORE_FILE
+    if not path.exists():
+        foreign = sorted(p.name for p in folder.iterdir() if p.name[0] != ".")
+        if foreign:
+            raise UserError(
+                f"{folder} holds {foreign[0]!r} but no {STORE_FILE}, so it is no store of "
+                f"generated images; name a new folder in config.oversampling.generated_dir"
+            )
+        write_json(path, content)
+    before = read_json(path)
+    fixed = {"class_names", "settings"}
+    changed = differences(*({k: c.get(k) for k in fixed} for c in (before, content)))
+    if changed:
+        raise UserError(
+            f"{folder} holds images of other settings ({'; '.join(changed)}); name another "
+            f"config.oversampling.generated_dir, or give the old values to go on with this store"
+        )
+    if before != content:  # another number of images
+        write_json(path, content)
+
+
+def _drop_unlisted(
+    folder: Path, class_names: Sequence[str], share: tuple[int, int], records: dict[Name, Record]
+) -> None:
+    """Removes what a killed process of this share wrote last: images without a line."""
+    for root in (folder, full_size_folder(folder)):
+        for label, name in enumerate(class_names):
+            for path in (root / name).glob("*") if (root / name).is_dir() else ():
+                match = IMAGE.fullmatch(path.name)
+                index = int(match[1] or match[2]) if match else 0
+                listed = is_listed(records, label, index) and not path.name.startswith(".")
+                if match and index % share[1] == share[0] and not listed:
+                    path.unlink()
+
+
+def _refuse_living(folder: Path, share: tuple[int, int]) -> None:
+    own = _shard_path(folder, share)
+    for path in filter(lives, shards(folder)):
+        if path == own:
+            raise UserError(
+                f"another process fills share {share[0]} of {share[1]} of {folder}; wait for it, "
+                f"or give each process its own config.generation.process_index"
+            )
+        if not path.name.endswith(f"-of-{share[1]}.jsonl"):
+            raise UserError(
+                f"{folder} is being filled with another config.generation.process_count than "
+                f"{share[1]} ({path.name}); give all processes the same, or wait for it to end"
+            )
+
+
+def _shard_path(folder: Path, share: tuple[int, int]) -> Path:
+    return folder / f".metadata-{share[0]}-of-{share[1]}.jsonl"
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,174 @@
+"""Weights of a diffusers folder to Flax parameters and back, without PyTorch.
+
+Both directions walk over the tree of parameters that the Flax module expects, so that a missing,
+surplus or misshapen weight cannot pass. Tensors are read, laid out and cast one at a time: beside
+the finished parameters there is never more than one tensor of the file in memory.
+"""
+
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgpack
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from osed_jax.errors import UserError
+
+Names = tuple[str, ...]
+Params = dict[str, Any]
+
+_LISTS = re.compile(r"(blocks|resnets|attentions|downsamplers|upsamplers|net|to_out)_(\d+)")
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+# PyTorch renamed the VAE's attention; files of both ages are about, the Flax module has the old.
+_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# Buffers that older text encoders saved beside their weights.
+_IGNORED = ("text_model.embeddings.position_ids",)
+_MSGPACK_ARRAY = 1  # flax.serialization's extension type for an array
+
+
+def read_weights(folder: Path, expected: Params, dtype: jnp.dtype) -> Params:
+    """Read one model's weights.
+
+    Args:
+        folder: Holds one `*.safetensors` (PyTorch's layout; preferred) or `*.msgpack` (Flax's).
+        expected: Tree of arrays or shapes, as `jax.eval_shape` of the module's init gives it.
+        dtype: What every weight is cast to.
+
+    Returns:
+        The parameters, a tree like `expected`, on the default device.
+
+    Raises:
+        UserError: No such file, a damaged file, or a weight missing, surplus or misshapen.
+    """
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.msgpack"))
+    if not files:
+        found = ", ".join(sorted(path.name for path in folder.glob("*"))) or "nothing"
+        raise UserError(
+            f"{folder}: no weights found among: {found}. Needed is one .safetensors (PyTorch) or "
+            ".msgpack (Flax) file; save the model in one of these formats."
+        )
+    if len(files) > 1:
+        # "x.fp16.safetensors" beside "x.safetensors" are the same weights; parts are not read.
+        files = [path for path in files if path.name.count(".") == 1]
+    if len(files) != 1:
+        raise UserError(f"{folder}: several weight files and no whole one; keep one file.")
+    read = _read_safetensors if files[0].suffix == ".safetensors" else _read_msgpack
+    try:
+        return read(files[0], expected, dtype)
+    except (SafetensorError, msgpack.exceptions.UnpackException, EOFError) as error:
+        raise UserError(
+            f"{files[0]}: not a readable weight file ({error}). Download or save it again."
+        ) from error
+
+
+def save_weights(file: Path, params: Params) -> None:
+    """Write parameters as safetensors with PyTorch's names and layout, in their own dtype."""
+    flat = traverse_util.flatten_dict(params)
+    turned = {path: _turned(np.asarray(value), path) for path, value in flat.items()}
+    save_file({torch_name(path): value for path, value in turned.items()}, file, {"format": "pt"})
+
+
+def random_weights(expected: Params, seed: int, dtype: jnp.dtype) -> Params:
+    """Fresh parameters of the usual deviations, each a function of the seed and its own name.
+
+    Kernels are normal with variance 1 / fan-in (LeCun), embeddings normal with deviation 0.02
+    (CLIP), scales 1 and biases 0. Made in numpy: compiling the modules' own initialisers takes
+    longer than training a small model's first epoch.
+
+    Args:
+        expected: Tree of arrays or shapes.
+        seed: 0 or more.
+        dtype: Of every parameter.
+    """
+
+    def draw(path: tuple, leaf: Any) -> jax.Array:
+        names = [key.key for key in path]
+        if names[-1] in ("scale", "bias"):
+            return jnp.full(leaf.shape, names[-1] == "scale", dtype)
+        random = np.random.default_rng([seed, zlib.crc32("/".join(names).encode())])
+        value = random.standard_normal(leaf.shape, np.float32)
+        fan_in = np.prod(leaf.shape[:-1])
+        value *= 0.02 if names[-1] == "embedding" else np.float32(fan_in**-0.5)
+        return jnp.asarray(value.astype(dtype))
+
+    return jax.tree_util.tree_map_with_path(draw, expected)
+
+
+def torch_name(path: Names) -> str:
+    """PyTorch's name of a Flax parameter: `("net_0", "kernel")` is `net.0.weight`."""
+    return _torch_names(path)[0]
+
+
+def _torch_names(path: Names) -> tuple[str, str]:
+    """The name in today's files, and the one in old VAE files."""
+    *modules, leaf = (_LISTS.sub(r"\1.\2", part) for part in path)
+    today = [_RENAMED.get(part, part) for part in modules]
+    return ".".join([*today, _LEAVES[leaf]]), ".".join([*modules, _LEAVES[leaf]])
+
+
+def _turned(value: np.ndarray, path: Names, *, from_torch: bool = False) -> np.ndarray:
+    """Kernels are [out, in, height, width] or [out, in] in PyTorch, the other way in Flax."""
+    if path[-1] != "kernel":
+        return value
+    if value.ndim == 4:
+        return np.ascontiguousarray(value.transpose((2, 3, 1, 0) if from_torch else (3, 2, 0, 1)))
+    return np.ascontiguousarray(value.T)
+
+
+def _read_safetensors(file: Path, expected: Params, dtype: jnp.dtype) -> Params:
+    params = {}
+    with safe_open(file, framework="numpy") as tensors:
+        left = set(tensors.keys()).difference(_IGNORED)
+        for path, shape in traverse_util.flatten_dict(expected).items():
+            name = next((n for n in _torch_names(path) if n in left), None)
+            if name is None:
+                raise _misfit(file, f"the weight {torch_name(path)} is missing")
+            left.remove(name)
+            value = _turned(tensors.get_tensor(name), path, from_torch=True)
+            _check_shape(file, name, value, shape)
+            params[path] = jnp.asarray(value.astype(dtype))
+        if left:
+            raise _misfit(file, f"{len(left)} surplus weights, the first is {min(left)}")
+    return traverse_util.unflatten_dict(params)
+
+
+def _read_msgpack(file: Path, expected: Params, dtype: jnp.dtype) -> Params:
+    def decode(code: int, data: bytes) -> jax.Array:
+        if code != _MSGPACK_ARRAY:
+            raise _misfit(file, f"an entry has the unknown type {code}")
+        shape, name, buffer = msgpack.unpackb(data)
+        return jnp.asarray(np.frombuffer(buffer, jnp.dtype(name)).reshape(shape), dtype)
+
+    with file.open("rb") as stream:
+        # A stream, so that the undecoded file is not kept beside the parameters.
+        unpacker = msgpack.Unpacker(stream, ext_hook=decode, max_buffer_size=0)
+        params = traverse_util.flatten_dict(unpacker.unpack())
+    flat = traverse_util.flatten_dict(expected)
+    for path, shape in flat.items():
+        if path not in params:
+            raise _misfit(file, f"the weight {'/'.join(path)} is missing")
+        _check_shape(file, "/".join(path), params[path], shape)
+    surplus = sorted("/".join(path) for path in params.keys() - flat.keys())
+    if surplus:
+        raise _misfit(file, f"{len(surplus)} surplus weights, the first is {surplus[0]}")
+    return traverse_util.unflatten_dict(params)
+
+
+def _check_shape(file: Path, name: str, value: Any, expected: Any) -> None:
+    if value.shape != expected.shape:
+        raise _misfit(
+            file, f"the weight {name} has shape {value.shape} where {expected.shape} is expected"
+        )
+
+
+def _misfit(file: Path, what: str) -> UserError:
+    return UserError(
+        f"{file}: {what}. The file does not belong to the config.json beside it; take both from "
+        "the same model (Stable Diffusion 1.x or 2.x)."
+    )

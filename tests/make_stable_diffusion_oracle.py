@@ -1,0 +1,281 @@
+"""Record what PyTorch's Stable Diffusion makes of tiny random models.
+
+Run by hand where PyTorch is installed, from the repository's root:
+
+    pip install torch==2.13.0 diffusers==0.39.0 transformers==4.57.6 safetensors==0.8.0
+    python tests/make_stable_diffusion_oracle.py
+
+It writes `tests/data/stable_diffusion.json` (the models' configurations, and the names and shapes
+of their weights as PyTorch has them) and `tests/data/stable_diffusion.npz` (outputs). The weights
+follow from their names by numpy's frozen generator, so that they need not be stored: the test
+writes the very folder that PyTorch read here, and compares its hash.
+"""
+
+import hashlib
+import itertools
+import json
+import string
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+DATA = Path(__file__).parent / "data"
+WEIGHTS = {
+    "text_encoder": "model.safetensors",
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+}
+PROMPTS = ["a photo of a sea lion", "a blue car"]
+NEGATIVE = "blurry"
+STEPS = 6
+GUIDANCE = 4.0
+SCHEDULERS = ("ddim", "dpmsolver++", "euler")
+
+# "epsilon" has the shape of Stable Diffusion 1.x, "v_prediction" that of 2.x.
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 8,
+    "block_out_channels": [32, 64],
+    "layers_per_block": 1,
+    "cross_attention_dim": 24,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "norm_num_groups": 32,
+    "attention_head_dim": 8,
+}
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "sample_size": 16,
+    "block_out_channels": [16, 32],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+}
+TEXT = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 32,
+    "vocab_size": 54,
+    "projection_dim": 16,
+}
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+MODELS = {
+    "epsilon": {
+        "unet": UNET,
+        "vae": VAE,
+        "text_encoder": {**TEXT, "hidden_act": "quick_gelu"},
+        "scheduler": {**SCHEDULER, "prediction_type": "epsilon"},
+    },
+    "v_prediction": {
+        "unet": {**UNET, "attention_head_dim": [2, 4], "use_linear_projection": True},
+        "vae": {**VAE, "scaling_factor": 0.5},
+        "text_encoder": {**TEXT, "hidden_act": "gelu"},
+        "scheduler": {**SCHEDULER, "prediction_type": "v_prediction"},
+    },
+}
+# Settings that are tried on a closed-form model, with every scheduler.
+SCHEDULES = {
+    "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
+    "timestep_spacing": ("leading", "linspace", "trailing"),
+    "steps_offset": (0, 1),
+    "set_alpha_to_one": (False, True),
+    "clip_sample": (False, True),
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+}
+SCHEDULE_STEPS = (1, 2, 5, 20, 50)
+
+
+def weight(name: str, shape: list[int]) -> np.ndarray:
+    """The random value, float16, of the PyTorch weight `name`."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    value = random.standard_normal(shape)
+    if len(shape) > 1 and "embedding.weight" not in name:
+        value /= np.sqrt(np.prod(shape[1:]))
+    elif len(shape) == 1:
+        value = 0.1 * value + ("norm" in name and name.endswith("weight"))
+    return value.astype(np.float16)
+
+
+def write_model(folder: Path, configs: dict, shapes: dict) -> str:
+    """Write a model in diffusers' layout; returns the hash of its weight files."""
+    digest = hashlib.sha256()
+    for part, weights in shapes.items():
+        (folder / part).mkdir(parents=True)
+        (folder / part / "config.json").write_text(json.dumps(configs[part]))
+        file = folder / part / WEIGHTS[part]
+        save_file({n: weight(f"{part}.{n}", s) for n, s in weights.items()}, file, {"format": "pt"})
+        digest.update(file.read_bytes())
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(configs["scheduler"]))
+    write_tokenizer(folder / "tokenizer")
+    return digest.hexdigest()
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write a tokenizer that spells words letter by letter."""
+    folder.mkdir()
+    letters = string.ascii_lowercase
+    tokens = [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    special |= {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 32, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))
+
+
+def manifest() -> dict:
+    """Names and shapes of the models' weights, and hashes of the files PyTorch read."""
+    return json.loads((DATA / "stable_diffusion.json").read_text())
+
+
+def schedule_configs() -> list[dict]:
+    """All combinations of `SCHEDULES` in which two settings at most differ from the first."""
+    first = {key: values[0] for key, values in SCHEDULES.items()}
+    values = itertools.product(*SCHEDULES.values())
+    combinations = [dict(zip(SCHEDULES, v, strict=True)) for v in values]
+    few = [c for c in combinations if sum(c[key] != first[key] for key in first) <= 2]
+    return [{"beta_start": 0.00085, "beta_end": 0.012, **c} for c in few]
+
+
+def closed_form_model(latents, timestep):
+    """Stands for a UNet where only the scheduler is tried; contracting, so errors do not grow."""
+    return 0.6 * latents / (1 + latents**2) + 0.2 * timestep / 1000
+
+
+def noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Standard normal float32."""
+    return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
+
+
+def main() -> None:
+    """Write both files."""
+    shapes, hashes, outputs = {}, {}, {}
+    for name, configs in MODELS.items():
+        shapes[name] = torch_shapes(configs)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            hashes[name] = write_model(folder, configs, shapes[name])
+            recorded = record_model(folder)
+        outputs |= {f"{name}/{key}": value for key, value in recorded.items()}
+    for scheduler in SCHEDULERS:
+        outputs[f"schedules/{scheduler}"] = record_schedules(scheduler)
+    DATA.mkdir(exist_ok=True)
+    text = json.dumps({"sha256": hashes, "shapes": shapes}, separators=(",", ":"))
+    (DATA / "stable_diffusion.json").write_text(text + "\n")
+    np.savez_compressed(DATA / "stable_diffusion.npz", **outputs)
+
+
+def torch_shapes(configs: dict) -> dict:
+    """Names and shapes of the weights, as PyTorch's modules have them."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    modules = {
+        "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"])),
+        "unet": UNet2DConditionModel.from_config(configs["unet"]),
+        "vae": AutoencoderKL.from_config(configs["vae"]),
+    }
+    return {
+        part: {name: list(value.shape) for name, value in module.state_dict().items()}
+        for part, module in modules.items()
+    }
+
+
+def torch_scheduler(name: str, config: dict):
+    """A PyTorch scheduler of diffusers."""
+    import diffusers
+
+    classes = {
+        "ddim": diffusers.DDIMScheduler,
+        "dpmsolver++": diffusers.DPMSolverMultistepScheduler,
+        "euler": diffusers.EulerDiscreteScheduler,
+    }
+    return classes[name].from_config({k: v for k, v in config.items() if k != "_class_name"})
+
+
+def record_model(folder: Path) -> dict[str, np.ndarray]:
+    """Outputs of every part and of whole sampling loops, channels-first."""
+    import torch
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    parts = {
+        "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder"),
+        "unet": UNet2DConditionModel.from_pretrained(folder / "unet"),
+        "vae": AutoencoderKL.from_pretrained(folder / "vae"),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+    }
+    parts |= {k: parts[k].float().eval() for k in WEIGHTS}
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    latents = torch.from_numpy(noise((2, 4, 8, 8), 0))
+    images = torch.from_numpy(noise((2, 3, 16, 16), 1)).clamp(-1, 1)
+    tokens = parts["tokenizer"](
+        PROMPTS, padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
+    with torch.no_grad():
+        text = parts["text_encoder"](tokens)[0]
+        out = {
+            "tokens": tokens,
+            "text": text,
+            "unet": parts["unet"](latents, torch.tensor([7, 801]), text).sample,
+            "decoded": parts["vae"].decode(latents).sample,
+            "encoded": parts["vae"].encode(images).latent_dist.mean,
+        }
+        for name, guidance in itertools.product(SCHEDULERS, (1.0, GUIDANCE)):
+            pipe = StableDiffusionPipeline(
+                **parts,
+                scheduler=torch_scheduler(name, config),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+            pipe.set_progress_bar_config(disable=True)
+            call = {"num_inference_steps": STEPS, "guidance_scale": guidance, "latents": latents}
+            if guidance != 1:
+                call["negative_prompt"] = [NEGATIVE] * 2
+            final = pipe(PROMPTS, output_type="latent", **call).images
+            image = pipe(PROMPTS, output_type="pt", height=16, width=16, **call).images
+            out[f"{name}/{guidance:g}/latents"], out[f"{name}/{guidance:g}/image"] = final, image
+    return {key: value.numpy() for key, value in out.items()}
+
+
+def record_schedules(scheduler: str) -> np.ndarray:
+    """Results of all schedule configurations and step counts on the closed-form model."""
+    import torch
+
+    results = []
+    for config, steps in itertools.product(schedule_configs(), SCHEDULE_STEPS):
+        solver = torch_scheduler(scheduler, config)
+        solver.set_timesteps(steps)
+        latents = torch.from_numpy(noise((8,), 2)) * solver.init_noise_sigma
+        for timestep in solver.timesteps:
+            scaled = solver.scale_model_input(latents, timestep)
+            prediction = closed_form_model(scaled, timestep)
+            latents = solver.step(prediction, timestep, latents).prev_sample
+        results.append(latents.numpy())
+    return np.stack(results).astype(np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

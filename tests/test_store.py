@@ -1,0 +1,211 @@
+"""Stores: resumed, shared, refused, verified, read."""
+
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from osed_jax.data.generated import load_generated
+from osed_jax.errors import UserError
+from osed_jax.generation.records import encode, read_lines
+from osed_jax.generation.store import filling
+from osed_jax.generation.verify import problems
+from tests.cheap_store import CLASSES, SETTINGS, WANTED, draw, fill_cheaply, image, tree
+from tests.command_line import environment
+from tests.conftest import ROOT
+
+
+def process(folder, kills=0, share=(0, 1), **options):
+    command = [sys.executable, "-m", "tests.cheap_store", folder, kills, *share]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(map(str, command), cwd=ROOT, env=environment(), **pipes, **options)
+
+
+@pytest.fixture
+def store(tmp_path):
+    fill_cheaply(tmp_path / "store")
+    return tmp_path / "store"
+
+
+def load(folder, classes=CLASSES):
+    return load_generated(
+        str(folder),
+        class_names=classes,
+        class_counts=(20, 8, 3),
+        image_size=8,
+        cache_dir=folder.parent / "cache",
+        max_decoded_gib=1,
+    )
+
+
+def test_a_store_killed_many_times_equals_one_left_alone(store, tmp_path):
+    killed = process(tmp_path / "killed", kills=40)
+    errors = killed.communicate()[1]
+    assert killed.returncode == 0, errors
+    assert tree(tmp_path / "killed") == tree(store)
+    assert tree(tmp_path / "killed.full_size") == tree(tmp_path / "store.full_size")
+
+
+def test_two_processes_side_by_side(tmp_path):
+    shared = tmp_path / "shared"
+    both = [process(shared, share=(index, 2)) for index in range(2)]
+    for each in both:
+        errors = each.communicate()[1]
+        assert each.returncode == 0, errors
+    assert problems(shared) == []
+    assert not list(shared.glob(".metadata-*"))
+    kept = read_lines(shared / "metadata.jsonl")[0]
+    assert [r["label"] for r in kept].count(1) == 12
+    assert [(r["label"], r["index"]) for r in kept] == sorted(
+        (r["label"], r["index"]) for r in kept
+    )
+    assert fill_cheaply(shared) == 0, "another number of processes finds it full"
+
+
+def test_shares_without_rejections_make_the_store_of_one_process(tmp_path):
+    plain = {"draw": lambda names: draw([(label, 5 * index) for label, index in names])}
+    plain["filters"] = {}
+    for index in (2, 0, 1):
+        fill_cheaply(tmp_path / "shared", share=(index, 3), **plain)
+    fill_cheaply(tmp_path / "alone", **plain)
+    assert tree(tmp_path / "shared") == tree(tmp_path / "alone")
+
+
+def test_a_share_in_work_is_refused_to_others(tmp_path):
+    arguments = {"settings": SETTINGS, "class_names": CLASSES, "wanted": WANTED}
+    with filling(tmp_path / "store", **arguments, process_count=2):
+        with pytest.raises(UserError, match="another process fills share 0 of 2"):
+            fill_cheaply(tmp_path / "store", share=(0, 2))
+        with pytest.raises(UserError, match=r"another config.generation.process_count than 1"):
+            fill_cheaply(tmp_path / "store")
+        assert problems(tmp_path / "store")[0].endswith("is at work")
+        fill_cheaply(tmp_path / "store", share=(1, 2))
+
+
+def test_rejected_images_are_listed_replaced_and_not_kept(store):
+    kept, rejected = (read_lines(store / f"{n}.jsonl")[0] for n in ("metadata", "rejected"))
+    reasons = {(r["label"], r["index"]): r["reason"] for r in rejected}
+    assert reasons[1, 4] == "constant" and reasons[1, 7] == "duplicate"
+    assert [r["index"] for r in kept if r["label"] == 1] == [
+        i for i in range(16) if i % 5 != 4 and i != 7
+    ]
+    files = sorted(p.name for p in (store / "sea_lion").iterdir())
+    assert files == [f"{r['index']:06d}.png" for r in kept if r["label"] == 1]
+    with Image.open(store / "dog" / "000003.png") as file:
+        np.testing.assert_array_equal(np.asarray(file), image(2, 3))
+    assert "| sea_lion | 12 | 4 |" in (store / "README.md").read_text()
+
+
+def test_filters_that_leave_too_few_images_end_in_an_error_that_keeps_them(tmp_path):
+    with pytest.raises(UserError, match=r"short of images: sea_lion \(3\), dog \(4\)"):
+        fill_cheaply(tmp_path / "store", max_attempts=1.0)
+    assert len(read_lines(tmp_path / "store" / "metadata.jsonl")[0]) == 12 + 17 - 7
+    fill_cheaply(tmp_path / "store")
+    assert problems(tmp_path / "store") == []
+
+
+def test_a_store_grows_but_never_mixes_settings(store):
+    before = tree(store)
+    other = {**SETTINGS, "model": "dear", "prompts": {"cat": ["the cat"]}}
+    with pytest.raises(UserError, match=r"settings.model: 'cheap' -> 'dear'; settings.prompts.cat"):
+        fill_cheaply(store, settings=other)
+    with pytest.raises(UserError, match="class_names"):
+        fill_cheaply(store, classes=("cat", "dog", "sea_lion"))
+    assert tree(store) == before
+    assert fill_cheaply(store) == 0, "nothing is missing"
+    assert tree(store) == before
+    fill_cheaply(store, wanted=(1, 12, 18))
+    grown = tree(store)
+    assert all(grown[name] == before[name] for name in before if name.endswith(".png"))
+    assert problems(store) == []
+
+
+def test_a_store_that_grows_knows_the_images_it_has(store, tmp_path):
+    fill_cheaply(tmp_path / "grown", wanted=(0, 5, 5))
+    fill_cheaply(tmp_path / "grown")
+    assert tree(tmp_path / "grown") == tree(store), "a duplicate of an earlier image was kept"
+
+
+def test_a_folder_of_other_images_is_left_alone(tmp_path):
+    (tmp_path / "store" / "cat").mkdir(parents=True)
+    (tmp_path / "store" / "cat" / "000000.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"holds 'cat' but no store.json"):
+        fill_cheaply(tmp_path / "store")
+    assert (tmp_path / "store" / "cat" / "000000.png").read_bytes() == b"mine"
+
+
+def test_verify_names_every_damage(store, tmp_path):
+    assert problems(store) == []
+    (store / "dog" / "000003.png").unlink()
+    (store / "dog" / "000005.png").write_bytes(encode(image(2, 6)))
+    (store / "sea_lion" / "000099.png").write_bytes(encode(image(1, 99)))
+    (store / "dog" / ".000055.png.partial").write_bytes(b"half")
+    (tmp_path / "store.full_size" / "dog" / "000006.png").write_bytes(b"half")
+    lines = (store / "metadata.jsonl").read_text().splitlines(keepends=True)
+    (store / "metadata.jsonl").write_text("".join([*lines[:-1], lines[1], lines[-1][:40]]))
+    (store / ".metadata-0-of-4.jsonl").write_text("")
+    assert problems(store) == [
+        "unfinished: the process that writes .metadata-0-of-4.jsonl was stopped",
+        f"broken line: metadata.jsonl, line {len(lines) + 1}",
+        f"listed twice: {json.loads(lines[1])['file_name']} in metadata.jsonl",
+        "missing: store/dog/000003.png",
+        "changed: store/dog/000005.png",
+        "changed: store.full_size/dog/000006.png",
+        "unlisted: store/dog/.000055.png.partial",
+        "unlisted: store/dog/000021.png",
+        "unlisted: store/sea_lion/000099.png",
+        "unlisted: store.full_size/dog/000021.png",
+        "count: class 'dog' has 16 of 17 images",
+    ]
+
+
+def test_generating_again_repairs_what_verify_named(store, tmp_path):
+    before = tree(tmp_path)
+    (store / "dog" / "000003.png").unlink()
+    (store / "dog" / "000055.png").write_bytes(b"unlisted")
+    (store / "dog" / ".000056.png.partial").write_bytes(b"half")
+    lines = (store / "metadata.jsonl").read_text()
+    (store / "metadata.jsonl").write_text(lines[:-40])
+    assert fill_cheaply(store) == 2
+    assert tree(tmp_path) == before
+
+
+def test_a_full_disk_is_told_and_loses_nothing(store, tmp_path):
+    """A limit of the file size stands for the disk: it also stops in the middle of a write."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))  # noqa: E731
+    full = process(tmp_path / "full", preexec_fn=limit)
+    errors = full.communicate()[1]
+    assert full.returncode and "UserError: cannot write to the store" in errors
+    assert "No space left on device; free space" in errors
+    fill_cheaply(tmp_path / "full")
+    assert tree(tmp_path / "full") == tree(store)
+
+
+def test_training_reads_a_store_and_refuses_that_of_other_classes(store):
+    generated = load(store)
+    assert generated.class_counts == WANTED
+    np.testing.assert_array_equal(
+        generated.images.take(np.array([0, 12])), [image(1, 0), image(2, 0)]
+    )
+    with pytest.raises(UserError, match="generated for the classes cat, sea_lion, dog"):
+        load(store, classes=("cat", "sea_lion", "dog", "eel"))
+
+
+def test_tfds_reads_a_store_as_a_folder_of_images(store, tmp_path):
+    import tensorflow_datasets as tfds
+
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "train").symlink_to(store)
+    builder = tfds.folder_dataset.ImageFolder(str(tmp_path / "root"))
+    assert builder.info.splits["train"].num_examples == sum(WANTED)
+    label = builder.info.features["label"]
+    assert label.names == ["dog", "sea_lion"]
+    read = [
+        label.int2str(int(e["label"]))
+        for e in builder.as_dataset(split="train").as_numpy_iterator()
+    ]
+    assert sorted(read) == ["dog"] * 17 + ["sea_lion"] * 12
