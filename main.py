@@ -9,7 +9,7 @@ from ml_collections import config_flags
 from osed_jax.errors import UserError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("mode", "train", ["train", "evaluate", "compare"], "What to do.")
+flags.DEFINE_enum("mode", "train", ["train", "evaluate", "compare", "adapt"], "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run; with --mode=compare, of many runs.")
 config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py:METHOD; override fields by --config.FIELD=VALUE."
@@ -21,9 +21,9 @@ def main(argv: list[str]) -> None:
     extra = FLAGS(argv)[1:]
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
-    if not FLAGS.workdir:
+    if not FLAGS.workdir and FLAGS.mode != "adapt":
         raise UserError("--workdir is missing; give the folder that holds, or will hold, the run")
-    workdir = Path(FLAGS.workdir)
+    workdir = Path(FLAGS.workdir or "")
     # Imported late, so that --help and a mistyped flag answer at once.
     if FLAGS.mode == "compare":
         from osed_jax.evaluation.compare import compare
@@ -32,7 +32,11 @@ def main(argv: list[str]) -> None:
         return
     if FLAGS.config is None:
         raise UserError("--config is missing; give for example --config=configs/digits.py:erm")
-    if FLAGS.mode == "evaluate":
+    if FLAGS.mode == "adapt":
+        from osed_jax.generation.adapt import adapt
+
+        adapt(FLAGS.config)
+    elif FLAGS.mode == "evaluate":
         from osed_jax.evaluation.evaluate import evaluate
 
         evaluate(FLAGS.config, workdir)

@@ -140,6 +140,26 @@ _RULES: dict[str, Rule] = {
     "optimizer.decay_factor": _POSITIVE,
     "loss.label_smoothing": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
     "evaluate.batch_size": _at_least(1),
+    "adapt.base": (lambda x: x != "", "a folder, a hub id or miniature"),
+    "adapt.images": _one_of("train", "rest"),
+    "adapt.templates": (
+        lambda x: len(x) > 0 and all(isinstance(t, str) and "{class}" in t for t in x),
+        "one or more texts, each with {class} in it",
+    ),
+    "adapt.image_size": _within(0, 4096),
+    "adapt.num_steps": _at_least(1),
+    "adapt.batch_size": _at_least(1),
+    "adapt.learning_rate": _POSITIVE,
+    "adapt.warmup_steps": _at_least(0),
+    "adapt.weight_decay": _at_least(0),
+    "adapt.ema_decay": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
+    "adapt.lora_rank": _at_least(0),
+    "adapt.text_dropout": _SHARE,
+    "adapt.dtype": _one_of("float32", "bfloat16"),
+    "adapt.autoencoder_steps": _at_least(1),
+    "adapt.log_every_steps": _at_least(1),
+    "adapt.checkpoint_every_steps": _at_least(1),
+    "adapt.sample_every_steps": _at_least(1),
 }
 
 
@@ -159,6 +179,7 @@ def _conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"({f['dataset.many_above']}); a class would be in both groups"
         )
     yield from _deferral_conflicts(f)
+    yield from _adapt_conflicts(f)
 
 
 def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
@@ -182,6 +203,25 @@ def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "config.init.fork_from starts a deferred method from another run; it needs a mode "
             "other than none and start_epoch of at least 1"
+        )
+
+
+def _adapt_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    if f["adapt.base"] == "miniature" and f["adapt.lora_rank"]:
+        yield (
+            f"config.adapt.lora_rank is {f['adapt.lora_rank']}, but a miniature begins with "
+            f"random weights, which must all be trained; use 0"
+        )
+    every, log = f["adapt.checkpoint_every_steps"], f["adapt.log_every_steps"]
+    if every % log:
+        yield (
+            f"config.adapt.checkpoint_every_steps is {every}; it must be a multiple of "
+            f"log_every_steps ({log})"
+        )
+    if f["adapt.warmup_steps"] >= f["adapt.num_steps"]:
+        yield (
+            f"config.adapt.warmup_steps is {f['adapt.warmup_steps']}; it must be less than "
+            f"num_steps ({f['adapt.num_steps']})"
         )
 
 

@@ -73,9 +73,9 @@ def load_split(config: Config, split_name: str, cache_dir: Path) -> ImageSet:
     )
 
 
-def load_data(config: Config, cache_dir: Path) -> Data:
-    """Loads everything that training and its evaluation need, and takes the long tail."""
-    dataset, over = config["dataset"], config["oversampling"]
+def load_training(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray]:
+    """The whole training set, and the rows of its long-tailed part. Opens no test image."""
+    dataset = config["dataset"]
     whole = load_split(config, "train", cache_dir)
     rows = long_tailed_rows(
         whole,
@@ -83,6 +83,13 @@ def load_data(config: Config, cache_dir: Path) -> Data:
         imbalance_ratio=dataset["imbalance_ratio"],
         num_max=dataset["num_max"],
     )
+    return whole, rows
+
+
+def load_data(config: Config, cache_dir: Path) -> Data:
+    """Loads everything that training and its evaluation need, and takes the long tail."""
+    dataset, over = config["dataset"], config["oversampling"]
+    whole, rows = load_training(config, cache_dir)
     train = whole.select(rows)
     generated = None
     if over["mode"] == "diffusion":

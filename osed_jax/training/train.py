@@ -117,7 +117,7 @@ class _Run:
         """Trains all epochs that are not yet in a checkpoint."""
         state, first_epoch = self._starting_point(saved)
         metrics = self._directory / "metrics.jsonl"
-        workdir.keep_epochs_before(metrics, first_epoch)
+        workdir.keep_lines_before(metrics, "epoch", first_epoch)
         board = SummaryWriter(
             str(self._directory / "tensorboard"), purge_step=first_epoch * self._steps_per_epoch
         )
