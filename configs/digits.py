@@ -35,6 +35,7 @@ def get_config(method: str = "erm") -> ConfigDict:
     config.adapt.images = "rest"
     config.adapt.templates = ("a handwritten digit {class}",)
     config.adapt.image_size = 0
+    config.adapt.num_steps = 1000
     config.adapt.batch_size = 64
     config.adapt.learning_rate = 1.5e-3
     config.adapt.ema_decay = 0.998
