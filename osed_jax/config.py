@@ -212,6 +212,11 @@ def _adapt_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"config.adapt.lora_rank is {f['adapt.lora_rank']}, but a miniature begins with "
             f"random weights, which must all be trained; use 0"
         )
+    if f["adapt.base"] == "miniature" and f["adapt.image_size"]:
+        yield (
+            f"config.adapt.image_size is {f['adapt.image_size']}, but a miniature draws images of "
+            f"the data set's size; use 0"
+        )
     every, log = f["adapt.checkpoint_every_steps"], f["adapt.log_every_steps"]
     if every % log:
         yield (

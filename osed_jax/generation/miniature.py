@@ -84,7 +84,15 @@ def build(image_size: int, seed: int) -> StableDiffusion:
     Args:
       image_size: of the images it is to draw, in pixels; also the latents' size.
       seed: of the weights.
+
+    Raises:
+      UserError: the size is odd.
     """
+    if image_size % 2:
+        raise UserError(
+            f"the images have {image_size} pixels, but a miniature draws even sizes only; set "
+            f"config.dataset.image_size, or adapt another base"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for part, config in (("unet", _UNET), ("vae", _VAE), ("text_encoder", _TEXT)):
