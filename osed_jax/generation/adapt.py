@@ -135,7 +135,12 @@ class _Run:
                 f"this model draws multiples of {model.size_multiple}"
             )
         self._lora = self._settings["lora_rank"] > 0
-        self._tokens, self._no_prompt = self._tokenize()
+        self._prompts = [
+            [t.replace("{class}", name.replace("_", " ")) for t in self._settings["templates"]]
+            for name in images.class_names
+        ]
+        self._tokens = np.stack([model.tokenize(of_class) for of_class in self._prompts])
+        self._no_prompt = model.tokenize([""])[0]
         trained = () if self._lora else ("unet",)
         frozen = {part: p for part, p in model.params.items() if part not in trained}
         self._frozen = replicate(frozen, mesh)
@@ -193,16 +198,6 @@ class _Run:
         params = jax.device_get({**self._model.params, "unet": unet})
         return dataclasses.replace(self._model, params=params)
 
-    def _tokenize(self) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens of every class's prompts, int32 [C, T, L], and of the empty one, [L]."""
-        prompts = [
-            [t.replace("{class}", name.replace("_", " ")) for t in self._settings["templates"]]
-            for name in self._images.class_names
-        ]
-        self._first_prompts = [of_class[0] for of_class in prompts]
-        tokens = np.stack([self._model.tokenize(of_class) for of_class in prompts])
-        return tokens, self._model.tokenize([""])[0]
-
     def _starting_point(self, saved: Checkpoints) -> tuple[AdaptState, int]:
         """The state to go on from, and the number of updates behind it."""
 
@@ -255,13 +250,13 @@ class _Run:
                 model, size=self._image_size, devices=list(self._mesh.devices.flat), **settings
             )
         self._sampler.use(model.params)
-        classes, columns = min(_GRID, len(self._first_prompts)), _GRID
+        classes, columns = min(_GRID, len(self._prompts)), _GRID
         labels = np.repeat(np.arange(classes), columns).tolist()
         indices = np.tile(np.arange(columns), classes).tolist()
         size = self._sampler.batch_size
         made = [
             self._sampler(
-                [self._first_prompts[c] for c in labels[i : i + size]],
+                [self._prompts[c][0] for c in labels[i : i + size]],
                 seed=self._config["seed"],
                 labels=labels[i : i + size],
                 indices=indices[i : i + size],
