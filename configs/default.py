@@ -111,7 +111,10 @@ def get_config(method: str = "erm") -> ConfigDict:
     adapt.autoencoder_steps = 300  # base miniature: updates of its autoencoder, before the rest
     adapt.log_every_steps = 50  # a line in metrics.jsonl: the mean loss since the last one
     adapt.checkpoint_every_steps = 500  # a multiple of log_every_steps
-    adapt.sample_every_steps = 500  # a grid of samples in samples/
+    adapt.sample_every_steps = (
+        500  # a grid of samples in samples/: a row for each class, 10 at most
+    )
+    adapt.samples_per_class = 4  # images of a row
 
     return apply_method(config, method)
 

@@ -39,5 +39,6 @@ def get_config(method: str = "erm") -> ConfigDict:
     config.adapt.batch_size = 64
     config.adapt.learning_rate = 1.5e-3
     config.adapt.ema_decay = 0.998
+    config.adapt.samples_per_class = 10
     config.oversampling.generated_dir = "runs/digits/generated"
     return config

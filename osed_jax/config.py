@@ -160,6 +160,7 @@ _RULES: dict[str, Rule] = {
     "adapt.log_every_steps": _at_least(1),
     "adapt.checkpoint_every_steps": _at_least(1),
     "adapt.sample_every_steps": _at_least(1),
+    "adapt.samples_per_class": _at_least(1),
 }
 
 

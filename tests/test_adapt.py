@@ -44,6 +44,7 @@ SMALL = {
     "log_every_steps": 1,
     "checkpoint_every_steps": 2,
     "sample_every_steps": 6,
+    "samples_per_class": 2,
 }
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -204,7 +205,7 @@ def test_test_images_are_never_seen(adapted, opened, tmp_path):
     grids = [(folder / "samples" / "00000003.png").read_bytes() for folder in (made, adapted[1])]
     assert grids[0] == grids[1]
     with pytest.raises(UserError, match="cannot read the image"):
-        experiment.load_data(check(config), tmp_path / "cache")  # what training would have done
+        experiment.load_split(check(config), "test", tmp_path / "cache")  # as training does
 
 
 def test_the_folder_is_a_generator_that_loads(adapted):
@@ -216,7 +217,7 @@ def test_the_folder_is_a_generator_that_loads(adapted):
     assert not any(jax.tree.leaves(same["unet"]["conv_in"]))
     assert made.vae.scaling_factor == base.vae.scaling_factor != 1
     grid = Image.open(folder / "samples" / "00000003.png")
-    assert grid.size == (80, 16), "ten images of each of two classes"
+    assert grid.size == (16, 16), "two images of each of two classes"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == config.adapt.num_steps
 
 

@@ -41,7 +41,7 @@ from osed_jax.training.mesh import (
 )
 
 _STREAM = 0x41444150  # keeps these draws apart from any other use of the same seed
-_GRID = 10  # classes, and images of each, that a sample grid shows at most
+_GRID_CLASSES = 10  # that a sample grid shows at most
 _STEPS_AHEAD = 2  # that the host may run before the device
 
 
@@ -250,7 +250,8 @@ class _Run:
                 model, size=self._image_size, devices=list(self._mesh.devices.flat), **settings
             )
         self._sampler.use(model.params)
-        classes, columns = min(_GRID, len(self._prompts)), _GRID
+        classes = min(_GRID_CLASSES, len(self._prompts))
+        columns = self._settings["samples_per_class"]
         labels = np.repeat(np.arange(classes), columns).tolist()
         indices = np.tile(np.arange(columns), classes).tolist()
         size = self._sampler.batch_size
