@@ -216,8 +216,8 @@ def test_the_folder_is_a_generator_that_loads(adapted):
     assert all(jax.tree.leaves((same["vae"], same["text_encoder"])))
     assert not any(jax.tree.leaves(same["unet"]["conv_in"]))
     assert made.vae.scaling_factor == base.vae.scaling_factor != 1
-    grid = Image.open(folder / "samples" / "00000003.png")
-    assert grid.size == (16, 16), "two images of each of two classes"
+    with Image.open(folder / "samples" / "00000003.png") as grid:
+        assert grid.size == (16, 16), "two images of each of two classes"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == config.adapt.num_steps
 
 
