@@ -18,6 +18,7 @@ DRIVERS = {  # mode -> the module whose function of that name does it
     "compare": "osed_jax.evaluation.compare",
     "generate": "osed_jax.generation.generate",
     "verify": "osed_jax.generation.verify",
+    "adapt": "osed_jax.generation.adapt",
 }
 flags.DEFINE_enum("mode", "train", list(DRIVERS), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run; with --mode=compare, of many runs.")
@@ -50,7 +51,7 @@ def main(config: ConfigDict | None) -> None:
         from osed_jax.config import check
 
         arguments.append(check(config))
-    if FLAGS.mode not in ("generate", "verify"):  # their folder is a field of the config
+    if FLAGS.mode not in ("generate", "verify", "adapt"):  # their folder is a field of the config
         if not FLAGS.workdir:
             raise UserError("--workdir is missing; give the folder that holds or will hold the run")
         arguments.append(Path(FLAGS.workdir))

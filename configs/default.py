@@ -130,6 +130,29 @@ def get_config(method: str = "erm") -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 500  # images, over all devices together
 
+    adapt = config.adapt = ConfigDict()  # --mode=adapt: fine-tunes the generator
+    adapt.base = "CompVis/stable-diffusion-v1-4"  # folder | hub id | miniature (for tiny images)
+    adapt.revision = "flax"  # branch, tag or commit on the hub; "": its main branch, or no hub id
+    adapt.output_dir = ""  # required; the adapted generator and all that belongs to its making
+    adapt.images = "train"  # train (the long-tailed set) | rest (what it leaves out; for demos)
+    adapt.image_size = 512  # pixels that the model draws, square; 0: as the data set has it
+    adapt.num_steps = 2000  # updates
+    adapt.batch_size = 16  # images, over all devices together
+    adapt.learning_rate = 1e-5  # AdamW; after the warm-up a cosine down to 0
+    adapt.warmup_steps = 100
+    adapt.weight_decay = 1e-2
+    adapt.ema_decay = 0.999  # of the weights that are sampled from and saved, in [0, 1)
+    adapt.lora_rank = 0  # 0: all of the UNet; else low-rank updates of its attention (Hu 2021)
+    adapt.text_dropout = 0.1  # share of empty prompts, for classifier-free guidance (Ho 2022)
+    adapt.dtype = "float32"  # float32 | bfloat16 of the computation; parameters stay float32
+    adapt.autoencoder_steps = 300  # base miniature: updates of its autoencoder, before the rest
+    adapt.log_every_steps = 50  # a line in metrics.jsonl: the mean loss since the last one
+    adapt.checkpoint_every_steps = 500  # a multiple of log_every_steps
+    adapt.sample_every_steps = (
+        500  # a grid of samples in samples/: a row for each class, 10 at most
+    )
+    adapt.samples_per_class = 4  # images of a row
+
     return apply_method(config, method)
 
 

@@ -28,4 +28,20 @@ def get_config(method: str = "erm") -> ConfigDict:
     config.augment.color_jitter_prob = 0.0
     config.augment.grayscale_prob = 0.0
     config.augment.blur_prob = 0.0
+    # The generator: a miniature that learns from the digits that the long tail leaves out.
+    config.adapt.base = "miniature"
+    config.adapt.revision = ""
+    config.adapt.output_dir = "runs/digits/generator"
+    config.adapt.images = "rest"
+    config.adapt.image_size = 0
+    config.adapt.num_steps = 1500
+    config.adapt.batch_size = 64
+    config.adapt.learning_rate = 1.5e-3
+    config.adapt.ema_decay = 0.998
+    config.adapt.samples_per_class = 10
+    config.generation.model = config.adapt.output_dir
+    config.generation.revision = ""
+    config.generation.templates = ("{class}",)  # short: a random text encoder blurs more
+    config.generation.batch_size = 50
+    config.oversampling.generated_dir = "runs/digits/generated"
     return config

@@ -165,6 +165,23 @@ _RULES: dict[str, Rule] = {
     "optimizer.decay_factor": _POSITIVE,
     "loss.label_smoothing": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
     "evaluate.batch_size": _at_least(1),
+    "adapt.base": (lambda x: x != "", "a folder, a hub id or miniature"),
+    "adapt.images": _one_of("train", "rest"),
+    "adapt.image_size": _within(0, 4096),
+    "adapt.num_steps": _at_least(1),
+    "adapt.batch_size": _at_least(1),
+    "adapt.learning_rate": _POSITIVE,
+    "adapt.warmup_steps": _at_least(0),
+    "adapt.weight_decay": _at_least(0),
+    "adapt.ema_decay": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
+    "adapt.lora_rank": _at_least(0),
+    "adapt.text_dropout": _SHARE,
+    "adapt.dtype": _one_of("float32", "bfloat16"),
+    "adapt.autoencoder_steps": _at_least(1),
+    "adapt.log_every_steps": _at_least(1),
+    "adapt.checkpoint_every_steps": _at_least(1),
+    "adapt.sample_every_steps": _at_least(1),
+    "adapt.samples_per_class": _at_least(1),
 }
 
 
@@ -185,6 +202,7 @@ def _conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         )
     yield from _deferral_conflicts(f)
     yield from _generation_conflicts(f)
+    yield from _adapt_conflicts(f)
 
 
 def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
@@ -228,6 +246,30 @@ def _generation_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "config.generation.classifier_workdir serves classifier_top_k and "
             "max_feature_distance; give it with at least one of the two, or none of the three"
+        )
+
+
+def _adapt_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    if f["adapt.base"] == "miniature" and f["adapt.lora_rank"]:
+        yield (
+            f"config.adapt.lora_rank is {f['adapt.lora_rank']}, but a miniature begins with "
+            f"random weights, which must all be trained; use 0"
+        )
+    if f["adapt.base"] == "miniature" and f["adapt.image_size"]:
+        yield (
+            f"config.adapt.image_size is {f['adapt.image_size']}, but a miniature draws images of "
+            f"the data set's size; use 0"
+        )
+    every, log = f["adapt.checkpoint_every_steps"], f["adapt.log_every_steps"]
+    if every % log:
+        yield (
+            f"config.adapt.checkpoint_every_steps is {every}; it must be a multiple of "
+            f"log_every_steps ({log})"
+        )
+    if f["adapt.warmup_steps"] >= f["adapt.num_steps"]:
+        yield (
+            f"config.adapt.warmup_steps is {f['adapt.warmup_steps']}; it must be less than "
+            f"num_steps ({f['adapt.num_steps']})"
         )
 
 

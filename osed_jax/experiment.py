@@ -89,7 +89,7 @@ def generated_dir(config: Config) -> Path:
 
 
 def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray]:
-    """The whole training set, and the rows of it that are the long-tailed one."""
+    """The whole training set, and the rows of its long-tailed part. Opens no test image."""
     dataset = config["dataset"]
     whole = load_split(config, "train", cache_dir)
     rows = long_tailed_rows(

@@ -45,8 +45,13 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -> Iterator[None]:
     """Holds a work directory for one experiment, and against a second process.
+
+    Args:
+      workdir: the directory; made where it is missing.
+      config: of the experiment, plain; kept in its `config.json`.
+      setting: what the directory was given as, for messages.
 
     Raises:
       UserError: where the path cannot be a folder, another process trains in it, or it belongs to
@@ -58,14 +63,14 @@ def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write to the work directory {workdir}: {error.strerror}; "
-            f"give another --workdir"
+            f"give another {setting}"
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another process is training in {workdir}; wait for it or give another --workdir"
+                f"another process is training in {workdir}; wait for it or give another {setting}"
             ) from error
         path = workdir / "config.json"
         if not path.exists():
@@ -74,13 +79,19 @@ def claimed(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
         if changed:
             raise UserError(
                 f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
-                f"give another --workdir, or the old values to go on with that run"
+                f"give another {setting}, or the old values to go on with that run"
             )
         yield
 
 
-def keep_epochs_before(metrics: Path, epoch: int) -> None:
-    """Drops the lines of `metrics.jsonl` that a resumed run will write again."""
+def keep_lines_before(metrics: Path, unit: str, end: int) -> None:
+    """Drops the lines of `metrics.jsonl` that a resumed run will write again.
+
+    Args:
+      metrics: the file.
+      unit: the field that counts its lines, `epoch` or `step`.
+      end: lines from this count on are dropped.
+    """
     if not metrics.exists():
         return
     kept = []
@@ -89,7 +100,7 @@ def keep_epochs_before(metrics: Path, epoch: int) -> None:
             record = json.loads(line)
         except ValueError:  # the line that a killed process was writing
             break
-        if record["epoch"] >= epoch:
+        if record[unit] >= end:
             break
         kept.append(line + "\n")
     write_atomically(metrics, "".join(kept))

@@ -23,6 +23,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from osed_jax.generation.tiny_tokenizer import write_tokenizer
+
 DATA = Path(__file__).parent / "data"
 WEIGHTS = {
     "text_encoder": "model.safetensors",
@@ -33,6 +37,7 @@ PROMPTS = ["a photo of a sea lion", "a blue car"]
 NEGATIVE = "blurry"
 STEPS = 6
 GUIDANCE = 4.0
+MAX_TOKENS = 32
 SCHEDULERS = ("ddim", "dpmsolver++", "euler")
 
 # "epsilon" has the shape of Stable Diffusion 1.x, "v_prediction" that of 2.x.
@@ -63,7 +68,7 @@ TEXT = {
     "intermediate_size": 48,
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
-    "max_position_embeddings": 32,
+    "max_position_embeddings": MAX_TOKENS,
     "vocab_size": 54,
     "projection_dim": 16,
 }
@@ -125,22 +130,8 @@ def write_model(folder: Path, configs: dict, shapes: dict) -> str:
         digest.update(file.read_bytes())
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(configs["scheduler"]))
-    write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer", string.ascii_lowercase, MAX_TOKENS)
     return digest.hexdigest()
-
-
-def write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer that spells words letter by letter."""
-    folder.mkdir()
-    letters = string.ascii_lowercase
-    tokens = [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    special |= {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 32, **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "special_tokens_map.json").write_text(json.dumps(special))
 
 
 def manifest() -> dict:

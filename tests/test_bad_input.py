@@ -60,7 +60,7 @@ def folder(images, *more):
     [
         ([], "--workdir is missing"),
         (["--workdir=w"], "--config is missing"),
-        (["--workdir=w", "--mode=fly"], "train|evaluate|compare|generate|verify"),
+        (["--workdir=w", "--mode=fly"], "train|evaluate|compare|generate|verify|adapt"),
         (["--workdir=w", "--wrkdir=w", DIGITS + "erm"], "wrkdir"),
         (["--workdir=w", "extra", DIGITS + "erm"], "unexpected argument 'extra'"),
         (["--workdir=w", "--config=configs/none.py:erm"], "none.py"),
@@ -74,7 +74,7 @@ def folder(images, *more):
         ),
         (["--workdir=w", DIGITS + "erm", "--config.dataset.name=mnist"], "digits, cifar10"),
         (["--workdir=w", DIGITS + "erm", "--config.model.depth=11"], "6n+4"),
-        (["--workdir=w", DIGITS + "osed"], "generated_dir is empty"),
+        (["--workdir=w", "--config=configs/folder.py:osed"], "generated_dir is empty"),
         (["--workdir=w", FOLDER], "config.dataset.data_dir is ''"),
         (["--workdir=nowhere", "--mode=compare"], "there is no folder"),
     ],

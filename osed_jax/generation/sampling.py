@@ -122,6 +122,10 @@ class Sampler:
         noise = self.noise(seed, labels, indices)
         return self.from_noise(noise, prompts, negative_prompt)[1]
 
+    def use(self, params: Params) -> None:
+        """Go on with other parameters of the same model, as training makes them."""
+        self._params = jax.device_put(params, self._everywhere)
+
     def noise(self, seed: int, labels: Sequence[int], indices: Sequence[int]) -> np.ndarray:
         """The unit noise that images start from, float32 `[N, h, w, c]`."""
         names = np.asarray(labels, np.uint32), np.asarray(indices, np.uint32)

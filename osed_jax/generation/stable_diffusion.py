@@ -249,6 +249,22 @@ def save(model: StableDiffusion, folder: str) -> None:
         raise
 
 
+def save_into(model: StableDiffusion, folder: Path) -> None:
+    """Write a model beside what a folder holds already; `model_index.json` comes last.
+
+    A folder with that file is whole. An interrupted call is made good by the next.
+    """
+    for left_over in folder.glob(".model.*"):
+        shutil.rmtree(left_over)
+    unfinished = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
+    _write(model, unfinished)
+    for entry in sorted(unfinished.iterdir(), key=Path.is_file):
+        if (folder / entry.name).is_dir():
+            shutil.rmtree(folder / entry.name)
+        entry.replace(folder / entry.name)
+    unfinished.rmdir()
+
+
 def _write(model: StableDiffusion, folder: Path) -> None:
     index = {
         "_class_name": "StableDiffusionPipeline",

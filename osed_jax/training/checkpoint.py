@@ -8,7 +8,6 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
 from osed_jax.errors import UserError
-from osed_jax.training.state import TrainState
 
 
 class Checkpoints:
@@ -58,11 +57,11 @@ class Checkpoints:
         """Numbers of finished epochs of which there is a whole checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, epoch: int, state: TrainState) -> None:
+    def save(self, epoch: int, state: Any) -> None:
         """Starts saving the state after `epoch` finished epochs; an earlier save is awaited."""
         self._manager.save(epoch, args=ocp.args.StandardSave(state))
 
-    def restore(self, epoch: int, like: TrainState) -> TrainState:
+    def restore(self, epoch: int, like: Any) -> Any:
         """The state after `epoch` epochs.
 
         Args:

@@ -48,7 +48,7 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       directory: the work directory.
     """
     # How generated images were made is told by their store; a run is not bound to it.
-    config = {name: part for name, part in config.items() if name != "generation"}
+    config = {name: part for name, part in config.items() if name not in ("generation", "adapt")}
     with workdir.claimed(directory, config):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")
@@ -120,7 +120,7 @@ class _Run:
         """Trains all epochs that are not yet in a checkpoint."""
         state, first_epoch = self._starting_point(saved)
         metrics = self._directory / "metrics.jsonl"
-        workdir.keep_epochs_before(metrics, first_epoch)
+        workdir.keep_lines_before(metrics, "epoch", first_epoch)
         board = SummaryWriter(
             str(self._directory / "tensorboard"), purge_step=first_epoch * self._steps_per_epoch
         )
