@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import resource
 import shutil
 import subprocess
 
@@ -58,7 +57,7 @@ def folder(images, *more):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "--workdir is missing"),
+        ([DIGITS + "erm"], "--workdir is missing"),
         (["--workdir=w"], "--config is missing"),
         (["--workdir=w", "--mode=fly"], "train|evaluate|compare|generate|verify|adapt"),
         (["--workdir=w", "--wrkdir=w", DIGITS + "erm"], "wrkdir"),
@@ -252,13 +251,12 @@ def test_a_disk_without_room(images):
     """A limit on file sizes stands for a full disk: the decoded images do not fit."""
     arguments = folder(images, "--config.dataset.image_size=64")
     done = subprocess.run(
-        command(*arguments),
+        ["bash", "-c", 'ulimit -f 20; exec "$@"', "limited", *command(*arguments)],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "error: " in done.stderr and "free some space" in done.stderr

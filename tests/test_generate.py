@@ -97,7 +97,7 @@ def test_records_say_how_an_image_was_made(tmp_path, model):
         seed=5,
         count="2",
     )
-    generate(config)
+    generate(check(config))
     records = read_lines(tmp_path / "store" / "metadata.jsonl")[0]
     assert [r["prompt"] for r in records[-4:]] == ["a 8", "the 8", "a nine", "the nine"]
     expected = {"seed": 5, "steps": 1, "scheduler": "dpmsolver++", "image_size": 16, "size": 8}
@@ -108,9 +108,9 @@ def test_records_say_how_an_image_was_made(tmp_path, model):
             assert file.size == (side, side)
     (model / "tokenizer" / "added_tokens.json").write_text("{}")  # another model, at the same path
     with pytest.raises(UserError, match=r"settings.revision: 'sha256:"):
-        generate(config)
+        generate(check(config))
     (model / "tokenizer" / "added_tokens.json").unlink()
-    generate(config)
+    generate(check(config))
 
 
 def test_a_trained_classifier_judges_images(tmp_path, model):
@@ -118,7 +118,7 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
     config = config_of(tmp_path / "store", model)
     config.oversampling.mode = "none"
     config.train.num_epochs = 1
-    train(config, tmp_path / "run")
+    train(check(config), tmp_path / "run")
     judged = config.copy_and_resolve_references()
     judged.generation.update(
         classifier_workdir=str(tmp_path / "run"),
@@ -127,7 +127,7 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
         count="2",
         max_attempts=20.0,
     )
-    generate(judged)
+    generate(check(judged))
     kept, rejected = (
         read_lines(tmp_path / "store" / f"{n}.jsonl")[0] for n in ("metadata", "rejected")
     )
@@ -143,7 +143,7 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
     assert all(r["feature_distance"] > 0 for r in kept)
     judged.generation.classifier_workdir = str(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"is .* a work directory"):
-        generate(judged)
+        generate(check(judged))
 
 
 def test_counts_per_class():
@@ -199,13 +199,14 @@ def test_a_run_shows_about_as_many_images_as_noise_ratio_counts():
 )
 def test_what_cannot_be_done_is_said_and_leaves_no_store(tmp_path, model, changes, message):
     with pytest.raises(UserError, match=message):
-        generate(config_of(tmp_path / "store", model, **changes))
+        generate(check(config_of(tmp_path / "store", model, **changes)))
     assert not (tmp_path / "store").exists()
 
 
 def test_the_commands_need_a_folder():
     config = digits.get_config("erm")
+    config.oversampling.generated_dir = ""
     with pytest.raises(UserError, match="generated_dir is empty; give the folder"):
-        generate(config)
+        generate(check(config))
     done = run("--mode=verify", CONFIG, "--config.oversampling.generated_dir=/nowhere")
     assert done.returncode == 2 and done.stderr.startswith("error: /nowhere has no store.json")
