@@ -1,7 +1,6 @@
 """Stores: resumed, shared, refused, verified, read."""
 
 import json
-import resource
 import subprocess
 import sys
 
@@ -19,10 +18,10 @@ from tests.command_line import environment
 from tests.conftest import ROOT
 
 
-def process(folder, kills=0, share=(0, 1), **options):
-    command = [sys.executable, "-m", "tests.cheap_store", folder, kills, *share]
+def process(folder, kills=0, share=(0, 1), prefix=()):
+    command = [*prefix, sys.executable, "-m", "tests.cheap_store", folder, kills, *share]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(map(str, command), cwd=ROOT, env=environment(), **pipes, **options)
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment(), **pipes)
 
 
 @pytest.fixture
@@ -176,8 +175,8 @@ def test_generating_again_repairs_what_verify_named(store, tmp_path):
 
 def test_a_full_disk_is_told_and_loses_nothing(store, tmp_path):
     """A limit of the file size stands for the disk: it also stops in the middle of a write."""
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))  # noqa: E731
-    full = process(tmp_path / "full", preexec_fn=limit)
+    limited = ("bash", "-c", 'ulimit -f 2; exec "$@"', "limited")  # 2 KiB
+    full = process(tmp_path / "full", prefix=limited)
     errors = full.communicate()[1]
     assert full.returncode and "UserError: cannot write to the store" in errors
     assert "No space left on device; free space" in errors
