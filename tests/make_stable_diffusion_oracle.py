@@ -82,6 +82,27 @@ SCHEDULER = {
     "steps_offset": 1,
     "timestep_spacing": "leading",
 }
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "hidden_act": "quick_gelu",
+}
+SAFETY_CHECKER = {
+    "architectures": ["StableDiffusionSafetyChecker"],
+    "projection_dim": 12,
+    "vision_config": VISION,
+}
+PREPROCESSOR = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "size": 32,
+    "crop_size": 32,
+    "resample": 3,
+}
 MODELS = {
     "epsilon": {
         "unet": UNET,
@@ -116,6 +137,7 @@ def weight(name: str, shape: list[int]) -> np.ndarray:
         value /= np.sqrt(np.prod(shape[1:]))
     elif len(shape) == 1:
         value = 0.1 * value + ("norm" in name and name.endswith("weight"))
+        value += 0.67 * name.endswith("embeds_weights")  # thresholds that some images exceed
     return value.astype(np.float16)
 
 
@@ -132,6 +154,24 @@ def write_model(folder: Path, configs: dict, shapes: dict) -> str:
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(configs["scheduler"]))
     write_tokenizer(folder / "tokenizer", string.ascii_lowercase, MAX_TOKENS)
     return digest.hexdigest()
+
+
+def write_safety_checker(folder: Path, shapes: dict) -> None:
+    """Write a safety checker into a model's folder."""
+    for part, name, content in (
+        ("safety_checker", "config.json", SAFETY_CHECKER),
+        ("feature_extractor", "preprocessor_config.json", PREPROCESSOR),
+    ):
+        (folder / part).mkdir(parents=True)
+        (folder / part / name).write_text(json.dumps(content))
+    weights = {name: weight(f"safety.{name}", shape) for name, shape in shapes.items()}
+    save_file(weights, folder / "safety_checker" / "model.safetensors", {"format": "pt"})
+
+
+def images_to_check() -> np.ndarray:
+    """Smooth random images, uint8 [16, 48, 48, 3]."""
+    coarse = np.random.RandomState(3).randint(256, size=(16, 6, 6, 3)).astype(np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
 
 
 def manifest() -> dict:
@@ -170,8 +210,10 @@ def main() -> None:
         outputs |= {f"{name}/{key}": value for key, value in recorded.items()}
     for scheduler in SCHEDULERS:
         outputs[f"schedules/{scheduler}"] = record_schedules(scheduler)
+    checker_shapes, outputs["safety_checker/margin"] = record_safety_checker()
     DATA.mkdir(exist_ok=True)
-    text = json.dumps({"sha256": hashes, "shapes": shapes}, separators=(",", ":"))
+    content = {"sha256": hashes, "shapes": shapes, "safety_checker": checker_shapes}
+    text = json.dumps(content, separators=(",", ":"))
     (DATA / "stable_diffusion.json").write_text(text + "\n")
     np.savez_compressed(DATA / "stable_diffusion.npz", **outputs)
 
@@ -249,6 +291,35 @@ def record_model(folder: Path) -> dict[str, np.ndarray]:
             image = pipe(PROMPTS, output_type="pt", height=16, width=16, **call).images
             out[f"{name}/{guidance:g}/latents"], out[f"{name}/{guidance:g}/image"] = final, image
     return {key: value.numpy() for key, value in out.items()}
+
+
+def record_safety_checker() -> tuple[dict, np.ndarray]:
+    """Shapes of the checker's weights, and the highest score it gives each image."""
+    import torch
+    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    config = CLIPConfig.from_dict({**SAFETY_CHECKER, "text_config": {}})
+    fresh = StableDiffusionSafetyChecker(config).state_dict()
+    shapes = {name: list(value.shape) for name, value in fresh.items()}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_safety_checker(folder, shapes)
+        checker = StableDiffusionSafetyChecker.from_pretrained(folder / "safety_checker").eval()
+        processor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor")
+    images = list(images_to_check())
+    pixels = processor(images, return_tensors="pt").pixel_values
+    highest = []
+    # The checker keeps its scores to itself, but says them to whoever rounds for it.
+    for row in pixels:
+        scores: list[float] = []
+        module = sys.modules[StableDiffusionSafetyChecker.__module__]
+        module.round = lambda x, digits, to=scores: to.append(round(x, digits)) or to[-1]
+        _, (flagged,) = checker(row[None], [np.ones(1)])
+        highest.append(max(scores[3:]))
+        assert (highest[-1] > 0) == flagged
+    assert torch.is_tensor(pixels)
+    return shapes, np.asarray(highest, np.float32)
 
 
 def record_schedules(scheduler: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from configs import digits
 from osed_jax import experiment
 from osed_jax.config import check
 from osed_jax.errors import UserError
-from osed_jax.generation import miniature, stable_diffusion
+from osed_jax.generation import miniature, saving, stable_diffusion
 from osed_jax.generation.adapt import adapt
 from osed_jax.generation.finetune import (
     create_state,
@@ -43,7 +43,7 @@ SMALL = {
     "autoencoder_steps": 4,
     "log_every_steps": 1,
     "checkpoint_every_steps": 2,
-    "sample_every_steps": 6,
+    "sample_every_steps": 3,
     "samples_per_class": 2,
 }
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -221,6 +221,21 @@ def test_the_folder_is_a_generator_that_loads(adapted):
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == config.adapt.num_steps
 
 
+def test_low_rank_updates_in_bfloat16_are_merged_into_the_folder(adapted, tmp_path):
+    config, folder = adapted
+    base = folder / "base"
+    config = config.copy_and_resolve_references()
+    config.adapt.update({"base": str(base), "output_dir": str(tmp_path / "out")})
+    config.adapt.update({"lora_rank": 2, "dtype": "bfloat16", "learning_rate": 0.1})
+    made = adapt(check(config))
+    before, after = load_file(base / UNET), load_file(made / UNET)
+    assert {value.dtype for value in after.values()} == {np.dtype(np.float32)}
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    projections = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
+    assert changed == {name for name in before if name.endswith(projections)}
+    stable_diffusion.load(str(made))
+
+
 def test_a_finished_folder_is_left_and_another_config_refused(adapted, capsys):
     config, folder = adapted
     before = (folder / UNET).stat().st_mtime_ns
@@ -238,7 +253,7 @@ def test_a_loss_that_is_not_finite_stops(adapted, tmp_path):
     base = stable_diffusion.load(str(folder / "base"))
     unet = jax.tree.map(lambda x: x * jnp.nan, base.params["unet"])
     broken = dataclasses.replace(base, params={**base.params, "unet": unet})
-    stable_diffusion.save(broken, str(tmp_path / "broken"))
+    saving.save(broken, str(tmp_path / "broken"))
     config = config.copy_and_resolve_references()
     config.adapt.update({"base": str(tmp_path / "broken"), "output_dir": str(tmp_path / "out")})
     with pytest.raises(UserError, match=r"loss is nan at step 1; .*learning_rate"):

@@ -111,7 +111,6 @@ def test_unknown_and_missing_fields_are_named():
     ("method", "changes", "said"),
     [
         ("open", {"oversampling.start_epoch": 200}, "would never start"),
-        ("osed", {}, "generated_dir is empty"),
         ("open", {"oversampling.noise_share": 0.5}, "in mode diffusion only"),
         ("erm", {"init.fork_from": "x"}, "a mode other than none"),
         ("ros", {"init.fork_from": "x"}, "start_epoch of at least 1"),

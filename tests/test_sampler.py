@@ -188,3 +188,13 @@ def test_reductions_are_those_of_pillow(method, size):
 def test_wrong_settings_say_what_is_allowed(model, change, message):
     with pytest.raises(UserError, match=message):
         one_device(model, **change)
+
+
+def test_a_batch_beyond_memory_is_explained_with_the_size_to_try(model):
+    """The attention of 2048 x 2048 latents alone takes hundreds of tebibytes."""
+    for batch_size, advice in ((2, "Try batch_size=1"), (1, "bfloat16 or a smaller image_size")):
+        sampler = one_device(
+            model, batch_size=batch_size, image_size=4096, steps=1, guidance_scale=1.0
+        )
+        with pytest.raises(UserError, match=f"out of device memory .* {advice}"):
+            sampler(["cat"], seed=0, labels=[0], indices=[0])

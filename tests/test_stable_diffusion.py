@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from osed_jax.errors import UserError
-from osed_jax.generation import stable_diffusion
+from osed_jax.generation import saving, stable_diffusion
 from tests import make_stable_diffusion_oracle as oracle
 
 MANIFEST = oracle.manifest()
@@ -79,14 +79,14 @@ def test_drawn_latents_vary_and_mean_latents_do_not(case):
 
 def test_saved_model_loads_as_it_was(case, tmp_path):
     _, _, model, _ = case
-    stable_diffusion.save(model, str(tmp_path / "again"))
+    saving.save(model, str(tmp_path / "again"))
     again = stable_diffusion.load(str(tmp_path / "again"))
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
     assert again.configs == model.configs
     np.testing.assert_array_equal(again.tokenize(["a sea lion"]), model.tokenize(["a sea lion"]))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again"], "a temporary folder was left"
     with pytest.raises(UserError, match="exists already"):
-        stable_diffusion.save(model, str(tmp_path / "again"))
+        saving.save(model, str(tmp_path / "again"))
 
 
 def test_parameters_and_computation_have_their_own_types(folder):

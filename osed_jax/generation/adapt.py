@@ -28,7 +28,8 @@ from osed_jax.generation.finetune import (
 from osed_jax.generation.lora import init_lora
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.sampling import Sampler
-from osed_jax.generation.stable_diffusion import StableDiffusion, load, save, save_into
+from osed_jax.generation.saving import save, save_into
+from osed_jax.generation.stable_diffusion import StableDiffusion, load
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.mesh import (
     abstract,
@@ -189,7 +190,7 @@ class _Run:
                     losses, began = [], time.perf_counter()
                 if step % self._settings["checkpoint_every_steps"] == 0 or step == total:
                     saved.save(step, state)
-                if step % self._settings["sample_every_steps"] == 0 or step == total:
+                if step % self._settings["sample_every_steps"] == 0:
                     self._write_grid(step, state)
         return state
 

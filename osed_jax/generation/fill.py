@@ -20,10 +20,12 @@ class Drawn(NamedTuple):
     Attributes:
       image: uint8 [N, H, W, 3].
       full_size: uint8 [N, H', W', 3], as the model drew them, or None.
+      safety_margin: float32 [N], above 0 where the safety checker flags an image, or None.
     """
 
     image: np.ndarray
-    full_size: np.ndarray | None
+    full_size: np.ndarray | None = None
+    safety_margin: np.ndarray | None = None
 
 
 def fill(
@@ -91,7 +93,7 @@ def _add(
     """Judges and writes a batch; returns how many images were kept."""
     files = [encode(image) for image in drawn.image]
     labels = np.asarray([label for label, _ in names])
-    scores = filters.score(drawn.image, labels)
+    scores = filters.score(drawn.image, labels, drawn.safety_margin)
     kept = 0
     for i, (label, index) in enumerate(names):
         record: Record = {

@@ -8,7 +8,13 @@ import numpy as np
 from PIL import Image
 
 # Scores of a record; null where the filter is off.
-SCORES = ("deviation", "perceptual_hash", "classifier_rank", "feature_distance")
+SCORES = (
+    "deviation",
+    "perceptual_hash",
+    "safety_margin",
+    "classifier_rank",
+    "feature_distance",
+)
 
 
 class Opinions(NamedTuple):
@@ -32,6 +38,7 @@ class Filters:
         min_deviation: float = 0.0,
         drop_duplicates: bool = False,
         near_duplicate_bits: int = 0,
+        safety_checker: bool = False,
         classifier_top_k: int = 0,
         max_feature_distance: float = 0.0,
         opinions: Callable[[np.ndarray, np.ndarray], Opinions] | None = None,
@@ -44,19 +51,29 @@ class Filters:
           drop_duplicates: reject images that equal one of their class, pixel for pixel.
           near_duplicate_bits: reject images of which fewer than this many of the 64 bits of
             `perceptual_hash` differ from one of their class.
+          safety_checker: reject images that the generator's own safety checker flags.
           classifier_top_k: reject images whose class is not among the k most probable ones.
           max_feature_distance: reject images that are farther from their class's real images.
           opinions: (uint8 [N, H, W, 3], labels [N]) -> `Opinions`, for the last two.
         """
         self._min_deviation, self._drop_duplicates = min_deviation, drop_duplicates
         self._near_duplicate_bits = near_duplicate_bits
+        self._safety_checker = safety_checker
         self._top_k, self._max_distance = classifier_top_k, max_feature_distance
         self._opinions = opinions
         self._files: set[tuple[int, str]] = set()
         self._hashes: defaultdict[int, list[int]] = defaultdict(list)
 
-    def score(self, images: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
-        """The `SCORES` of images, uint8 [N, H, W, 3], each by itself."""
+    def score(
+        self, images: np.ndarray, labels: np.ndarray, safety_margin: np.ndarray | None = None
+    ) -> list[dict[str, Any]]:
+        """The `SCORES` of images, uint8 [N, H, W, 3], each by itself.
+
+        Args:
+          images: as they will be stored.
+          labels: int [N].
+          safety_margin: float [N], what the safety checker said of them, above 0 a flag.
+        """
         opinions = self._opinions(images, labels) if self._opinions else None
         scores = []
         for i, image in enumerate(images):
@@ -65,6 +82,8 @@ class Filters:
                 score["deviation"] = round(float(image.std() / 255), 6)
             if self._near_duplicate_bits:
                 score["perceptual_hash"] = f"{perceptual_hash(image):016x}"
+            if self._safety_checker and safety_margin is not None:
+                score["safety_margin"] = round(float(safety_margin[i]), 3)
             if opinions and self._top_k:
                 score["classifier_rank"] = int(opinions.rank[i])
             if opinions and self._max_distance:
@@ -81,6 +100,8 @@ class Filters:
             return "duplicate"
         if self._near_duplicate_bits and self._nearest(record) < self._near_duplicate_bits:
             return "near duplicate"
+        if self._safety_checker and record["safety_margin"] > 0:
+            return "flagged by the safety checker"
         if self._top_k and record["classifier_rank"] > self._top_k:
             return "not recognised"
         if self._max_distance and record["feature_distance"] > self._max_distance:

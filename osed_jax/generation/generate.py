@@ -22,6 +22,7 @@ from osed_jax.generation.filters import Filters
 from osed_jax.generation.opinions import classifier_opinions
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.records import Name, Record, is_kept
+from osed_jax.generation.safety import load_safety_checker
 from osed_jax.generation.sampling import Sampler
 from osed_jax.generation.store import Store, filling
 
@@ -43,6 +44,7 @@ _FILTERS = (
     "min_deviation",
     "drop_duplicates",
     "near_duplicate_bits",
+    "safety_checker",
     "classifier_workdir",
     "classifier_top_k",
     "max_feature_distance",
@@ -63,7 +65,7 @@ def generate(config: Config) -> None:
     own = read_own(gen["prompts_file"], train.class_names)
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
     settings = _settings(gen, model, train, own)
-    sampler = _sampler(settings, model, gen["batch_size"])
+    sampler = _sampler(settings, model, gen)
     filters = _filters(gen, train, sampler.batch_size)
     with filling(
         folder,
@@ -145,7 +147,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _sampler(
-    settings: dict[str, Any], model: stable_diffusion.StableDiffusion, batch_size: int
+    settings: dict[str, Any], model: stable_diffusion.StableDiffusion, gen: dict[str, Any]
 ) -> Sampler:
     names = (
         "image_size",
@@ -156,7 +158,14 @@ def _sampler(
         "guidance_scale",
         "keep_full_size",
     )
-    return Sampler(model, batch_size=batch_size, **{name: settings[name] for name in names})
+    return Sampler(
+        model,
+        batch_size=gen["batch_size"],
+        safety_checker=load_safety_checker(gen["model"], gen["revision"])
+        if gen["safety_checker"]
+        else None,
+        **{name: settings[name] for name in names},
+    )
 
 
 def _drawing(sampler: Sampler, settings: dict[str, Any], class_names: Sequence[str]) -> Any:

@@ -30,13 +30,21 @@ _FILES = (
     "vae/diffusion_pytorch_model.safetensors",
 )
 
+_SAFETY_CHECKER_FILES = (
+    "feature_extractor/preprocessor_config.json",
+    "safety_checker/config.json",
+    "safety_checker/flax_model.msgpack",
+    "safety_checker/model.safetensors",
+)
 
-def locate(model: str, revision: str) -> tuple[Path, str]:
+
+def locate(model: str, revision: str, *, safety_checker: bool = False) -> tuple[Path, str]:
     """Find a model's folder, downloading what is not here yet.
 
     Args:
         model: A local folder, or the id of a model on the hub (`owner/name`).
         revision: Branch, tag or commit on the hub; empty for its main branch.
+        safety_checker: Whether that is wanted, too; it is larger than the text encoder.
 
     Returns:
         The folder, and the commit it holds (empty for a local folder).
@@ -48,10 +56,9 @@ def locate(model: str, revision: str) -> tuple[Path, str]:
         if revision:
             raise UserError(f"revision={revision!r} with the local folder {model}; leave it empty.")
         return Path(model), ""
+    wanted = [*_FILES, *(_SAFETY_CHECKER_FILES if safety_checker else ())]
     try:
-        folder = Path(
-            snapshot_download(model, revision=revision or None, allow_patterns=list(_FILES))
-        )
+        folder = Path(snapshot_download(model, revision=revision or None, allow_patterns=wanted))
         return folder, folder.name
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(_hub_problem(model, revision, error)) from error

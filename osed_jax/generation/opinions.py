@@ -3,19 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from osed_jax.console import progress
-from osed_jax.data.augment import normalise
 from osed_jax.data.image_set import ImageSet
-from osed_jax.data.sampling import Kind
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
+from osed_jax.evaluation.features import Extractor
 from osed_jax.generation.filters import Opinions, Prototypes, ranks
-from osed_jax.training.mesh import make_mesh, replicated, split
-from osed_jax.training.state import TrainState
+from osed_jax.training.mesh import make_mesh
 
 
 def classifier_opinions(
@@ -34,46 +29,16 @@ def classifier_opinions(
     mesh = make_mesh()
     classifier = load_classifier(directory, mesh)
     _check_same_images(directory, classifier, train)
-    outputs = jax.jit(
-        lambda state, image: _outputs(classifier, state, image),
-        in_shardings=(replicated(mesh), split(mesh)),
-        out_shardings=split(mesh),
-    )
-
-    def batch(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        filled = jax.device_put(image[np.resize(np.arange(len(image)), batch_size)], split(mesh))
-        logits, features = jax.device_get(outputs(classifier.state, filled))
-        return logits[: len(image)], features[: len(image)]
-
-    features = []
-    with progress(total=len(train.label), unit="image", label="real images") as bar:
-        for first in range(0, len(train.label), batch_size):
-            rows = np.arange(first, min(first + batch_size, len(train.label)))
-            features.append(batch(train.images.take(rows))[1])
-            bar.update(len(rows))
-    prototypes = Prototypes(np.concatenate(features), train.label, len(train.class_names))
+    net = Extractor(classifier, mesh, batch_size=batch_size)
+    rows = np.arange(len(train.label))
+    features = net.of_images(train.images, rows, label="real images").features
+    prototypes = Prototypes(features, train.label, len(train.class_names))
 
     def opinions(image: np.ndarray, labels: np.ndarray) -> Opinions:
-        logits, features = batch(image)
+        logits, features = net.of_array(image)
         return Opinions(ranks(logits, labels), prototypes.distance(features, labels))
 
     return opinions
-
-
-def _outputs(
-    classifier: Classifier, state: TrainState, image: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Logits [N, K] of uint8 images [N, H, W, 3], and what the last layer sees, [N, D]."""
-    x = normalise(image.astype(jnp.float32) / 255, classifier.augmentation)
-    kind = jnp.full(image.shape[:1], Kind.NATURAL)
-    logits, seen = classifier.model.apply(
-        {"params": state.params, "batch_stats": state.batch_stats},
-        x,
-        kind,
-        train=False,
-        mutable=["intermediates"],
-    )
-    return logits, seen["intermediates"]["features"][0]
 
 
 def _check_same_images(directory: Path, classifier: Classifier, train: ImageSet) -> None:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from osed_jax.errors import UserError
 from osed_jax.generation.choices import RESIZES
 from osed_jax.generation.resize import resize
+from osed_jax.generation.safety import FOLDER, SafetyChecker
 from osed_jax.generation.schedulers import Steps, advance, sampling_steps
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion
 
@@ -21,10 +22,13 @@ class Samples(NamedTuple):
     Attributes:
         image: uint8 `[N, size, size, 3]`, the training size.
         full_size: uint8 `[N, image_size, image_size, 3]` where asked for, else None.
+        safety_margin: float32 `[N]`, above 0 where the safety checker flags an image; None
+            without one.
     """
 
     image: Any
     full_size: Any
+    safety_margin: Any
 
 
 class Sampler:
@@ -47,6 +51,7 @@ class Sampler:
         steps: int = 25,
         guidance_scale: float = 2.0,
         keep_full_size: bool = False,
+        safety_checker: SafetyChecker | None = None,
         devices: Sequence[jax.Device] | None = None,
         one_program: bool | None = None,
     ) -> None:
@@ -63,6 +68,7 @@ class Sampler:
             guidance_scale: Classifier-free guidance (Ho & Salimans 2022) in diffusers' convention:
                 1 is none, at half the cost.
             keep_full_size: Return the images as drawn, too.
+            safety_checker: Looks at the images as drawn; None for no opinion.
             devices: Where to run; None for all of this process.
             one_program: Run a whole batch as one program. None does so except on CPU, where a
                 loop inside a program runs convolutions many times slower.
@@ -84,13 +90,16 @@ class Sampler:
         self._model = model
         self._image_size, self._size, self._resize_method = image_size, size, resize_method
         self._guidance_scale, self._keep_full_size = guidance_scale, keep_full_size
+        self._safety_checker = safety_checker
         self._start_deviation, self._steps = sampling_steps(model.schedule, scheduler, steps)
         devices = list(devices or jax.local_devices())
         self.batch_size = -(-batch_size // len(devices)) * len(devices)
         mesh = Mesh(np.asarray(devices), ("data",))
         self._rows = NamedSharding(mesh, PartitionSpec("data"))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
-        self._params = jax.device_put(model.params, self._everywhere)
+        checker = {FOLDER: safety_checker.params} if safety_checker else {}
+        self._checker_params = jax.device_put(checker, self._everywhere)
+        self.use(model.params)
         self._one_program = devices[0].platform != "cpu" if one_program is None else one_program
         self._jit_noise = jax.jit(self._draw)
         self._jit_begin = jax.jit(self._begin, out_shardings=self._rows)
@@ -124,7 +133,7 @@ class Sampler:
 
     def use(self, params: Params) -> None:
         """Go on with other parameters of the same model, as training makes them."""
-        self._params = jax.device_put(params, self._everywhere)
+        self._params = jax.device_put(params, self._everywhere) | self._checker_params
 
     def noise(self, seed: int, labels: Sequence[int], indices: Sequence[int]) -> np.ndarray:
         """The unit noise that images start from, float32 `[N, h, w, c]`."""
@@ -193,7 +202,8 @@ class Sampler:
         carry, context = self._jit_begin(self._params, noise, tokens)
         for index in range(len(self._steps.timestep)):
             carry = self._jit_step(self._params["unet"], carry, context, self._row(index))
-        return carry[0], self._jit_finish(self._params["vae"], carry[0])
+        last = {part: self._params[part] for part in ("vae", *self._checker_params)}
+        return carry[0], self._jit_finish(last, carry[0])
 
     def _row(self, index: int) -> Steps:
         return Steps(*(column[index] for column in self._steps))
@@ -207,7 +217,7 @@ class Sampler:
             carry,
             jax.tree.map(jnp.asarray, self._steps),
         )
-        return carry[0], self._finish(params["vae"], carry[0])
+        return carry[0], self._finish(params, carry[0])
 
     def _begin(
         self, params: Params, noise: jax.Array, tokens: jax.Array
@@ -233,10 +243,15 @@ class Sampler:
         return advance(step, latents, prediction, previous, kind)
 
     def _finish(self, params: Params, latents: jax.Array) -> Samples:
-        full = self._model.decode_image(params, latents)
+        full = self._model.decode_image(params["vae"], latents)
         small = resize(full, self._size, self._resize_method)
         to_bytes = lambda x: jnp.round(jnp.clip(x, 0, 1) * 255).astype(jnp.uint8)  # noqa: E731
-        return Samples(to_bytes(small), to_bytes(full) if self._keep_full_size else None)
+        checker = self._safety_checker
+        return Samples(
+            to_bytes(small),
+            to_bytes(full) if self._keep_full_size else None,
+            checker.margin(params[FOLDER], full) if checker else None,
+        )
 
     def _explained(self, error: Exception) -> Exception:
         """The error to raise for one of the device's."""

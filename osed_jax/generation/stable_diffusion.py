@@ -8,8 +8,6 @@ be replaced here without anyone noticing. Images and latents are channels-last e
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,25 +25,20 @@ from diffusers.models.attention_flax import FlaxGEGLU
 from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
 from diffusers.models.vae_flax import FlaxAutoencoderKL
 from flax import linen as nn
-from transformers import CLIPTextConfig, CLIPTokenizer
-from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule
+from transformers import CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule, FlaxCLIPVisionModule
 
 from osed_jax.errors import UserError
 from osed_jax.generation.hub import locate
 from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
-from osed_jax.generation.weights import Params, random_weights, read_weights, save_weights
+from osed_jax.generation.weights import Params, random_weights, read_weights
 
 PARTS = ("text_encoder", "unet", "vae")
-_CONFIGS = {
+CONFIGS = {
     "text_encoder": "text_encoder/config.json",
     "unet": "unet/config.json",
     "vae": "vae/config.json",
     "scheduler": "scheduler/scheduler_config.json",
-}
-_WEIGHTS = {
-    "text_encoder": "model.safetensors",
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
 }
 # The Flax UNet has these built in: another value would be ignored and give wrong images.
 _UNET_ONLY: Mapping[str, Any] = {
@@ -229,66 +222,14 @@ def parameter_shapes(folder: str) -> Params:
     return {part: jax.eval_shape(inits[part]) for part in PARTS}
 
 
-def save(model: StableDiffusion, folder: str) -> None:
-    """Write a folder that `load` and PyTorch's diffusers open, whole or not at all.
-
-    Raises:
-        UserError: The folder exists already.
-    """
-    target = Path(folder)
-    if target.exists():
-        raise UserError(f"{target} exists already. Choose another folder or remove it first.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        _write(model, unfinished)
-        unfinished.chmod(0o755)
-        unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
-
-
-def save_into(model: StableDiffusion, folder: Path) -> None:
-    """Write a model beside what a folder holds already; `model_index.json` comes last.
-
-    A folder with that file is whole. An interrupted call is made good by the next.
-    """
-    for left_over in folder.glob(".model.*"):
-        shutil.rmtree(left_over)
-    unfinished = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
-    _write(model, unfinished)
-    for entry in sorted(unfinished.iterdir(), key=Path.is_file):
-        if (folder / entry.name).is_dir():
-            shutil.rmtree(folder / entry.name)
-        entry.replace(folder / entry.name)
-    unfinished.rmdir()
-
-
-def _write(model: StableDiffusion, folder: Path) -> None:
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", model.configs["scheduler"].get("_class_name", "DDIMScheduler")],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    files = {"model_index.json": index} | {_CONFIGS[k]: v for k, v in model.configs.items()}
-    for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    model.tokenizer.save_pretrained(folder / "tokenizer")
-    for part in PARTS:
-        save_weights(folder / part / _WEIGHTS[part], model.params[part])
+def clip_vision(config: Mapping[str, Any]) -> nn.Module:
+    """CLIP's image tower, float32; takes normalised images `[N, H, W, 3]`."""
+    return FlaxCLIPVisionModule(CLIPVisionConfig.from_dict(dict(config)))
 
 
 def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Callable]]:
     """The model's parts without parameters, and functions to trace for the shapes of these."""
-    configs = {name: _read_json(folder / file) for name, file in _CONFIGS.items()}
+    configs = {name: _read_json(folder / file) for name, file in CONFIGS.items()}
     unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
     vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
     text = FlaxCLIPTextModule(CLIPTextConfig.from_dict(configs["text_encoder"]), dtype=dtype)

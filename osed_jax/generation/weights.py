@@ -28,7 +28,10 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias":
 # PyTorch renamed the VAE's attention; files of both ages are about, the Flax module has the old.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # Buffers that older text encoders saved beside their weights.
-_IGNORED = ("text_model.embeddings.position_ids",)
+_IGNORED = (
+    "text_model.embeddings.position_ids",
+    "vision_model.vision_model.embeddings.position_ids",
+)
 _MSGPACK_ARRAY = 1  # flax.serialization's extension type for an array
 
 
@@ -109,7 +112,8 @@ def _torch_names(path: Names) -> tuple[str, str]:
     """The name in today's files, and the one in old VAE files."""
     *modules, leaf = (_LISTS.sub(r"\1.\2", part) for part in path)
     today = [_RENAMED.get(part, part) for part in modules]
-    return ".".join([*today, _LEAVES[leaf]]), ".".join([*modules, _LEAVES[leaf]])
+    leaf = _LEAVES.get(leaf, leaf)
+    return ".".join([*today, leaf]), ".".join([*modules, leaf])
 
 
 def _turned(value: np.ndarray, path: Names, *, from_torch: bool = False) -> np.ndarray:
