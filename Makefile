@@ -8,7 +8,6 @@ RUN := $(BIN)/python main.py
 .PHONY: demo test format lock clean
 
 demo: .venv/demo
-	$(BIN)/python demo/generate_digits.py runs/demo/generated
 	$(RUN) --config=configs/digits.py:erm --workdir=runs/demo/erm
 	$(RUN) --config=configs/digits.py:drs --workdir=runs/demo/drs \
 	    --config.init.fork_from=runs/demo/erm
@@ -16,7 +15,7 @@ demo: .venv/demo
 	    --config.init.fork_from=runs/demo/erm
 	$(RUN) --config=configs/digits.py:osed --workdir=runs/demo/osed \
 	    --config.init.fork_from=runs/demo/erm \
-	    --config.oversampling.generated_dir=runs/demo/generated
+	    --config.oversampling.generated_dir=demo/generated
 	$(RUN) --mode=compare --workdir=runs/demo
 
 test: .venv/test

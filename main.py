@@ -12,16 +12,19 @@ from osed_jax.errors import UserError
 
 FLAGS = flags.FLAGS
 app.define_help_flags()
-DRIVERS = {  # mode -> the module whose function of that name does it
-    "train": "osed_jax.training.train",
-    "evaluate": "osed_jax.evaluation.evaluate",
-    "compare": "osed_jax.evaluation.compare",
-    "generate": "osed_jax.generation.generate",
-    "verify": "osed_jax.generation.verify",
-    "adapt": "osed_jax.generation.adapt",
+DRIVERS = {  # mode: the name of a module and of the function in it that does it
+    mode: f"osed_jax.{package}.{mode}"
+    for package, modes in {
+        "training": ("train", "sweep"),
+        "evaluation": ("evaluate", "diagnose", "gap", "compare"),
+        "generation": ("adapt", "generate", "verify"),
+    }.items()
+    for mode in modes
 }
 flags.DEFINE_enum("mode", "train", list(DRIVERS), "What to do.")
-flags.DEFINE_string("workdir", None, "Folder of the run; with --mode=compare, of many runs.")
+flags.DEFINE_string(
+    "workdir", None, "Folder of the run; with --mode=sweep or compare, of many runs."
+)
 config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py:METHOD; override fields by --config.FIELD=VALUE."
 )

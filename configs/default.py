@@ -90,6 +90,7 @@ def get_config(method: str = "erm") -> ConfigDict:
     gen.min_deviation = 0.02  # of the pixels from their mean, in [0, 1]: black, constant images
     gen.drop_duplicates = True  # pixel for pixel, within a class and a process
     gen.near_duplicate_bits = 0  # images of which fewer of the 64 bits of a perceptual hash differ
+    gen.safety_checker = False  # what the model's own checker flags; downloads 1.2 GB more
     gen.classifier_workdir = ""  # a trained run on the same classes, for the next two
     gen.classifier_top_k = 0  # keep images whose class is among its k most probable ones
     gen.max_feature_distance = 0.0  # 1: that of an ordinary real training image from its class
@@ -129,6 +130,22 @@ def get_config(method: str = "erm") -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.batch_size = 500  # images, over all devices together
+
+    report = config.report = ConfigDict()  # report/ of a run: figures and one page
+    report.enabled = True
+    report.map_images = 1500  # of the feature map, over all kinds; 0: no map
+    report.images_per_class = 8  # real and generated ones that are shown side by side
+
+    sweep = config.sweep = ConfigDict()  # --mode=sweep: every method with every seed
+    sweep.seeds = (0, 1, 2)
+    sweep.methods = "erm,drs,open,osed"  # separated by commas
+
+    diagnose = config.diagnose = ConfigDict()  # --mode=diagnose: gradients by kind of row
+    diagnose.num_batches = 20  # of train.batch_size images: half natural, half of other kinds
+
+    gap = config.gap = ConfigDict()  # --mode=gap: generated against real images, in features
+    gap.num_neighbours = 3  # of precision and recall (Kynkaanniemi et al. 2019: 3)
+    gap.max_images = 2000  # of a class and a set (generated, training, test); more are sampled
 
     adapt = config.adapt = ConfigDict()  # --mode=adapt: fine-tunes the generator
     adapt.base = "CompVis/stable-diffusion-v1-4"  # folder | hub id | miniature (for tiny images)

@@ -22,6 +22,12 @@ def check(config: ConfigDict) -> dict[str, Any]:
       UserError: naming every field that is unknown, missing or out of range.
     """
     resolved = _plain(config.to_dict())
+    check_fields(resolved)
+    return resolved
+
+
+def check_fields(resolved: Mapping[str, Any]) -> None:
+    """The same for a config that is a plain nested dict already."""
     fields, known = dict(_flat(resolved)), dict(_flat(_plain(default.get_config().to_dict())))
     problems = [
         f"config.{f} is no field of the schema (configs/default.py)"
@@ -39,17 +45,22 @@ def check(config: ConfigDict) -> dict[str, Any]:
         problems = list(_conflicts(fields))
     if problems:
         raise UserError("; ".join(problems))
-    return resolved
+
+
+def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Fields in which two plain configs differ: name -> (old value, new value)."""
+    before, after = dict(_flat(old)), dict(_flat(new))
+    pairs = {
+        field: (before.get(field, "absent"), after.get(field, "absent"))
+        for field in sorted(before.keys() | after.keys())
+    }
+    return {field: (a, b) for field, (a, b) in pairs.items() if a != b}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Fields in which two plain configs differ, as `field: old -> new`."""
-    before, after = dict(_flat(old)), dict(_flat(new))
-    return [
-        f"{field}: {before.get(field, 'absent')!r} -> {after.get(field, 'absent')!r}"
-        for field in sorted(before.keys() | after.keys())
-        if before.get(field, "absent") != after.get(field, "absent")
-    ]
+    """The same for people: `field: old -> new` each."""
+    changed = changed_fields(old, new).items()
+    return [f"{field}: {before!r} -> {after!r}" for field, (before, after) in changed]
 
 
 def method_name(config: Mapping[str, Any]) -> str:
@@ -165,6 +176,22 @@ _RULES: dict[str, Rule] = {
     "optimizer.decay_factor": _POSITIVE,
     "loss.label_smoothing": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
     "evaluate.batch_size": _at_least(1),
+    "diagnose.num_batches": _at_least(1),
+    "gap.num_neighbours": _at_least(1),
+    "gap.max_images": _at_least(2),
+    "report.map_images": _at_least(0),
+    "report.images_per_class": _at_least(1),
+    "sweep.seeds": (
+        lambda x: x and len(set(x)) == len(x) and all(isinstance(v, int) and v >= 0 for v in x),
+        "different whole numbers from 0 on, at least one",
+    ),
+    "sweep.methods": (
+        lambda x: (
+            len(set(x.split(","))) == x.count(",") + 1
+            and all(v in default.METHODS for v in x.split(","))
+        ),
+        f"different ones of {', '.join(default.METHODS)}, separated by commas",
+    ),
     "adapt.base": (lambda x: x != "", "a folder, a hub id or miniature"),
     "adapt.images": _one_of("train", "rest"),
     "adapt.image_size": _within(0, 4096),
@@ -211,11 +238,6 @@ def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"config.oversampling.start_epoch is {start}, but training ends after "
             f"{f['train.num_epochs']} epochs, so mode {mode} would never start"
-        )
-    if mode == "diffusion" and not f["oversampling.generated_dir"]:
-        yield (
-            "config.oversampling.generated_dir is empty; mode diffusion needs a folder of "
-            "generated images, CLASS/*.png|jpg|..."
         )
     if f["oversampling.noise_share"] and mode != "diffusion":
         yield (

@@ -28,6 +28,20 @@ from osed_jax.training.mesh import split
 
 Config = dict[str, Any]
 
+# Sections of a config that a run's numbers follow from; the others serve other modes.
+_OF_A_RUN = (
+    "seed",
+    "train",
+    "dataset",
+    "oversampling",
+    "augment",
+    "model",
+    "optimizer",
+    "loss",
+    "init",
+    "evaluate",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -47,6 +61,11 @@ class Data:
     rest: np.ndarray
     generated: ImageSet | None
     facts: dict[str, Any]
+
+
+def of_a_run(config: Config) -> Config:
+    """The part of a config that a run is bound to and that its `config.json` keeps."""
+    return {name: config[name] for name in _OF_A_RUN}
 
 
 def open_cache(workdir: Path) -> Path:
@@ -104,12 +123,13 @@ def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray]:
 def load_data(config: Config, cache_dir: Path) -> Data:
     """Loads everything that training and its evaluation need, and takes the long tail."""
     dataset, over = config["dataset"], config["oversampling"]
+    folder = generated_dir(config) if over["mode"] == "diffusion" else None
     whole, rows = load_train(config, cache_dir)
     train = whole.select(rows)
     generated = None
-    if over["mode"] == "diffusion":
+    if folder:
         generated = load_generated(
-            over["generated_dir"],
+            str(folder),
             class_names=train.class_names,
             class_counts=train.class_counts,
             image_size=train.images.image_size,

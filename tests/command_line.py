@@ -13,6 +13,7 @@ SMALL = (
     "--config.dataset.imbalance_ratio=8",
     "--config.train.eval_every_epochs=2",
     "--config.train.checkpoint_every_epochs=1",
+    "--config.report.enabled=False",
 )
 
 

@@ -44,7 +44,7 @@ def some_devices(count):
 def make_parts(model, mesh, **loss):
     tx = sgd(lambda step: 0.05, momentum=0.9, weight_decay=2e-4)
     step = make_train_step(
-        model=model, tx=tx, loss_fn=cross_entropy(**loss), augmentation=AUGMENTATION, seed=0
+        model=model, tx=tx, loss_fn=cross_entropy(**loss), augmentation=AUGMENTATION
     )
     state = jax.jit(lambda: create_state(model, tx, seed=0, image_size=8))()
     return mesh_lib.jit_train_step(step, mesh), mesh_lib.replicate(state, mesh)
@@ -56,7 +56,7 @@ def train_on(count, feeder=ResidentFeeder, bank=BANK, **roads):
     step, state = make_parts(WideResNet(num_classes=3, depth=10, widen_factor=1, **roads), mesh)
     losses = []
     for batch in feeder(bank, mesh_lib.split(mesh)).batches(PLAN):
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, np.uint32(0))
         losses.append(metrics)
     assert step._cache_size() == 1  # one program for all steps, the half-empty last one included
     return jax.device_get(losses), jax.device_get(state)
@@ -129,7 +129,7 @@ def test_padding_rows_have_no_part_in_a_step():
     kind = np.array([0, 2, 0, 1, 3, 3])
     batch = {"image": IMAGES[:6], "label": np.array([0, 1, 2, 0, 0, 0]), "kind": kind}
     other = {**batch, "image": IMAGES[[0, 1, 2, 3, 20, 21]], "label": np.array([0, 1, 2, 0, 2, 1])}
-    results = [step(jax.tree.map(jnp.copy, state), b) for b in (batch, other)]
+    results = [step(jax.tree.map(jnp.copy, state), b, np.uint32(0)) for b in (batch, other)]
     jax.tree.map(np.testing.assert_array_equal, *results)
     assert results[0][1]["natural"] == 2
 
@@ -239,6 +239,6 @@ def test_state_is_donated():
     mesh = some_devices(1)
     step, state = make_parts(WideResNet(num_classes=3, depth=10, widen_factor=1), mesh)
     batch = {"image": IMAGES[:4], "label": np.zeros(4, int), "kind": np.zeros(4, int)}
-    new, _ = step(state, batch)
+    new, _ = step(state, batch, np.uint32(0))
     assert isinstance(new, TrainState)
     assert jax.tree.leaves(state.params)[0].is_deleted()

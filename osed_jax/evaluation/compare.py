@@ -1,61 +1,108 @@
-"""The driver that puts all finished runs below a folder into one table."""
+"""The driver that puts all finished runs below a folder into one comparison."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from osed_jax import workdir
 from osed_jax.console import say
-from osed_jax.errors import UserError
+from osed_jax.evaluation import tables
+from osed_jax.evaluation.pairs import all_pairs
+from osed_jax.evaluation.runs import Variant, find_runs, variants
+from osed_jax.evaluation.statistics import over_seeds, share_interval
+from osed_jax.reporting import page
+from osed_jax.reporting.bars import Bar, draw_groups, draw_overall
 
-_ORDER = ("erm", "ros", "drs", "open", "osed")
+FOLDER, PAGE = "comparison", "comparison.html"
 
 
 def compare(directory: Path) -> list[dict[str, Any]]:
-    """Prints a table of the runs below `directory`, a row each; returns their summaries.
+    """Compares the runs below `directory`; writes `comparison/` there, returns their summaries.
 
     Raises:
-      UserError: where there is no finished run.
+      UserError: where there is no finished run, runs are of different data, or one is there twice.
     """
-    if not directory.is_dir():
-        raise UserError(f"there is no folder {directory}; give one with work directories below it")
-    found = {p.parent: workdir.read_json(p) for p in sorted(directory.rglob("summary.json"))}
-    if not found:
-        raise UserError(f"there is no finished run (summary.json) below {directory}; train one")
-    runs = sorted(
-        found.items(), key=lambda item: (_ORDER.index(item[1]["method"]), item[1]["seed"])
+    runs = find_runs(directory)
+    rows, notes = variants(runs)
+    pairs = all_pairs(rows)
+    overall, paired = tables.overall(rows), tables.paired(pairs)
+    folder = directory / FOLDER
+    folder.mkdir(exist_ok=True)
+    for name, table in (("methods", overall), ("pairs", paired)):
+        for ending, form in ("md", tables.markdown), ("tex", tables.latex), ("csv", tables.as_csv):
+            workdir.write_atomically(folder / f"{name}.{ending}", form(table).rstrip() + "\n")
+    draw_overall(folder / "top1.png", [_bar(v, "top1") for v in rows], "Top-1 accuracy")
+    draw_groups(folder / "groups.png", _groups(rows))
+    content = _page(rows, notes, overall, paired, folder)
+    workdir.write_atomically(folder / PAGE, content)
+    for note in notes:
+        say(note)
+    say(tables.markdown(overall))
+    if pairs:
+        say(tables.markdown(paired))
+    say(f"the comparison is {folder / PAGE}")
+    return [run.summary for run in runs]
+
+
+def _bar(variant: Variant, *keys: str) -> Bar:
+    """One seed has no interval over seeds; then it is that of its test images."""
+    values = variant.values(*keys)
+    spread = over_seeds(values)
+    between = spread.interval
+    if between is None:
+        total = variant.runs[0].summary["num_test_images"]
+        if keys[0] == "groups":
+            members = variant.runs[0].summary["groups"][keys[1]]["classes"]
+            names = variant.runs[0].summary["class_names"]
+            label = variant.runs[0].label
+            total = int(sum((label == names.index(name)).sum() for name in members))
+        between = share_interval(round(spread.mean * total), total)
+    return Bar(variant.name, spread.mean, between, values)
+
+
+def _groups(rows: Sequence[Variant]) -> list[tuple[str, list[Bar]]]:
+    found = [("all classes", [_bar(v, "top1") for v in rows])]
+    for name in tables.group_names(rows):
+        found.append((name, [_bar(v, "groups", name, "accuracy") for v in rows]))
+    return found
+
+
+def _page(
+    rows: Sequence[Variant],
+    notes: Sequence[str],
+    overall: tables.Table,
+    paired: tables.Table,
+    folder: Path,
+) -> str:
+    first = rows[0].runs[0].summary
+    counts = first["class_counts"]
+    single = any(len(v.runs) == 1 for v in rows)
+    intro = page.text(
+        f"{first['dataset']}: {first['num_train_images']:,} training images of {len(counts)} "
+        f"classes, {max(counts):,} of the most frequent and {min(counts):,} of the rarest (subset "
+        f"sha256 {first['subset_sha256'][:12]}…); {first['num_test_images']:,} test images. "
+        f"Accuracies of the last epoch.",
+        *notes,
     )
-    say(table([(str(path.relative_to(directory)), summary) for path, summary in runs]))
-    return [summary for _, summary in runs]
-
-
-def table(runs: list[tuple[str, dict[str, Any]]]) -> str:
-    """A Markdown table: accuracies in %, a column for each group of classes that any run has."""
-    groups = list(dict.fromkeys(name for _, run in runs for name in run["groups"]))
-    head = ["run", "method", "seed", "top-1", "balanced", *groups]
-    rows = [
-        [
-            path,
-            run["method"],
-            str(run["seed"]),
-            _percent(run["top1"]),
-            _percent(run["balanced_accuracy"]),
-            *(_percent(run["groups"].get(name, {}).get("accuracy")) for name in groups),
-        ]
-        for path, run in runs
+    about = "Intervals are Student's t over seeds, at 95 %." + (
+        " A method with one seed has Wilson's interval of its test images." if single else ""
+    )
+    sections = [
+        ("Methods", page.table(*overall) + page.text(f"Mean ± standard deviation, in %. {about}")),
+        ("Top-1 accuracy", page.picture(folder / "top1.png", "top-1 accuracy of each method")),
+        (
+            "Groups of classes",
+            page.picture(folder / "groups.png", "accuracy of groups of classes, each method"),
+        ),
     ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    rule = ["-" * w if i < 2 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines = [head, rule, *rows]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(w) if i < 2 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths))
+    if paired[1]:
+        explained = page.text(
+            "Differences in percentage points, the second method less the first, paired by seed. "
+            "The interval over classes is a bootstrap of the classes: it says whether a difference "
+            "rests on a few of them. McNemar's exact test compares both on the same test images, "
+            "one p-value for each seed; p-values are not corrected for the number of pairs."
         )
-        + " |"
-        for line in lines
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "—" if share is None else f"{100 * share:.2f}"
+        sections.append(("Paired differences", page.table(*paired) + explained))
+    where = [[v.name, str(run.seed), str(run.directory)] for v in rows for run in v.runs]
+    sections.append(("Runs", page.table(("method", "seed", "work directory"), where, texts=True)))
+    return page.page("OSeD-JAX: comparison of methods", intro, sections)

@@ -10,14 +10,15 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier, read_run
 from osed_jax.evaluation.predict import predict
+from osed_jax.evaluation.subject import Subject
 from osed_jax.evaluation.summary import figures, format_summary
-from osed_jax.experiment import Config
+from osed_jax.experiment import Config, Data
 from osed_jax.training.mesh import check_batch_size, jit_eval_step, make_mesh, split
 from osed_jax.training.step import make_eval_step
 
 
 def evaluate(config: Config, directory: Path) -> dict[str, Any]:
-    """Evaluates the last checkpoint and writes `evaluation.json`.
+    """Evaluates the last checkpoint and writes `evaluation.json` and `report/`.
 
     Args:
       config: as `config.check` returns it. Its dataset fields say which test set; the net must be
@@ -52,7 +53,22 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     workdir.write_json(directory / "evaluation.json", result)
     say(f"checkpoint of epoch {saved.epoch}, written to {directory / 'evaluation.json'}")
     say(format_summary(result))
+    if config["report"]["enabled"]:
+        from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
+
+        data = _training_data(run, experiment.open_cache(directory))
+        subject = Subject(directory, run, result, logits, test, saved, data)
+        write_report(subject, config["report"], mesh)
     return result
+
+
+def _training_data(run: Config, cache: Path) -> Data | None:
+    """What the run was trained on; None, said aloud, where it is not here any more."""
+    try:
+        return experiment.load_data(run, cache)
+    except UserError as error:
+        say(f"the report shows no training images: {error}")
+        return None
 
 
 def _check_same_net(run: dict[str, Any], config: dict[str, Any], directory: Path) -> None:

@@ -48,14 +48,14 @@ def abstract(tree: Any, mesh: Mesh) -> Any:
 
 
 def jit_train_step(train_step: Callable, mesh: Mesh) -> Callable:
-    """Jits (state, batch) -> (state, metrics); the state is donated and whole on every device.
+    """Jits (state, batch, seed) -> (state, metrics); the state is donated, whole on every device.
 
     The program is that of the global batch: sums over it, batch norm's among them, are global.
     """
     whole, parts = replicated(mesh), split(mesh)
     return jax.jit(
         train_step,
-        in_shardings=(whole, parts),
+        in_shardings=(whole, parts, whole),
         out_shardings=(whole, whole),
         donate_argnames="state",
     )

@@ -29,7 +29,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def create_state(
-    model: nn.Module, tx: optax.GradientTransformation, *, seed: int, image_size: int
+    model: nn.Module, tx: optax.GradientTransformation, *, seed: jax.Array | int, image_size: int
 ) -> TrainState:
     """Initial state of a model for images of image_size pixels; pure, so it can be jitted."""
     image = jnp.zeros((1, image_size, image_size, 3))

@@ -51,17 +51,17 @@ def make_train_step(
     tx: optax.GradientTransformation,
     loss_fn: LossFn,
     augmentation: Augmentation,
-    seed: int,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The function (state, batch) -> (state, metrics) of one update.
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """The function (state, batch, seed) -> (state, metrics) of one update.
 
-    All randomness comes from fold_in(key(seed), stream) folded with the step. Padding rows have
+    All randomness comes from fold_in(key(seed), stream) folded with the step; the seed, uint32 [],
+    is an argument, so that runs of several seeds share one compiled program. Padding rows have
     no part in loss, statistics or metrics. Metrics are `loss` (mean over rows), `natural` (number
     of natural rows), and `correct` (of those, predicted right), float32 [].
     """
-    root = jax.random.fold_in(jax.random.key(seed), _STREAM)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
+        root = jax.random.fold_in(jax.random.key(seed), _STREAM)
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(root, state.step))
         label, kind = batch["label"], batch["kind"]
         image = augment(batch["image"], kind, augment_key, augmentation)

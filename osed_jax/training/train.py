@@ -17,7 +17,9 @@ from osed_jax import experiment, workdir
 from osed_jax.console import progress, say
 from osed_jax.data.sampling import Kind
 from osed_jax.errors import UserError
+from osed_jax.evaluation.classifier import load_classifier
 from osed_jax.evaluation.predict import predict
+from osed_jax.evaluation.subject import Subject
 from osed_jax.evaluation.summary import format_summary, summarise, write_predictions
 from osed_jax.experiment import Config, Data
 from osed_jax.training.checkpoint import Checkpoints
@@ -47,19 +49,18 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       config: as `config.check` returns it.
       directory: the work directory.
     """
-    # How generated images were made is told by their store; a run is not bound to it.
-    config = {name: part for name, part in config.items() if name not in ("generation", "adapt")}
+    report, config = config["report"], experiment.of_a_run(config)
     with workdir.claimed(directory, config):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")
             summary = workdir.read_json(directory / "summary.json")
         else:
-            summary = _train(config, directory)
+            summary = _train(config, directory, report)
         say(format_summary(summary))
         return summary
 
 
-def _train(config: Config, directory: Path) -> dict[str, Any]:
+def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str, Any]:
     mesh = make_mesh()
     check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
     check_batch_size("config.evaluate.batch_size", config["evaluate"]["batch_size"], mesh)
@@ -78,6 +79,12 @@ def _train(config: Config, directory: Path) -> dict[str, Any]:
     write_predictions(directory / "predictions.npz", logits, data.test.label)
     summary = summarise(config, data, logits, directory, state)
     workdir.write_json(directory / "summary.json", summary)
+    if report["enabled"]:
+        from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
+
+        classifier = load_classifier(directory, mesh)
+        subject = Subject(directory, config, summary, logits, data.test, classifier, data)
+        write_report(subject, report, mesh)
     return summary
 
 
@@ -93,7 +100,7 @@ def _say_data(facts: dict[str, Any]) -> None:
 class _Phase:
     """Epochs that share one compiled step: plain ones first, then those of the method."""
 
-    init: Callable[[], TrainState]
+    init: Callable[[jax.Array], TrainState]
     like: TrainState  # shapes, dtypes and shardings of its state
     train_step: Callable
 
@@ -104,6 +111,7 @@ class _Run:
     def __init__(self, config: Config, directory: Path, mesh: Mesh, data: Data):
         self._config, self._directory, self._mesh, self._data = config, directory, mesh, data
         self._num_epochs = config["train"]["num_epochs"]
+        self._seed = replicate(np.uint32(config["seed"]), mesh)
         self._routed_from = experiment.routed_from(config)
         self._feeder = experiment.make_feeder(config, data, mesh)
         self._steps_per_epoch = len(experiment.make_plan(config, data, 0))
@@ -160,13 +168,12 @@ class _Run:
             tx=tx,
             loss_fn=loss_fn,
             augmentation=experiment.make_augmentation(config, facts, noise=noise),
-            seed=config["seed"],
         )
 
-        def init() -> TrainState:
-            return create_state(model, tx, seed=config["seed"], image_size=facts["image_size"])
+        def init(seed: jax.Array) -> TrainState:
+            return create_state(model, tx, seed=seed, image_size=facts["image_size"])
 
-        like = abstract(jax.eval_shape(init), self._mesh)
+        like = abstract(jax.eval_shape(init, self._seed), self._mesh)
         return _Phase(init, like, jit_train_step(train_step, self._mesh))
 
     def _starting_point(self, saved: Checkpoints) -> tuple[TrainState, int]:
@@ -181,7 +188,7 @@ class _Run:
             state = fork_state(self._config, Path(source), self._data.facts, self._plain.like)
             say(f"starting from epoch {start} of {source}")
             return state, start
-        return replicate(jax.jit(self._plain.init)(), self._mesh), 0
+        return replicate(jax.jit(self._plain.init)(self._seed), self._mesh), 0
 
     def _train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
         phase = self._routed if epoch >= self._routed_from else self._plain
@@ -193,7 +200,7 @@ class _Run:
         label = f"epoch {epoch + 1}/{self._num_epochs}"
         with progress(total=num_images, unit="image", label=label) as bar:
             for batch, kind in zip(self._feeder.batches(plan), plan.kind):
-                state, metrics = phase.train_step(state, batch)
+                state, metrics = phase.train_step(state, batch, self._seed)
                 per_step.append(metrics)
                 if len(per_step) > _STEPS_AHEAD:
                     per_step[-1 - _STEPS_AHEAD]["loss"].block_until_ready()

@@ -1,0 +1,69 @@
+"""What distinguishes two methods on the same test images and seeds."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from osed_jax.evaluation.runs import Run, Variant
+from osed_jax.evaluation.statistics import (
+    McNemar,
+    Spread,
+    bootstrap_over_classes,
+    mcnemar,
+    over_seeds,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """The second of two variants less the first, over the seeds that both have.
+
+    Attributes:
+      first: name.
+      second: name.
+      seeds: that both have.
+      top1: difference in top-1, paired by seed.
+      balanced: mean difference in balanced accuracy.
+      over_classes: its 95 % interval when classes are drawn anew.
+      tests: McNemar's for each seed.
+    """
+
+    first: str
+    second: str
+    seeds: tuple[int, ...]
+    top1: Spread
+    balanced: float
+    over_classes: tuple[float, float]
+    tests: tuple[McNemar, ...]
+
+
+def all_pairs(variants: Sequence[Variant]) -> list[Pair]:
+    """Every pair of variants that share a seed."""
+    made = []
+    for first, second in itertools.combinations(variants, 2):
+        seeds = tuple(sorted(set(first.seeds) & set(second.seeds)))
+        if seeds:
+            made.append(_pair(first, second, seeds))
+    return made
+
+
+def _pair(first: Variant, second: Variant, seeds: tuple[int, ...]) -> Pair:
+    runs = [[run for run in v.runs if run.seed in seeds] for v in (first, second)]
+    top1 = [float(b.correct.mean() - a.correct.mean()) for a, b in zip(*runs)]
+    by_class = np.mean([_recall(b) - _recall(a) for a, b in zip(*runs)], axis=0)
+    return Pair(
+        first=first.name,
+        second=second.name,
+        seeds=seeds,
+        top1=over_seeds(top1),
+        balanced=float(by_class.mean()),
+        over_classes=bootstrap_over_classes(by_class),
+        tests=tuple(mcnemar(a.correct, b.correct) for a, b in zip(*runs)),
+    )
+
+
+def _recall(run: Run) -> np.ndarray:
+    """Accuracy of each class that has test images."""
+    return np.asarray([run.correct[run.label == c].mean() for c in np.unique(run.label)])

@@ -1,0 +1,127 @@
+"""The report of a run: what a person looks at, as figures and as one page."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from osed_jax import workdir
+from osed_jax.config import changed_fields, method_name
+from osed_jax.console import say
+from osed_jax.evaluation import report_images, report_numbers
+from osed_jax.evaluation.command import default_of, reproducing_command
+from osed_jax.evaluation.statistics import share_interval
+from osed_jax.evaluation.subject import Subject
+from osed_jax.reporting import page
+
+FOLDER, PAGE = "report", "report.html"
+
+
+def write_report(subject: Subject, settings: dict[str, Any], mesh: Mesh) -> Path:
+    """Writes `report/`, whole or not at all, and returns its page.
+
+    Args:
+      subject: what it is about.
+      settings: section `report` of the config.
+      mesh: devices for the features.
+    """
+    target = subject.directory / FOLDER
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=subject.directory))
+    try:
+        title = f"OSeD-JAX: {method_name(subject.config)}, seed {subject.config['seed']}"
+        sections = _sections(subject, settings, mesh, unfinished)
+        content = page.page(title, _headline(subject), sections)
+        workdir.write_atomically(unfinished / PAGE, content)
+        unfinished.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(unfinished, target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    say(f"the report is {target / PAGE}")
+    return target / PAGE
+
+
+def _sections(
+    subject: Subject, settings: dict[str, Any], mesh: Mesh, folder: Path
+) -> list[tuple[str, str]]:
+    sections = [
+        ("Learning", report_numbers.learning(subject, folder)),
+        ("Classes", report_numbers.classes(subject, folder)),
+        ("Groups of classes", report_numbers.groups(subject, folder)),
+        ("Confusion", report_numbers.confusion(subject, folder)),
+        ("Calibration", report_numbers.calibration(subject, folder)),
+        ("Mistakes", report_images.mistakes(subject, folder)),
+    ]
+    data = subject.data
+    if data is None:
+        missing = page.text("Not shown: the training images are not at hand.")
+        sections.append(("Training images", missing))
+    else:
+        count, points = settings["images_per_class"], settings["map_images"]
+        sections += [
+            ("A batch", report_images.batch(subject, data, mesh, folder)),
+            (
+                "Training images",
+                report_images.real_and_generated(subject, data, count, folder),
+            ),
+        ]
+        if points:
+            found = report_images.feature_map(subject, data, points, mesh, folder)
+            sections.append(("Features", found))
+    return [*sections, ("Config", _config(subject)), ("To repeat it", _command(subject))]
+
+
+def _headline(subject: Subject) -> str:
+    figures, facts = subject.figures, subject.facts
+    total, worst = figures["num_test_images"], figures["worst_class"]
+    low, high = share_interval(round(figures["top1"] * total), total)
+    counts = facts["class_counts"]
+    return page.facts(
+        [
+            ("top-1 accuracy", _percent(figures["top1"])),
+            ("balanced accuracy", _percent(figures["balanced_accuracy"])),
+            (f"worst class: {worst['name']}", _percent(worst["accuracy"])),
+            ("expected calibration error", _percent(figures["ece"])),
+        ]
+    ) + page.text(
+        f"{facts['dataset']}: {facts['num_train_images']:,} training images of {len(counts)} "
+        f"classes, {max(counts):,} of the most frequent and {min(counts):,} of the rarest; "
+        f"{total:,} test images. Checkpoint of epoch {subject.classifier.epoch}.",
+        f"The 95 % interval of top-1 over test images is {100 * low:.1f} to {100 * high:.1f} %. "
+        f"How much another seed would change needs more runs.",
+    )
+
+
+def _config(subject: Subject) -> str:
+    method = method_name(subject.config)
+    changed = changed_fields(default_of(method), subject.config)
+    rows = [(field, str(old), str(new)) for field, (old, new) in changed.items()]
+    head = ("field", f"default of {method}", "this run")
+    whole = page.details("all fields", page.code(json.dumps(subject.config, indent=2)))
+    return (
+        page.text("What differs from the method's default:")
+        + page.table(head, rows, texts=True)
+        + whole
+    )
+
+
+def _command(subject: Subject) -> str:
+    source = subject.config["init"]["fork_from"]
+    note = (
+        page.text(
+            f"Without the flag of config.init.fork_from ({source}) it trains in full, to the same "
+            f"numbers on the same devices."
+        )
+        if source
+        else ""
+    )
+    return page.code(reproducing_command(subject.config, subject.directory)) + note
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

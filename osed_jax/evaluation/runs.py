@@ -1,0 +1,172 @@
+"""Finished runs below a folder, put together where they differ in nothing but the seed."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osed_jax import workdir
+from osed_jax.config import changed_fields, differences
+from osed_jax.errors import UserError
+from osed_jax.experiment import Config
+
+_ORDER = ("erm", "ros", "drs", "open", "osed")
+# What runs must share to be compared at all.
+_DATA = ("dataset", "class_names", "class_counts", "subset_sha256", "num_test_images")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      directory: its work directory.
+      summary: content of its `summary.json`.
+      prediction: int [N] of the test images.
+      label: int [N].
+    """
+
+    directory: Path
+    summary: dict[str, Any]
+    prediction: np.ndarray
+    label: np.ndarray
+
+    @property
+    def seed(self) -> int:
+        """Of weights, plans and augmentation."""
+        return self.summary["seed"]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Bool [N]: which test images it gets right."""
+        return self.prediction == self.label
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Runs of one config, by seed.
+
+    Attributes:
+      name: of the method; with the fields in which it differs where a method has several.
+      runs: one for each seed, ascending.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of its runs."""
+        return tuple(run.seed for run in self.runs)
+
+    def values(self, *keys: str) -> list[float]:
+        """A figure of `summary.json`, by its keys, for every seed; without absent ones."""
+        found = []
+        for run in self.runs:
+            value: Any = run.summary
+            for key in keys:
+                value = value.get(key) if value is not None else None
+            if value is not None:
+                found.append(float(value))
+        return found
+
+
+def find_runs(directory: Path) -> list[Run]:
+    """All finished runs below a folder.
+
+    Raises:
+      UserError: where there is none, or they are of different data.
+    """
+    if not directory.is_dir():
+        raise UserError(f"there is no folder {directory}; give one with work directories below it")
+    found = sorted(directory.rglob("summary.json"))
+    if not found:
+        raise UserError(f"there is no finished run (summary.json) below {directory}; train one")
+    runs = [_read(path.parent) for path in found]
+    for run in runs[1:]:
+        _check_same_data(runs[0], run)
+    return runs
+
+
+def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
+    """Runs by config, in the order of the methods; and what is to be said about it.
+
+    Runs that differ in anything but the seed (and the run they were forked from) are never put
+    together: each config is a variant of its own, named by the fields in which it differs.
+
+    Raises:
+      UserError: where a config has two runs with the same seed.
+    """
+    by_config: dict[str, list[Run]] = {}
+    for run in runs:
+        by_config.setdefault(json.dumps(_without_seed(run.summary["config"])), []).append(run)
+    by_method: dict[str, list[list[Run]]] = {}
+    for members in by_config.values():
+        by_method.setdefault(members[0].summary["method"], []).append(members)
+    made, notes = [], []
+    for method in sorted(by_method, key=_ORDER.index):
+        named = list(_named(method, by_method[method]))
+        if len(named) > 1:
+            notes.append(
+                f"{method}: {len(named)} configs are kept apart, as they differ in more than the "
+                f"seed: {'; '.join(name for name, _ in named)}"
+            )
+        made += [Variant(name, _by_seed(members)) for name, members in named]
+    return made, notes
+
+
+def _read(directory: Path) -> Run:
+    summary = workdir.read_json(directory / "summary.json")
+    path = directory / "predictions.npz"
+    try:
+        with np.load(path) as file:
+            return Run(directory, summary, file["logits"].argmax(axis=1), file["label"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}), so this run cannot be compared; remove its "
+            f"summary.json and train it again, which only evaluates its last checkpoint"
+        ) from error
+
+
+def _check_same_data(first: Run, other: Run) -> None:
+    facts = [{key: run.summary[key] for key in _DATA} for run in (first, other)]
+    changed = differences(*facts)
+    if not changed and not np.array_equal(first.label, other.label):
+        changed = ["the labels of the test images"]
+    if changed:
+        raise UserError(
+            f"{first.directory} and {other.directory} are of different data "
+            f"({'; '.join(changed)}); compare them apart, each in a folder of its own"
+        )
+
+
+def _without_seed(config: Config) -> Config:
+    init = {**config["init"], "fork_from": bool(config["init"]["fork_from"])}
+    # A fork and a run in full are the same to the last bit; paths differ with the seed.
+    del init["fork_from"]
+    return {**config, "seed": None, "init": init}
+
+
+def _named(method: str, configs: Sequence[list[Run]]) -> Iterator[tuple[str, list[Run]]]:
+    """Each config's name: the method, and the fields in which configs of it differ."""
+    plain = [_without_seed(members[0].summary["config"]) for members in configs]
+    fields = {field for other in plain[1:] for field in changed_fields(plain[0], other)}
+    for config, members in zip(plain, configs):
+        values = changed_fields({}, config)
+        said = [f"{f.rpartition('.')[2]}={values[f][1]}" for f in sorted(fields) if f in values]
+        yield (f"{method} ({', '.join(said)})" if said else method), members
+
+
+def _by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
+    by_seed: dict[int, Run] = {}
+    for run in members:
+        if run.seed in by_seed:
+            raise UserError(
+                f"{by_seed[run.seed].directory} and {run.directory} are the same run (config and "
+                f"seed {run.seed}); keep one of them below the folder that is compared"
+            )
+        by_seed[run.seed] = run
+    return tuple(by_seed[seed] for seed in sorted(by_seed))

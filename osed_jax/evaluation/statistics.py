@@ -1,0 +1,80 @@
+"""Intervals and tests for accuracies: of one test set, over seeds, between two methods."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95  # of all intervals
+_RESAMPLES = 10_000
+
+
+class Spread(NamedTuple):
+    """Mean, standard deviation and 95 % interval of a figure over seeds; None for one seed."""
+
+    mean: float
+    sd: float | None
+    interval: tuple[float, float] | None
+
+
+class McNemar(NamedTuple):
+    """How two nets differ on the same images: right by one alone, and the exact p-value."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def over_seeds(values: Sequence[float]) -> Spread:
+    """Student's t interval of the mean; of one value there is only the mean."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Spread(mean, None, None)
+    sd = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
+    return Spread(mean, sd, (mean - half, mean + half))
+
+
+def share_interval(hits: int, total: int) -> tuple[float, float]:
+    """Wilson's interval of hits / total: what other test images of the same kind might give."""
+    between = stats.binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
+    return float(between.low), float(between.high)
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
+    """McNemar's exact test (1947) of two nets on the same images.
+
+    Args:
+      first: bool [N], where the first is right.
+      second: bool [N], where the second is right.
+    """
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    differ = only_first + only_second
+    p_value = stats.binomtest(only_first, differ).pvalue if differ else 1.0
+    return McNemar(only_first, only_second, float(p_value))
+
+
+def bootstrap_over_classes(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of a mean difference when classes are drawn anew.
+
+    Says whether a difference in balanced accuracy rests on a few classes.
+
+    Args:
+      differences: float [K], of the accuracy of each class.
+      seed: of the 10,000 resamples.
+    """
+    if len(differences) < 2 or np.ptp(differences) == 0:
+        mean = float(np.mean(differences))
+        return mean, mean
+    found = stats.bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)

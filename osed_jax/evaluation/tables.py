@@ -1,0 +1,136 @@
+"""A comparison as tables: Markdown, LaTeX, CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from osed_jax.evaluation.pairs import Pair
+from osed_jax.evaluation.runs import Variant
+from osed_jax.evaluation.statistics import Spread, over_seeds
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def overall(variants: Sequence[Variant]) -> Table:
+    """A row for each variant; accuracies in %, mean ± sd over seeds, 95 % interval of top-1."""
+    groups = group_names(variants)
+    head = ["method", "seeds", "top-1", "95 % interval", "balanced", *groups, "worst class", "ECE"]
+    rows = []
+    for variant in variants:
+        top1 = over_seeds(variant.values("top1"))
+        rows.append(
+            [
+                variant.name,
+                str(len(variant.runs)),
+                written(top1),
+                interval(top1.interval),
+                _figure(variant, "balanced_accuracy"),
+                *(_figure(variant, "groups", name, "accuracy") for name in groups),
+                _figure(variant, "worst_class", "accuracy"),
+                _figure(variant, "ece"),
+            ]
+        )
+    return head, rows
+
+
+def paired(pairs: Sequence[Pair]) -> Table:
+    """A row for each pair; differences in percentage points."""
+    head = [
+        "pair",
+        "seeds",
+        "top-1",
+        "95 % interval",
+        "balanced",
+        "95 % over classes",
+        "McNemar p by seed",
+    ]
+    rows = [
+        [
+            f"{pair.second} vs {pair.first}",
+            str(len(pair.seeds)),
+            written(pair.top1, sign=True),
+            interval(pair.top1.interval, sign=True),
+            f"{100 * pair.balanced:+.2f}",
+            interval(pair.over_classes, sign=True),
+            ", ".join(p_value(test.p_value) for test in pair.tests),
+        ]
+        for pair in pairs
+    ]
+    return head, rows
+
+
+def group_names(variants: Sequence[Variant]) -> list[str]:
+    """Names of the groups that have classes, in their order."""
+    named = (name for v in variants for run in v.runs for name in run.summary["groups"])
+    return list(dict.fromkeys(named))
+
+
+def written(spread: Spread, *, sign: bool = False) -> str:
+    """Mean ± standard deviation, in %."""
+    mean = f"{100 * spread.mean:{'+' if sign else ''}.2f}"
+    return mean if spread.sd is None else f"{mean} ± {100 * spread.sd:.2f}"
+
+
+def interval(between: tuple[float, float] | None, *, sign: bool = False) -> str:
+    """An interval, in %; a dash where there is none."""
+    form = "+.2f" if sign else ".2f"
+    return "—" if between is None else f"{100 * between[0]:{form}} to {100 * between[1]:{form}}"
+
+
+def p_value(value: float) -> str:
+    """Two figures; small ones as a bound."""
+    return "<0.001" if value < 0.001 else f"{value:.2g}"
+
+
+def markdown(table: Table) -> str:
+    """The first column to the left, the others to the right, all columns aligned."""
+    head, rows = table
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    lines = [head, rule, *rows]
+    return "\n".join(
+        "| "
+        + " | ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths))
+        )
+        + " |"
+        for line in lines
+    )
+
+
+def latex(table: Table) -> str:
+    """A `tabular` for the package booktabs."""
+    head, rows = table
+    lines = [" & ".join(map(_escaped, row)) + r" \\" for row in (head, *rows)]
+    columns = "l" + "r" * (len(head) - 1)
+    body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
+    return "\n".join([*body, r"\bottomrule", r"\end{tabular}"])
+
+
+def as_csv(table: Table) -> str:
+    """Comma-separated, cells as in the other forms."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([table[0], *table[1]])
+    return out.getvalue()
+
+
+def _figure(variant: Variant, *keys: str) -> str:
+    values = variant.values(*keys)
+    return written(over_seeds(values)) if values else "—"
+
+
+def _escaped(cell: str) -> str:
+    for plain, escaped in (
+        ("\\", r"\textbackslash "),
+        ("&", r"\&"),
+        ("%", r"\%"),
+        ("_", r"\_"),
+        ("#", r"\#"),
+        ("±", r"$\pm$"),
+        ("—", "--"),
+        ("<", "$<$"),
+    ):
+        cell = cell.replace(plain, escaped)
+    return cell

@@ -1,0 +1,1 @@
+"""Figures and pages: what a person looks at. Knows arrays and names, no config and no run."""

@@ -1,0 +1,141 @@
+"""Runs put together by config, and the tables that come of it, from hand-made runs."""
+
+import copy
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from configs import default
+from osed_jax import experiment
+from osed_jax.config import check
+from osed_jax.errors import UserError
+from osed_jax.evaluation.compare import compare
+from osed_jax.evaluation.metrics import classification_report
+from osed_jax.evaluation.pairs import all_pairs
+from osed_jax.evaluation.runs import find_runs, variants
+
+NAMES = ["cat", "sea_lion", "dog"]
+LABEL = np.repeat(np.arange(3), 20)
+GROUPS = {"many": [0], "few": [1, 2], "medium": []}
+
+
+def write_run(folder, method, seed, wrong, *, label=LABEL, facts=(), **changes):
+    """A finished run that takes the first `wrong` images of each class for the next class."""
+    config = experiment.of_a_run(check(default.get_config(method)))
+    config["seed"] = seed
+    for field, value in changes.items():
+        section, name = field.split("__")
+        config[section][name] = value
+    prediction = np.where(np.arange(len(label)) % 20 < wrong, (label + 1) % 3, label)
+    logits = 3.0 * np.eye(3, dtype=np.float32)[prediction]
+    summary = {
+        "method": method,
+        "seed": seed,
+        **classification_report(logits, label, class_names=NAMES, groups=GROUPS),
+        "dataset": "folder",
+        "class_names": NAMES,
+        "class_counts": [50, 20, 5],
+        "num_train_images": 75,
+        "subset_sha256": "0" * 64,
+        "config": config,
+        **dict(facts),
+    }
+    folder.mkdir(parents=True)
+    np.savez(folder / "predictions.npz", logits=logits, label=label)
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def three_methods(tmp_path):
+    for seed, wrong in ((0, 6), (1, 5), (2, 4)):
+        write_run(tmp_path / f"erm{seed}", "erm", seed, wrong, train__batch_size=128)
+        write_run(tmp_path / f"open{seed}", "open", seed, wrong - 2, init__fork_from=f"erm{seed}")
+    write_run(tmp_path / "osed0", "osed", 0, 3)
+    return tmp_path
+
+
+def cells(path):
+    with open(path, newline="") as file:
+        head, *rows = csv.reader(file)
+    return [dict(zip(head, row)) for row in rows]
+
+
+def test_means_over_seeds_and_paired_differences(three_methods):
+    compare(three_methods)
+    folder = three_methods / "comparison"
+    erm, open_, osed = cells(folder / "methods.csv")
+    assert [r["method"] for r in (erm, open_, osed)] == ["erm", "open", "osed"]
+    assert erm["top-1"] == "75.00 ± 5.00" and erm["seeds"] == "3"
+    assert erm["95 % interval"] == "62.58 to 87.42", "75 ± 4.302653 * 5 / sqrt(3)"
+    assert open_["top-1"] == "85.00 ± 5.00" and open_["few"] == "85.00 ± 5.00"
+    assert osed["top-1"] == "85.00" and osed["95 % interval"] == "—" and "medium" not in osed
+
+    pairs = {row["pair"]: row for row in cells(folder / "pairs.csv")}
+    first = pairs["open vs erm"]
+    assert first["top-1"] == "+10.00 ± 0.00" and first["balanced"] == "+10.00"
+    assert first["95 % over classes"] == "+10.00 to +10.00"
+    assert first["McNemar p by seed"] == ", ".join(["0.031"] * 3), "6 images, all one way: 2 / 64"
+    assert pairs["osed vs erm"]["seeds"] == "1" and pairs["osed vs open"]["top-1"] == "+5.00"
+    assert pairs["osed vs open"]["McNemar p by seed"] == "0.25"
+
+    latex = (folder / "methods.tex").read_text()
+    assert r"75.00 $\pm$ 5.00" in latex and r"95 \% interval" in latex and r"\midrule" in latex
+    assert "| open vs erm " in (folder / "pairs.md").read_text()
+    page = (folder / "comparison.html").read_text()
+    assert page.count("data:image/png") == 2 and "http" not in page
+    assert "Wilson" in page, "one method has one seed"
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(three_methods, capsys):
+    write_run(three_methods / "aux", "open", 1, 0, oversampling__noise_road="aux")
+    compare(three_methods)
+    rows = {row["method"]: row["seeds"] for row in cells(three_methods / "comparison/methods.csv")}
+    assert rows == {
+        "erm": "3",
+        "open (noise_road=dar)": "3",
+        "open (noise_road=aux)": "1",
+        "osed": "1",
+    }
+    assert "open: 2 configs are kept apart, as they differ in more than" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("again", "message"),
+    [
+        ({"method": "erm", "seed": 1, "wrong": 5}, "are the same run .*seed 1.*keep one"),
+        (
+            {"method": "erm", "seed": 9, "wrong": 1, "facts": {"subset_sha256": "1" * 64}},
+            "of different data .subset_sha256: .*compare them apart",
+        ),
+        (
+            {"method": "erm", "seed": 9, "wrong": 1, "label": LABEL[::-1]},
+            "of different data .the labels of the test images",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(three_methods, again, message):
+    write_run(three_methods / "again", **again)
+    with pytest.raises(UserError, match=message):
+        compare(three_methods)
+    assert not (three_methods / "comparison").exists()
+
+
+def test_a_run_without_predictions_is_named(three_methods):
+    (three_methods / "osed0" / "predictions.npz").unlink()
+    with pytest.raises(UserError, match=r"osed0/predictions.npz cannot .*train it again"):
+        compare(three_methods)
+
+
+def test_a_second_comparison_does_not_take_the_first_for_a_run(three_methods):
+    assert len(compare(three_methods)) == len(compare(three_methods)) == 7
+
+
+def test_pairs_are_matched_by_seed(three_methods):
+    """The same figures at other seeds: no pair may be made of different seeds."""
+    run = find_runs(three_methods)
+    rows, _ = variants([copy.copy(r) for r in run if r.directory.name != "erm0"])
+    pair = next(p for p in all_pairs(rows) if (p.first, p.second) == ("erm", "open"))
+    assert pair.seeds == (1, 2) and pair.top1.mean == pytest.approx(0.1)
+    assert not [p for p in all_pairs(rows) if {p.first, p.second} == {"erm", "osed"}]

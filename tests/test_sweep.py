@@ -1,0 +1,95 @@
+"""The sweep: what it plans, and the real command, killed and started again."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+
+from configs import digits
+from osed_jax import workdir
+from osed_jax.config import check
+from osed_jax.errors import UserError
+from osed_jax.training.sweep import planned
+from tests.command_line import SMALL, command, environment, run_well
+from tests.conftest import ROOT
+
+FLAGS = (
+    "--config=configs/digits.py",
+    "--mode=sweep",
+    *SMALL,
+    "--config.sweep.seeds=0,1",
+    "--config.sweep.methods=open,drs",
+)
+
+
+def plan(tmp_path, **changes):
+    config = digits.get_config()
+    config.oversampling.generated_dir = str(tmp_path)
+    config.sweep.update({"seeds": (3, 5), **changes})
+    return planned(check(config), tmp_path)
+
+
+def test_every_method_with_every_seed_forked_from_erm(tmp_path):
+    runs = plan(tmp_path, methods="osed,ros,drs,erm")
+    names = [str(path.relative_to(tmp_path)) for path, _ in runs]
+    assert names == [f"{m}/seed_{s}" for s in (3, 5) for m in ("erm", "osed", "ros", "drs")]
+    by_name = {name: config for name, (_, config) in zip(names, runs)}
+    modes = {name.split("/")[0]: c["oversampling"]["mode"] for name, c in by_name.items()}
+    assert modes == {"erm": "none", "osed": "diffusion", "ros": "resample", "drs": "resample"}
+    assert by_name["osed/seed_5"]["init"]["fork_from"] == str(tmp_path / "erm" / "seed_5")
+    assert by_name["osed/seed_5"]["seed"] == 5
+    assert by_name["drs/seed_3"]["oversampling"]["start_epoch"] == 48
+    for alone in ("erm/seed_3", "ros/seed_3"):
+        assert by_name[alone]["init"]["fork_from"] == ""
+    assert by_name["ros/seed_3"]["oversampling"]["start_epoch"] == 0
+
+
+def test_erm_is_trained_where_a_deferred_method_needs_it(tmp_path):
+    assert [p.parent.name for p, _ in plan(tmp_path, methods="open", seeds=(0,))] == ["erm", "open"]
+    assert [p.parent.name for p, _ in plan(tmp_path, methods="ros", seeds=(0,))] == ["ros"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": "erm,oped"}, "sweep.methods is 'erm,oped'; it must be different ones of erm"),
+        ({"methods": "erm,erm"}, "different ones"),
+        ({"seeds": ()}, "sweep.seeds is .*at least one"),
+        ({"seeds": (1, 1)}, "different whole numbers"),
+    ],
+)
+def test_wrong_sweeps_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, **changes)
+
+
+def test_missing_images_are_noticed_before_anything_is_trained(tmp_path):
+    config = digits.get_config()
+    config.oversampling.generated_dir = ""
+    with pytest.raises(UserError, match="generated_dir is empty"):
+        planned(check(config), tmp_path)
+    config.oversampling.start_epoch = 0
+    with pytest.raises(UserError, match="drs would be ros"):
+        planned(check(config), tmp_path)
+
+
+def test_a_killed_sweep_goes_on_skips_what_is_done_and_compares(tmp_path):
+    arguments = (*FLAGS, f"--workdir={tmp_path / 'all'}")
+    process = subprocess.Popen(
+        command(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL
+    )
+    done = tmp_path / "all" / "open" / "seed_0" / "summary.json"
+    while process.poll() is None and not done.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")}
+    assert len(before) == 2, "ERM and OPeN of the first seed"
+    printed = run_well(*arguments)
+    assert "run 6 of 6" in printed and printed.count("is finished already") == 2
+    assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
+    assert "| open vs erm " in printed and "| drs " in printed
+    assert (tmp_path / "all" / "comparison" / "comparison.html").is_file()
+    summary = workdir.read_json(tmp_path / "all" / "open" / "seed_1" / "summary.json")
+    assert summary["forked_from"] == str(tmp_path / "all" / "erm" / "seed_1")
