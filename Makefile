@@ -1,4 +1,4 @@
-# make demo: train four methods on handwritten digits and print one table.
+# make demo: train four methods on handwritten digits, three seeds each, and compare them.
 # make test: lint, types and tests. Both make their own environment in .venv/ first.
 
 PYTHON ?= python3.11
@@ -8,15 +8,8 @@ RUN := $(BIN)/python main.py
 .PHONY: demo test format lock clean
 
 demo: .venv/demo
-	$(RUN) --config=configs/digits.py:erm --workdir=runs/demo/erm
-	$(RUN) --config=configs/digits.py:drs --workdir=runs/demo/drs \
-	    --config.init.fork_from=runs/demo/erm
-	$(RUN) --config=configs/digits.py:open --workdir=runs/demo/open \
-	    --config.init.fork_from=runs/demo/erm
-	$(RUN) --config=configs/digits.py:osed --workdir=runs/demo/osed \
-	    --config.init.fork_from=runs/demo/erm \
+	$(RUN) --mode=sweep --config=configs/digits.py --workdir=runs/demo \
 	    --config.oversampling.generated_dir=demo/generated
-	$(RUN) --mode=compare --workdir=runs/demo
 
 test: .venv/test
 	$(BIN)/ruff format --check .

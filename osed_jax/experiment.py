@@ -25,6 +25,7 @@ from osed_jax.models.resnet import ResNet
 from osed_jax.models.wide_resnet import WideResNet
 from osed_jax.training import optimizer
 from osed_jax.training.mesh import split
+from osed_jax.training.step import LossFn, cross_entropy
 
 Config = dict[str, Any]
 
@@ -213,6 +214,15 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
         optimizer.learning_rate_fn(learning_rates(config), steps_per_epoch),
         momentum=settings["momentum"],
         weight_decay=settings["weight_decay"],
+    )
+
+
+def make_loss(config: Config, facts: dict[str, Any]) -> LossFn:
+    """Cross-entropy with the configured smoothing and, for balanced softmax, class prior."""
+    counts = jnp.asarray(facts["class_counts"], jnp.float32)
+    return cross_entropy(
+        label_smoothing=config["loss"]["label_smoothing"],
+        log_prior=jnp.log(counts) if config["loss"]["balanced_softmax"] else None,
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from osed_jax import experiment, workdir
@@ -20,7 +19,6 @@ from osed_jax.evaluation.gradients import KIND_NAMES, LayerGradient, measure
 from osed_jax.experiment import Config, Data
 from osed_jax.reporting import gradients as report
 from osed_jax.training.mesh import check_batch_size, make_mesh
-from osed_jax.training.step import LossFn, cross_entropy
 
 _REPLACED = 0.5  # of the rows: as many natural ones as others, so that no kind is measured worse
 
@@ -56,7 +54,7 @@ def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
         experiment.make_feeder(config, data, mesh).batches(plan),
         num_batches=len(plan),
         image_size=facts["image_size"],
-        loss_fn=_loss_fn(config, facts),
+        loss_fn=experiment.make_loss(config, facts),
         augmentation=experiment.make_augmentation(config, facts, noise=True),
         seed=config["seed"],
         mesh=mesh,
@@ -137,14 +135,6 @@ def _check_same_data(found: dict[str, Any], trained_on: dict[str, Any], director
             f"{directory} was trained on other images ({'; '.join(changed)}); give "
             f"config.dataset as it was in training, see {directory / 'config.json'}"
         )
-
-
-def _loss_fn(config: Config, facts: dict[str, Any]) -> LossFn:
-    counts = jnp.asarray(facts["class_counts"], jnp.float32)
-    return cross_entropy(
-        label_smoothing=config["loss"]["label_smoothing"],
-        log_prior=jnp.log(counts) if config["loss"]["balanced_softmax"] else None,
-    )
 
 
 def _write(folder: Path, rows: list[LayerGradient], plan: Plan, data: Data, epoch: int) -> None:

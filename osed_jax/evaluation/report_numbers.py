@@ -58,7 +58,8 @@ def groups(subject: Subject, folder: Path) -> str:
         between = share_interval(int(np.diag(matrix)[members].sum()), total) if total else None
         sizes = [subject.facts["class_counts"][c] for c in members]
         plural = "class" if len(members) == 1 else "classes"
-        what = f"{len(members)} {plural}, {min(sizes):,} to {max(sizes):,} images"
+        smallest = f"{min(sizes):,} to " if min(sizes) < max(sizes) else ""
+        what = f"{len(members)} {plural}, {smallest}{max(sizes):,} images"
         lines.append((name, what, group["accuracy"], between))
     lines += [(name, "no class", None, None) for name in figures["absent_groups"]]
     path = folder / "groups.png"

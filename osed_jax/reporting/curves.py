@@ -60,7 +60,7 @@ def draw_learning_curves(
                 color=VERMILLION,
                 marker="s",
                 markersize=4,
-                label="test" if once else None,
+                label="test" if once and tested else None,
             )
         loss.set_title("Loss of training, rows of all kinds")
         loss.set_ylabel("cross-entropy (nats)")
@@ -180,7 +180,7 @@ def draw_groups(
                 color="white" if inside else BLACK,
             )
         ax.set_yticks(range(len(groups)), [f"{name}\n{what}" for name, what, _, _ in groups])
-        ax.invert_yaxis()
+        ax.set_ylim(len(groups) - 0.5, -0.5)
         ax.set_xlim(0, 1.01)
         percent_axis(ax, axis="x")
         ax.grid(visible=False, axis="y")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ _GAP = 0.12  # between images, of their side
 def draw_mistakes(path: Path, images: np.ndarray, captions: Sequence[str]) -> None:
     """Images uint8 [N, H, W, 3] with a caption of a few lines each; N may be 0."""
     columns = 4
-    rows = max(-(-len(images) // columns), 1)
+    rows = -(-len(images) // columns)
     with figure(WIDTH, 0.5 + 2.1 * rows, path) as drawn:
         drawn.suptitle(
             "Most confident mistakes" if len(images) else "There is no mistake",
@@ -23,7 +24,7 @@ def draw_mistakes(path: Path, images: np.ndarray, captions: Sequence[str]) -> No
             weight="bold",
             size=11,
         )
-        axes = drawn.subplots(rows, columns, squeeze=False).ravel()
+        axes: Any = drawn.subplots(rows, columns, squeeze=False).ravel() if rows else ()
         for ax in axes:
             ax.set_axis_off()
         for ax, image, caption in zip(axes, images, captions):

@@ -69,7 +69,7 @@ def name_classes(ax: Axes, class_names: tuple[str, ...] | list[str], *, axis: st
     if axis == "y":
         ax.set_yticks(ticks, labels, fontsize=size)
         return
-    turned = count > 12 or max(map(len, labels)) > 5
+    turned = count > 12 or sum(map(len, labels)) + 2 * count > 60
     ax.set_xticks(ticks, labels, fontsize=size, rotation=90 if turned else 0)
 
 

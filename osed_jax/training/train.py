@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
@@ -34,7 +33,7 @@ from osed_jax.training.mesh import (
     split,
 )
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
-from osed_jax.training.step import cross_entropy, make_eval_step, make_train_step
+from osed_jax.training.step import make_eval_step, make_train_step
 
 _STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
 
@@ -157,16 +156,11 @@ class _Run:
         config, facts = self._config, self._data.facts
         model = experiment.make_model(config, len(facts["class_names"]), routed=routed)
         tx = experiment.make_optimizer(config, self._steps_per_epoch)
-        counts = jnp.asarray(facts["class_counts"], jnp.float32)
-        loss_fn = cross_entropy(
-            label_smoothing=config["loss"]["label_smoothing"],
-            log_prior=jnp.log(counts) if config["loss"]["balanced_softmax"] else None,
-        )
         noise = routed and experiment.has_noise(config)
         train_step = make_train_step(
             model=model,
             tx=tx,
-            loss_fn=loss_fn,
+            loss_fn=experiment.make_loss(config, facts),
             augmentation=experiment.make_augmentation(config, facts, noise=noise),
         )
 
