@@ -10,10 +10,20 @@ from PIL import Image
 
 from osed_jax.data.generated import load_generated
 from osed_jax.errors import UserError
+from osed_jax.generation.fill import arranged
 from osed_jax.generation.records import encode, read_lines
 from osed_jax.generation.store import filling
 from osed_jax.generation.verify import problems
-from tests.cheap_store import CLASSES, SETTINGS, WANTED, draw, fill_cheaply, image, tree
+from tests.cheap_store import (
+    CLASSES,
+    SETTINGS,
+    WANTED,
+    draw,
+    draw_by_row,
+    fill_cheaply,
+    image,
+    tree,
+)
 from tests.command_line import environment
 from tests.conftest import ROOT
 
@@ -41,12 +51,26 @@ def load(folder, classes=CLASSES):
     )
 
 
-def test_a_store_killed_many_times_equals_one_left_alone(store, tmp_path):
+def test_a_store_killed_many_times_equals_one_left_alone(tmp_path):
+    store = tmp_path / "store"
+    fill_cheaply(store, draw=draw_by_row)
     killed = process(tmp_path / "killed", kills=40)
     errors = killed.communicate()[1]
     assert killed.returncode == 0, errors
     assert tree(tmp_path / "killed") == tree(store)
     assert tree(tmp_path / "killed.full_size") == tree(tmp_path / "store.full_size")
+
+
+def test_batches_keep_rows_and_the_order_of_each_class():
+    names = [(0, i) for i in (2, 3, 7, 9)] + [(1, i) for i in range(5)]
+    batches = list(arranged(names, lambda name: 3 * name[0] + name[1], 4))
+    for batch in batches:
+        assert all(row == (3 * label + index) % 4 for row, (label, index) in batch.items())
+    drawn = [name for batch in batches for name in batch.values()]
+    assert sorted(drawn) == names
+    assert [n for n in drawn if n[0] == 0] == names[:4] and [n for n in drawn if n[0]] == names[4:]
+    straight = list(arranged([(0, i) for i in range(9)], lambda name: name[1], 4))
+    assert [len(batch) for batch in straight] == [4, 4, 1], "an undisturbed run wastes no row"
 
 
 def test_two_processes_side_by_side(tmp_path):
@@ -173,15 +197,16 @@ def test_generating_again_repairs_what_verify_named(store, tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_a_full_disk_is_told_and_loses_nothing(store, tmp_path):
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
     """A limit of the file size stands for the disk: it also stops in the middle of a write."""
     limited = ("bash", "-c", 'ulimit -f 2; exec "$@"', "limited")  # 2 KiB
     full = process(tmp_path / "full", prefix=limited)
     errors = full.communicate()[1]
     assert full.returncode and "UserError: cannot write to the store" in errors
     assert "No space left on device; free space" in errors
-    fill_cheaply(tmp_path / "full")
-    assert tree(tmp_path / "full") == tree(store)
+    for folder in ("full", "store"):
+        fill_cheaply(tmp_path / folder, draw=draw_by_row)
+    assert tree(tmp_path / "full") == tree(tmp_path / "store")
 
 
 def test_training_reads_a_store_and_refuses_that_of_other_classes(store):

@@ -1,8 +1,8 @@
 """The loop that fills a store: draw, judge, write, replace what was rejected."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,8 @@ def fill(
 
     Args:
       store: opened by `filling`.
-      draw: makes the images of up to batch_size (label, index); each must follow from these two.
+      draw: makes the images of batch_size (label, index); each must follow from these two, and
+        from its row in the batch.
       describe: the fields of a record that are known beforehand, from label and index.
       filters: judge the images; they are told of those that the store has already.
       batch_size: images.
@@ -55,15 +56,36 @@ def fill(
     started, drawn = time.monotonic(), 0
     with progress(total=sum(store.missing()), unit="image", label="generating") as bar:
         while names := store.next_names(max_attempts):
-            for first in range(0, len(names), batch_size):
-                batch = names[first : first + batch_size]
-                bar.update(_add(store, batch, draw(batch), describe, filters))
+            for batch in arranged(names, store.position, batch_size):
+                bar.update(_add(store, batch, _draw(batch, draw, batch_size), describe, filters))
                 drawn += len(batch)
     seconds = time.monotonic() - started
     if drawn:
         say(f"drew {drawn:,} images in {seconds:,.0f} s, {drawn / seconds:,.2f} images/s")
     _check_full(store, max_attempts)
     return drawn
+
+
+def arranged(
+    names: Sequence[Name], position: Callable[[Name], int], batch_size: int
+) -> Iterator[dict[int, Name]]:
+    """Batches, row -> (label, index), in which an image always has the row position % batch_size.
+
+    Programs round differently in different rows of a batch, so an image that is drawn again, or
+    after an interruption, must have the row it would have had. Each class keeps its order, in which
+    duplicates are told from originals.
+    """
+    waiting: dict[int, deque[Name]] = {}
+    for name in names:
+        waiting.setdefault(name[0], deque()).append(name)
+    while waiting:
+        batch: dict[int, Name] = {}
+        for label, queue in list(waiting.items()):
+            while queue and (row := position(queue[0]) % batch_size) not in batch:
+                batch[row] = queue.popleft()
+            if not queue:
+                del waiting[label]
+        yield batch
 
 
 def rates(class_names: Sequence[str], records: Sequence[Record]) -> list[str]:
@@ -83,19 +105,31 @@ def rates(class_names: Sequence[str], records: Sequence[Record]) -> list[str]:
     return lines
 
 
+def _draw(
+    batch: Mapping[int, Name], draw: Callable[[Sequence[Name]], Drawn], batch_size: int
+) -> Drawn:
+    """The images of a batch, in its order; rows that it leaves free repeat one of its images."""
+    anything = next(iter(batch.values()))
+    drawn = draw([batch.get(row, anything) for row in range(batch_size)])
+    rows = list(batch)
+    image, *others = (None if part is None else part[rows] for part in drawn)
+    assert image is not None
+    return Drawn(image, *others)
+
+
 def _add(
     store: Store,
-    names: Sequence[Name],
+    batch: Mapping[int, Name],
     drawn: Drawn,
     describe: Callable[[int, int], Record],
     filters: Filters,
 ) -> int:
     """Judges and writes a batch; returns how many images were kept."""
     files = [encode(image) for image in drawn.image]
-    labels = np.asarray([label for label, _ in names])
+    labels = np.asarray([label for label, _ in batch.values()])
     scores = filters.score(drawn.image, labels, drawn.safety_margin)
     kept = 0
-    for i, (label, index) in enumerate(names):
+    for i, (label, index) in enumerate(batch.values()):
         record: Record = {
             "file_name": file_name(store.class_names[label], index),
             "class": store.class_names[label],

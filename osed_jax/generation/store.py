@@ -77,6 +77,12 @@ class Store:
         lacks = np.minimum((wanted - first + step - 1) // step - own, wanted - kept)
         return np.maximum(lacks, 0).tolist()
 
+    def position(self, name: Name) -> int:
+        """Where an image stands in the order in which an undisturbed process makes its share."""
+        (label, index), (first, step) = name, self.share
+        before = sum((wanted - first + step - 1) // step for wanted in self.wanted[:label])
+        return before + (index - first) // step
+
     def next_names(self, max_attempts: float) -> list[Name]:
         """The images to make next: as many of each class as are missing, lowest index first.
 
