@@ -2,11 +2,11 @@
 
 Run by hand, from the repository's root; the model is the miniature that `--mode=adapt` makes:
 
-    python -m tests.kill_generation WHOLE KILLED 20 30
+    python -m tests.kill_generation WHOLE KILLED 20 14 24
 
 WHOLE is a store that was never interrupted (made first where it is missing), KILLED is made with
-20 kills (SIGKILL), each within 30 seconds of a start, at moments drawn from the seed 0, and is
-then left to finish.
+20 kills (SIGKILL), each 14 to 24 seconds after a start (when it draws, here), at moments
+drawn from the seed 0, and is then left to finish.
 """
 
 import random
@@ -19,10 +19,12 @@ from tests.cheap_store import tree
 from tests.command_line import command
 from tests.conftest import ROOT
 
+BATCHES = "--config.generation.batch_size=10"  # small, so that kills fall within and between them
+
 
 def generate(store: str, seconds: float | None = None) -> bool:
     """Runs the command, to its end or until it is killed; returns whether it was killed."""
-    arguments = "--mode=generate", f"--config.oversampling.generated_dir={store}"
+    arguments = "--mode=generate", f"--config.oversampling.generated_dir={store}", BATCHES
     process = subprocess.Popen(
         command("--config=configs/digits.py:osed", *arguments),
         cwd=ROOT,
@@ -36,13 +38,13 @@ def generate(store: str, seconds: float | None = None) -> bool:
         return process.wait() == -signal.SIGKILL
 
 
-def main(whole: str, killed: str, kills: str, seconds: str) -> int:
+def main(whole: str, killed: str, kills: str, low: str, high: str) -> int:
     """Prints how many images each life of the process left behind, then the verdict."""
     if not Path(whole).exists():
         generate(whole)
     moments, done = random.Random(0), 0
     while done < int(kills):
-        if not generate(killed, moments.uniform(0, float(seconds))):
+        if not generate(killed, moments.uniform(float(low), float(high))):
             print(f"finished after {done} kills; take less time")
             return 1
         done += 1

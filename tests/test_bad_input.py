@@ -59,7 +59,7 @@ def folder(images, *more):
     [
         ([DIGITS + "erm"], "--workdir is missing"),
         (["--workdir=w"], "--config is missing"),
-        (["--workdir=w", "--mode=fly"], "train|evaluate|compare|generate|verify|adapt"),
+        (["--workdir=w", "--mode=fly"], "train|sweep|evaluate|diagnose|gap|compare|adapt"),
         (["--workdir=w", "--wrkdir=w", DIGITS + "erm"], "wrkdir"),
         (["--workdir=w", "extra", DIGITS + "erm"], "unexpected argument 'extra'"),
         (["--workdir=w", "--config=configs/none.py:erm"], "none.py"),
@@ -76,6 +76,13 @@ def folder(images, *more):
         (["--workdir=w", "--config=configs/folder.py:osed"], "generated_dir is empty"),
         (["--workdir=w", FOLDER], "config.dataset.data_dir is ''"),
         (["--workdir=nowhere", "--mode=compare"], "there is no folder"),
+        (["--workdir=w", "--mode=sweep", DIGITS + "erm", "--config.sweep.methods=erm,all"], "drs"),
+        (["--workdir=w", "--mode=sweep", "--config=configs/folder.py"], "generated_dir is empty"),
+        (["--workdir=w", "--mode=diagnose", DIGITS + "erm"], "a work directory?"),
+        (
+            ["--workdir=w", "--mode=gap", DIGITS + "erm", "--config.oversampling.generated_dir="],
+            "generated_dir is empty",
+        ),
     ],
 )
 def test_the_command_line_itself(tmp_path, arguments, said):

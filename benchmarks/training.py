@@ -1,0 +1,319 @@
+"""Speed of the training step beside PyTorch's, in one run, alternating.
+
+    pip install -r requirements.txt -r benchmarks/requirements.txt
+    python benchmarks/training.py --json=training.json                  # sizes for a CPU or a GPU
+    python benchmarks/training.py --sizes=16-2-128 --rounds=7
+
+Every contender trains the same net on batches of the same OPeN plan: DAR-BN, dropout and the
+recipe's augmentation on, a quarter of the rows noise. A round times each contender once, one after
+the other, and gives the ratio of the two speeds; printed are medians over rounds and the range of
+the ratios, as single times on a shared machine mean little. Time to the first step, with all that
+starts a program (imports, weights, compiling with an empty cache), and peak memory are those of a
+process of its own for each contender.
+
+Sizes are DEPTH-WIDTH-BATCH. FLOP/s count multiplications and additions of the convolutions and the
+last layer, forward once and backward twice; the matrix rate beside it is that of one large product
+in the same precision, measured here.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both share the device
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import default
+from osed_jax import experiment
+from osed_jax.config import check
+from osed_jax.data import sampling
+from osed_jax.data.augment import augment
+from osed_jax.data.images import ArrayImages, Bank
+from osed_jax.data.long_tail import class_counts
+from osed_jax.data.resident import ResidentFeeder
+from osed_jax.training.mesh import jit_train_step, make_mesh, replicate, split
+from osed_jax.training.state import create_state
+from osed_jax.training.step import make_train_step
+
+OURS, EAGER, COMPILED = "osed-jax", "pytorch eager", "pytorch compiled"
+SIZES = {"cpu": ("28-10-16", "16-2-128"), "gpu": ("28-10-128",)}
+SECONDS = 4.0  # that a timed stretch lasts at least
+COUNTS = class_counts(5000, 10, 100.0, "exp")
+FACTS = {"class_counts": COUNTS, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.201)}
+
+Step = Callable[[int], None]  # makes so many steps and waits for the last
+
+
+def main() -> None:
+    """Runs one contender where asked, else all of them, and prints a table."""
+    args = _arguments()
+    if args.only:
+        print(json.dumps(_first_step(args.only, args.sizes)))
+        return
+    platform = jax.default_backend()
+    sizes = args.sizes.split(",") if args.sizes else SIZES[platform]
+    report: dict[str, Any] = {"platform": platform, "device": jax.devices()[0].device_kind}
+    report["matrix_rate"] = _matrix_rate(platform)
+    rate = report["matrix_rate"] / 1e12
+    print(f"{report['device']}, {os.cpu_count()} cores: one large product {rate:.3g} TFLOP/s")
+    report["sizes"] = {size: _compare(size, args, report["matrix_rate"]) for size in sizes}
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="", help="DEPTH-WIDTH-BATCH, separated by commas")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contenders", default=f"{OURS},{EAGER},{COMPILED}")
+    parser.add_argument("--json", help="file to write")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _compare(size: str, args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
+    contenders = args.contenders.split(",")
+    results = {name: _in_own_process(name, size) for name in contenders}
+    steps = {name: _make(name, size) for name in contenders}
+    batch_size = int(size.split("-")[2])
+    counts = {}
+    for name, step in steps.items():
+        step(2)
+        counts[name] = max(1, round(SECONDS / _timed(step, 1)))
+        results[name]["rounds"] = []
+    for _ in range(args.rounds):
+        for name, step in steps.items():
+            seconds = _timed(step, counts[name]) / counts[name]
+            results[name]["rounds"].append(batch_size / seconds)
+    flops = 3 * forward_flops(size)
+    for result in results.values():
+        speed = statistics.median(result["rounds"])
+        pairs = [ours / theirs for ours, theirs in zip(results[OURS]["rounds"], result["rounds"])]
+        result |= {
+            "images_per_second": speed,
+            "flops_per_second": speed * flops,
+            "share_of_matrix_rate": speed * flops / matrix_rate,
+            "ours_over_this": [min(pairs), statistics.median(pairs), max(pairs)],
+        }
+    shares = _shares_of_a_step(size, 1 / results[OURS]["images_per_second"] * batch_size)
+    _print(size, results, shares)
+    return {"contenders": results, "beside_the_net": shares}
+
+
+def _print(size: str, results: dict[str, Any], shares: dict[str, float]) -> None:
+    depth, width, batch = size.split("-")
+    print(f"\nWRN-{depth}-{width}, batch {batch}\n")
+    head = (
+        "",
+        "images/s",
+        "ours / this (range)",
+        "GFLOP/s",
+        "of matrix rate",
+        "first step",
+        "peak",
+    )
+    print("| " + " | ".join(head) + " |\n| --- " + "| ---: " * (len(head) - 1) + "|")
+    for name, r in results.items():
+        low, middle, high = r["ours_over_this"]
+        print(
+            f"| {name} | {r['images_per_second']:.3g} | {middle:.2f} ({low:.2f} to {high:.2f}) "
+            f"| {r['flops_per_second'] / 1e9:.3g} | {100 * r['share_of_matrix_rate']:.0f} % "
+            f"| {r['first_step_seconds']:.0f} s | {r['peak_gib']:.2f} GiB |"
+        )
+    print(", ".join(f"{name}: {100 * share:.1f} % of a step" for name, share in shares.items()))
+
+
+def _timed(step: Step, count: int) -> float:
+    began = time.perf_counter()
+    step(count)
+    return time.perf_counter() - began
+
+
+def _make(name: str, size: str) -> Step:
+    """A contender, ready to run."""
+    return _ours(size) if name == OURS else _pytorch(name.split()[1], size)
+
+
+def _ours(size: str) -> Step:
+    """The project's own step, fed by its own feeder."""
+    config, mesh = _config(size), make_mesh()
+    model = experiment.make_model(config, len(COUNTS), routed=True)
+    tx = experiment.make_optimizer(config, steps_per_epoch=97)
+    train_step = jit_train_step(
+        make_train_step(
+            model=model,
+            tx=tx,
+            loss_fn=experiment.make_loss(config, FACTS),
+            augmentation=experiment.make_augmentation(config, FACTS, noise=True),
+        ),
+        mesh,
+    )
+    init = jax.jit(lambda seed: create_state(model, tx, seed=seed, image_size=32))
+    seed = replicate(np.uint32(0), mesh)
+    state = replicate(init(seed), mesh)
+    batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size))
+
+    def run(count: int) -> None:
+        nonlocal state
+        metrics: dict[str, jax.Array] = {}
+        for _ in range(count):
+            state, metrics = train_step(state, next(batches), seed)
+        jax.block_until_ready((state, metrics))
+
+    return run
+
+
+def _pytorch(form: str, size: str) -> Step:
+    import torch
+    import torch_training
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    depth, width, _ = map(int, size.split("-"))
+    step = torch_training.make_step(
+        form, depth=depth, widen_factor=width, num_classes=len(COUNTS), device=device
+    )
+    plan, images = _plan(size), _bank()
+    index = 0
+
+    def run(count: int) -> None:
+        nonlocal index
+        for _ in range(count):
+            i = index % len(plan)
+            image = images.take(plan.row[i])
+            step(torch_training.to_batch(image, plan.label[i], plan.kind[i], device))
+            index += 1
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _config(size: str) -> dict[str, Any]:
+    depth, width, batch_size = map(int, size.split("-"))
+    config = default.get_config("open")
+    config.model.update({"depth": depth, "widen_factor": width})
+    config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    config.train.batch_size = batch_size
+    return check(config)
+
+
+def _plan(size: str) -> sampling.Plan:
+    """Whole batches of a deferred epoch."""
+    plan = sampling.balanced_plan(
+        seed=0,
+        epoch=160,
+        label=np.repeat(np.arange(10), COUNTS),
+        synthetic_label=np.zeros(0, np.int64),
+        replace_prob=sampling.replace_probability(COUNTS, 1 / 3),
+        noise_share=1.0,
+        batch_size=int(size.split("-")[2]),
+    )
+    return sampling.Plan(plan.label[:-1], plan.kind[:-1], plan.row[:-1])
+
+
+def _bank() -> Bank:
+    pixels = np.random.default_rng(0).integers(256, size=(sum(COUNTS), 32, 32, 3), dtype=np.uint8)
+    return Bank(ArrayImages(pixels))
+
+
+def _endless(feeder: ResidentFeeder, plan: sampling.Plan) -> Any:
+    while True:
+        yield from feeder.batches(plan)
+
+
+def _in_own_process(name: str, size: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as empty:
+        caches = {"JAX_COMPILATION_CACHE_DIR": empty, "TORCHINDUCTOR_CACHE_DIR": empty}
+        done = subprocess.run(
+            [sys.executable, __file__, f"--only={name}", f"--sizes={size}"],
+            env={**os.environ, **caches, "BENCHMARK_BEGAN": str(time.time())},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _first_step(name: str, size: str) -> dict[str, float]:
+    step = _make(name, size)
+    step(1)
+    seconds = time.time() - float(os.environ["BENCHMARK_BEGAN"])
+    step(1)
+    return {"first_step_seconds": seconds, "peak_gib": _peak_bytes(name) / 2**30}
+
+
+def _peak_bytes(name: str) -> float:
+    """Of the device's memory, or of the process on a CPU."""
+    if jax.default_backend() == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if name == OURS:
+        return (jax.devices()[0].memory_stats() or {})["peak_bytes_in_use"]
+    import torch
+
+    return torch.cuda.max_memory_allocated()
+
+
+def _matrix_rate(platform: str) -> float:
+    """Operations a second of one large matrix product, the best of five."""
+    side, dtype = (2048, jnp.float32) if platform == "cpu" else (8192, jnp.bfloat16)
+    a = jnp.ones((side, side), dtype)
+    product = jax.jit(lambda x: x @ x)
+    product(a).block_until_ready()
+    times = [_timed(lambda count: [product(a) for _ in range(count)][-1].block_until_ready(), 5)]
+    times += [_timed(lambda _: product(a).block_until_ready(), 1) * 5 for _ in range(5)]
+    return 2 * side**3 * 5 / min(times)
+
+
+def forward_flops(size: str) -> float:
+    """Multiplications and additions of convolutions and the last layer for one image."""
+    depth, width, _ = map(int, size.split("-"))
+    total, inputs, side = 2 * 9 * 3 * 16 * 32**2, 16, 32
+    for group in range(3):
+        outputs = 16 * width * 2**group
+        for block in range((depth - 4) // 6):
+            side = side // 2 if group and not block else side
+            total += 2 * 9 * (inputs + outputs) * outputs * side**2
+            total += 2 * inputs * outputs * side**2 if inputs != outputs else 0
+            inputs = outputs
+    return float(total + 2 * inputs * len(COUNTS))
+
+
+def _shares_of_a_step(size: str, step_seconds: float) -> dict[str, float]:
+    """How much of a step feeder and augmentation take where each runs alone."""
+    config, mesh = _config(size), make_mesh()
+    settings = experiment.make_augmentation(config, FACTS, noise=True)
+    batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size))
+    one = next(batches)
+    augmented = jax.jit(lambda image, kind, key: augment(image, kind, key, settings))
+    key = jax.random.key(0)
+
+    def feed(count: int) -> None:
+        for _ in range(count):
+            jax.block_until_ready(next(batches))
+
+    def show(count: int) -> None:
+        for _ in range(count):
+            augmented(one["image"], one["kind"], key).block_until_ready()
+
+    found = {}
+    for name, run in (("feeder", feed), ("augmentation and noise", show)):
+        run(2)
+        found[name] = min(_timed(run, 10) for _ in range(3)) / 10 / step_seconds
+    return found
+
+
+if __name__ == "__main__":
+    main()
