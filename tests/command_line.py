@@ -1,8 +1,12 @@
 """Runs the real command line, as a person would."""
 
+import functools
+import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from tests.conftest import ROOT, UNOPTIMISED
 
@@ -26,17 +30,36 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "main.py"), *map(str, arguments)]
 
 
-def run(*arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
-    """Runs main.py to its end."""
-    return subprocess.run(
-        command(*arguments),
+@functools.cache
+def zygote() -> subprocess.Popen:
+    """The process that commands are forked from; one for each process of the tests."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.zygote"],
         cwd=ROOT,
-        env=environment(devices),
-        capture_output=True,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
+
+
+def run(*arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
+    """Runs main.py's `run` to its end in a process of its own; see `tests.zygote`."""
+    line = command(*arguments)[2:]
+    with tempfile.TemporaryDirectory() as folder:
+        job = {
+            "arguments": line,
+            "environment": environment(devices),
+            "stdout": f"{folder}/stdout",
+            "stderr": f"{folder}/stderr",
+            "timeout": 300,
+        }
+        parent = zygote()
+        assert parent.stdin and parent.stdout
+        print(json.dumps(job), file=parent.stdin, flush=True)
+        code = int(parent.stdout.readline())
+        outputs = (Path(job[name]).read_text() for name in ("stdout", "stderr"))
+        return subprocess.CompletedProcess(line, code, *outputs)
 
 
 def run_well(*arguments: object, devices: int = 1) -> str:

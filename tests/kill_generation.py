@@ -2,17 +2,18 @@
 
 Run by hand, from the repository's root; the model is the miniature that `--mode=adapt` makes:
 
-    python -m tests.kill_generation WHOLE KILLED 20 14 24
+    python -m tests.kill_generation WHOLE KILLED 20
 
-WHOLE is a store that was never interrupted (made first where it is missing), KILLED is made with
-20 kills (SIGKILL), each 14 to 24 seconds after a start (when it draws, here), at moments
-drawn from the seed 0, and is then left to finish.
+WHOLE is a store that was never interrupted (made first where it is missing). KILLED is made with 20
+kills (SIGKILL) and then left to finish. Moments are drawn from the seed 0: one time in four within
+15 seconds of the start, else a moment after up to 40 new images.
 """
 
 import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.cheap_store import tree
@@ -22,38 +23,46 @@ from tests.conftest import ROOT
 BATCHES = "--config.generation.batch_size=10"  # small, so that kills fall within and between them
 
 
-def generate(store: str, seconds: float | None = None) -> bool:
-    """Runs the command, to its end or until it is killed; returns whether it was killed."""
+def start(store: Path) -> subprocess.Popen:
+    """Starts the command on a store."""
     arguments = "--mode=generate", f"--config.oversampling.generated_dir={store}", BATCHES
-    process = subprocess.Popen(
-        command("--config=configs/digits.py:osed", *arguments),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        assert process.wait(seconds) == 0
-        return False
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        return process.wait() == -signal.SIGKILL
+    line = command("--config=configs/digits.py:osed", *arguments)
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
-def main(whole: str, killed: str, kills: str, low: str, high: str) -> int:
+def images(store: Path) -> int:
+    """How many images are there."""
+    return len(list(store.glob("*/0*.png")))
+
+
+def wait(process: subprocess.Popen, store: Path, moments: random.Random) -> None:
+    """Waits for the moment of the next kill, or for the end."""
+    early = moments.random() < 0.25
+    deadline = time.monotonic() + (moments.uniform(0, 15) if early else 600)
+    enough = images(store) + moments.randint(1, 40)
+    while process.poll() is None and time.monotonic() < deadline and images(store) < enough:
+        time.sleep(0.01)
+    time.sleep(moments.uniform(0, 0.3))
+
+
+def main(whole: Path, killed: Path, kills: int) -> int:
     """Prints how many images each life of the process left behind, then the verdict."""
-    if not Path(whole).exists():
-        generate(whole)
-    moments, done = random.Random(0), 0
-    while done < int(kills):
-        if not generate(killed, moments.uniform(float(low), float(high))):
-            print(f"finished after {done} kills; take less time")
+    if not whole.exists():
+        assert start(whole).wait() == 0
+    moments = random.Random(0)
+    for number in range(1, kills + 1):
+        process = start(killed)
+        wait(process, killed, moments)
+        process.send_signal(signal.SIGKILL)
+        if process.wait() != -signal.SIGKILL:
+            print(f"it finished before kill {number}")
             return 1
-        done += 1
-        print(f"kill {done}: {len(list(Path(killed).glob('*/0*.png')))} images", flush=True)
-    generate(killed)
-    equal = tree(Path(whole)) == tree(Path(killed))
-    print(f"after {done} kills the store is {'equal, byte for byte' if equal else 'DIFFERENT'}")
+        print(f"kill {number}: {images(killed)} images", flush=True)
+    assert start(killed).wait() == 0
+    equal = tree(whole) == tree(killed)
+    print(f"after {kills} kills the store is {'equal, byte for byte' if equal else 'DIFFERENT'}")
     return 0 if equal else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

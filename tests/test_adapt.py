@@ -261,10 +261,12 @@ def test_a_loss_that_is_not_finite_stops(adapted, tmp_path):
     assert not (tmp_path / "out" / "model_index.json").exists()
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+def test_a_killed_run_goes_on_to_the_same_bits(adapted, tmp_path):
+    # With an autoencoder that is trained already, and without sample grids.
+    changes = {**SMALL, "sample_every_steps": 7, "base": adapted[1] / "base"}
+
     def arguments(name):
-        # Without sample grids, which cost more than the training.
-        flags = [f"--config.adapt.{k}={v}" for k, v in {**SMALL, "sample_every_steps": 7}.items()]
+        flags = [f"--config.adapt.{k}={v}" for k, v in changes.items()]
         out = f"--config.adapt.output_dir={tmp_path / name}"
         return ["--config=configs/digits.py:osed", "--mode=adapt", *flags, out]
 

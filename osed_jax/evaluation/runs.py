@@ -11,7 +11,6 @@ import numpy as np
 from osed_jax import workdir
 from osed_jax.config import changed_fields, differences
 from osed_jax.errors import UserError
-from osed_jax.experiment import Config
 
 _ORDER = ("erm", "ros", "drs", "open", "osed")
 # What runs must share to be compared at all.
@@ -143,7 +142,7 @@ def _check_same_data(first: Run, other: Run) -> None:
         )
 
 
-def _without_seed(config: Config) -> Config:
+def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
     init = {**config["init"], "fork_from": bool(config["init"]["fork_from"])}
     # A fork and a run in full are the same to the last bit; paths differ with the seed.
     del init["fork_from"]

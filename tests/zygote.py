@@ -1,0 +1,67 @@
+"""Runs the command line in processes forked from one that has imported everything already.
+
+Imports take longer than most commands of the tests. Each line of standard input is a JSON object
+with `arguments`, `environment`, `stdout` and `stderr` (paths) and `timeout` in seconds; each line
+of standard output is an exit status. A child does what `python main.py` does after its imports: no
+backend of JAX is up before the fork, so it obeys its own environment.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+
+import main
+
+# The drivers, and what they import late.
+import osed_jax.config
+import osed_jax.evaluation.diagnose
+import osed_jax.evaluation.gap
+import osed_jax.evaluation.report
+import osed_jax.generation.adapt
+import osed_jax.generation.generate
+import osed_jax.generation.verify
+import osed_jax.training.sweep  # noqa: F401
+
+
+def child(job: dict) -> int:
+    """Runs one command with its own environment and outputs."""
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    for descriptor, path in ((1, job["stdout"]), (2, job["stderr"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    sys.argv = ["main.py", *job["arguments"]]
+    try:
+        return main.run(sys.argv)
+    except SystemExit as error:
+        return int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def serve() -> None:
+    """Answers until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    for line in sys.stdin:
+        job = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            os._exit(child(job))
+        deadline = time.monotonic() + job["timeout"]
+        done, status = os.waitpid(pid, os.WNOHANG)
+        while not done:
+            time.sleep(0.01)
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            done, status = os.waitpid(pid, os.WNOHANG)
+        print(os.waitstatus_to_exitcode(status), file=answers)
+
+
+if __name__ == "__main__":
+    serve()
