@@ -197,13 +197,12 @@ def test_test_images_are_never_seen(adapted, opened, tmp_path):
         (tmp_path / "data" / "test" / name).mkdir(parents=True)
         (tmp_path / "data" / "test" / name / "0.png").write_bytes(b"no image")
     config = folder_config(tmp_path, tmp_path / "data")
+    config.adapt.sample_every_steps = 4  # that is, no grid
     opened.clear()
     made = adapt(check(config))
     data = [p for p in opened if p.startswith(str(tmp_path / "data"))]
     assert data and not [p for p in data if "/test" in p.removeprefix(str(tmp_path))]
     assert (made / UNET).read_bytes() == (adapted[1] / UNET).read_bytes()
-    grids = [(folder / "samples" / "00000003.png").read_bytes() for folder in (made, adapted[1])]
-    assert grids[0] == grids[1]
     with pytest.raises(UserError, match="cannot read the image"):
         experiment.load_split(check(config), "test", tmp_path / "cache")  # as training does
 
@@ -227,6 +226,7 @@ def test_low_rank_updates_in_bfloat16_are_merged_into_the_folder(adapted, tmp_pa
     config = config.copy_and_resolve_references()
     config.adapt.update({"base": str(base), "output_dir": str(tmp_path / "out")})
     config.adapt.update({"lora_rank": 2, "dtype": "bfloat16", "learning_rate": 0.1})
+    config.adapt.sample_every_steps = 4  # that is, no grid
     made = adapt(check(config))
     before, after = load_file(base / UNET), load_file(made / UNET)
     assert {value.dtype for value in after.values()} == {np.dtype(np.float32)}

@@ -192,9 +192,6 @@ def test_wrong_settings_say_what_is_allowed(model, change, message):
 
 def test_a_batch_beyond_memory_is_explained_with_the_size_to_try(model):
     """The attention of 2048 x 2048 latents alone takes hundreds of tebibytes."""
-    for batch_size, advice in ((2, "Try batch_size=1"), (1, "bfloat16 or a smaller image_size")):
-        sampler = one_device(
-            model, batch_size=batch_size, image_size=4096, steps=1, guidance_scale=1.0
-        )
-        with pytest.raises(UserError, match=f"out of device memory .* {advice}"):
-            sampler(["cat"], seed=0, labels=[0], indices=[0])
+    sampler = one_device(model, batch_size=2, image_size=4096, steps=1, guidance_scale=1.0)
+    with pytest.raises(UserError, match=r"out of device memory .* Try batch_size=1"):
+        sampler(["cat"], seed=0, labels=[0], indices=[0])
