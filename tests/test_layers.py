@@ -11,13 +11,14 @@ from tests.conftest import ROOT
 # From the ground up. A module belongs to the longest prefix that is listed.
 FLOORS = [
     ["osed_jax.errors", "osed_jax"],
-    ["osed_jax.console"],
+    ["osed_jax.console", "osed_jax.host_memory"],
     ["osed_jax.data.long_tail", "osed_jax.data.sampling", "osed_jax.data.images"],
     ["osed_jax.data.augment", "osed_jax.data.pipeline", "osed_jax.data.resident"],
     ["osed_jax.data.image_set"],
     ["osed_jax.data.folder", "osed_jax.data.tfds_images"],
     ["osed_jax.data.datasets", "osed_jax.data.generated"],
-    ["osed_jax.models.batch_norm", "osed_jax.models.convolution"],
+    ["osed_jax.models.batch_norm", "osed_jax.models.winograd"],
+    ["osed_jax.models.convolution"],
     ["osed_jax.models.layers"],
     ["osed_jax.models.wide_resnet", "osed_jax.models.resnet"],
     ["osed_jax.training.state", "osed_jax.training.optimizer", "osed_jax.training.mesh"],

@@ -145,10 +145,21 @@ def test_forward_pass_equals_numpy(model, oracle, image_size):
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 6), (3, 2, 6), (3, 2, 7), (1, 2, 7)])
-def test_convolution_gradients_equal_those_of_lax(size, stride, side):
-    x = RANDOM.randn(3, side, side, 4).astype(np.float32)
-    kernel = RANDOM.randn(size, size, 4, 5).astype(np.float32)
+@pytest.mark.parametrize(
+    ("size", "stride", "side", "channels"),
+    [
+        (3, 1, 6, (4, 5)),
+        (3, 2, 6, (4, 5)),
+        (3, 2, 7, (4, 5)),
+        (1, 2, 7, (4, 5)),
+        (3, 1, 7, (16, 17)),  # odd: no tiles of two by two
+        (3, 1, 6, (16, 17)),  # the filter gradient alone by minimal filtering
+        (3, 1, 12, (32, 33)),  # all three of them
+    ],
+)
+def test_convolution_and_its_gradients_equal_numpy_and_lax(size, stride, side, channels):
+    x = RANDOM.randn(3, side, side, channels[0]).astype(np.float32)
+    kernel = RANDOM.randn(size, size, *channels).astype(np.float32)
     np.testing.assert_allclose(
         convolve(x, kernel, stride), numpy_convolve(x, kernel, stride), rtol=1e-4, atol=1e-4
     )
@@ -159,7 +170,23 @@ def test_convolution_gradients_equal_those_of_lax(size, stride, side):
     got = jax.grad(loss(convolve), argnums=(0, 1))(x, kernel)
     want = jax.grad(loss(_convolve), argnums=(0, 1))(x, kernel)
     for g, w in zip(got, want):
-        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5 * np.abs(w).max())
+
+
+def test_each_way_to_convolve_is_taken():
+    def program(side, channels, convolve=convolve):
+        x, kernel = jnp.ones((3, side, side, channels)), jnp.ones((3, 3, channels, channels))
+        gradients = jax.grad(lambda *a: convolve(*a, 1).sum(), argnums=(0, 1))
+        return str(jax.make_jaxpr(gradients)(x, kernel))
+
+    def convolutions_and_products(text):
+        return text.count("conv_general_dilated["), text.count("dot_general[")
+
+    # Of forward pass and input gradient by lax, the filter gradient has 9 or 16 products; a
+    # transformation of a kernel, or back, is a product or two of its own.
+    assert convolutions_and_products(program(6, 4)) == (2, 9)
+    assert convolutions_and_products(program(6, 16)) == (2, 18)
+    assert convolutions_and_products(program(12, 32)) == (0, 54)
 
 
 @pytest.mark.parametrize("model", [WideResNet, ResNet])

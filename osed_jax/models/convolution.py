@@ -1,17 +1,17 @@
-"""Convolution with the filter gradient that is fast on the platform at hand."""
-
-import functools
+"""Convolution in the way that is fast on the platform at hand."""
 
 import jax
 import jax.numpy as jnp
+
+from osed_jax.models import winograd
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolution padded by size // 2 on every side.
 
-    XLA's filter gradient is slow on CPUs, by up to 30 times against its own forward pass, so
-    there it is computed as one matrix product for each tap of the kernel. The numbers agree up to
-    rounding.
+    XLA's filter gradient is slow on CPUs, by up to 30 times against its own forward pass, and its
+    forward pass multiplies more than it must; there both are computed as matrix products (see
+    docs/performance.md). The numbers agree up to rounding.
 
     Args:
       x: [N, H, W, C].
@@ -21,8 +21,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     Returns:
       [N, H / stride, W / stride, D], rounded up.
     """
-    if jax.default_backend() == "cpu":
-        return _convolve_by_taps(x, kernel, stride)
+    if jax.default_backend() == "cpu" and x.dtype == jnp.float32:
+        return _convolve_on_cpu(x, kernel, stride)
     return _convolve(x, kernel, stride)
 
 
@@ -37,36 +37,55 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )
 
 
-_convolve_by_taps = jax.custom_vjp(_convolve, nondiff_argnums=(2,))
+def _tiles(x: jax.Array, size: int, stride: int) -> int:
+    """How many 2x2 tiles minimal filtering cuts x into; 0 where it does not apply."""
+    n, height, width, _ = x.shape
+    applies = size == 3 and stride == 1 and height % 2 == width % 2 == 0
+    return n * height * width // 4 if applies else 0
+
+
+def _direct_or_winograd(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Few channels do not pay for the transformed input, few tiles not for the kernel's."""
+    channels = kernel.shape[2:]
+    tiles = _tiles(x, kernel.shape[0], stride)
+    if min(channels) >= 32 and tiles >= 2 * max(channels):
+        return winograd.convolve(x, kernel)
+    return _convolve(x, kernel, stride)
+
+
+_convolve_on_cpu = jax.custom_vjp(_direct_or_winograd, nondiff_argnums=(2,))
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple]:
-    return _convolve(x, kernel, stride), (x, kernel)
+    return _direct_or_winograd(x, kernel, stride), (x, kernel)
 
 
 def _backward(stride: int, saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    _, input_vjp = jax.vjp(lambda x: _convolve(x, kernel, stride), x)
-    return *input_vjp(grad), _filter_gradient(x, kernel.shape[0], stride, grad)
+    if stride == 1:
+        flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        input_grad = _direct_or_winograd(grad, flipped, 1)
+    else:
+        _, input_vjp = jax.vjp(lambda x: _convolve(x, kernel, stride), x)
+        (input_grad,) = input_vjp(grad)
+    if min(kernel.shape[2:]) >= 16 and _tiles(x, kernel.shape[0], stride):
+        return input_grad, winograd.filter_gradient(x, grad)
+    return input_grad, _filter_gradient_by_taps(x, kernel.shape[0], stride, grad)
 
 
-def _filter_gradient(x: jax.Array, size: int, stride: int, grad: jax.Array) -> jax.Array:
-    """For each tap: the input that this tap met, transposed, times the output's gradient."""
+def _filter_gradient_by_taps(x: jax.Array, size: int, stride: int, grad: jax.Array) -> jax.Array:
+    """For each tap: the output's gradient, transposed once, times the input that the tap met."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     reach_y, reach_x = (stride * (n - 1) + 1 for n in grad.shape[1:3])
-    tap = functools.partial(jnp.einsum, "nhwc,nhwd->cd", precision=jax.lax.Precision.HIGHEST)
-    return jnp.stack(
-        [
-            jnp.stack(
-                [
-                    tap(padded[:, y : y + reach_y : stride, x : x + reach_x : stride], grad)
-                    for x in range(size)
-                ]
-            )
-            for y in range(size)
-        ]
-    )
+    transposed = grad.reshape(-1, grad.shape[-1]).T
+
+    def tap(y: int, x: int) -> jax.Array:
+        met = padded[:, y : y + reach_y : stride, x : x + reach_x : stride]
+        met = met.reshape(-1, met.shape[-1])
+        return jnp.dot(transposed, met, precision=jax.lax.Precision.HIGHEST).T
+
+    return jnp.stack([jnp.stack([tap(y, x) for x in range(size)]) for y in range(size)])
 
 
-_convolve_by_taps.defvjp(_forward, _backward)
+_convolve_on_cpu.defvjp(_forward, _backward)
