@@ -9,6 +9,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from osed_jax.errors import UserError
+from osed_jax.host_memory import use_large_pages
 
 FLAGS = flags.FLAGS
 app.define_help_flags()
@@ -79,4 +80,5 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     sys.exit(run(sys.argv))
