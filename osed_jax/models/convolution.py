@@ -45,10 +45,9 @@ def _tiles(x: jax.Array, size: int, stride: int) -> int:
 
 
 def _direct_or_winograd(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Few channels do not pay for the transformed input, few tiles not for the kernel's."""
+    """Few channels do not pay for the transformed input, few tiles not for the kernel."""
     channels = kernel.shape[2:]
-    tiles = _tiles(x, kernel.shape[0], stride)
-    if min(channels) >= 32 and tiles >= 2 * max(channels):
+    if min(channels) >= 32 and _tiles(x, kernel.shape[0], stride) >= max(channels) / 4:
         return winograd.convolve(x, kernel)
     return _convolve(x, kernel, stride)
 
