@@ -2,12 +2,14 @@
 
 import importlib
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from osed_jax import cluster
 from osed_jax.errors import UserError
 from osed_jax.host_memory import use_large_pages
 
@@ -29,6 +31,10 @@ flags.DEFINE_string(
 config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py:METHOD; override fields by --config.FIELD=VALUE."
 )
+flags.DEFINE_bool("distributed", False, "Join other processes as the environment says.")
+flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, to join without it.")
+flags.DEFINE_integer("num_processes", None, "Processes that train or evaluate together.")
+flags.DEFINE_integer("process_id", None, "Of this process, counted from 0.")
 
 
 def parse(argv: list[str]) -> ConfigDict | None:
@@ -59,7 +65,22 @@ def main(config: ConfigDict | None) -> None:
         if not FLAGS.workdir:
             raise UserError("--workdir is missing; give the folder that holds or will hold the run")
         arguments.append(Path(FLAGS.workdir))
+    join()
     getattr(importlib.import_module(DRIVERS[FLAGS.mode]), FLAGS.mode)(*arguments)
+
+
+def join() -> None:
+    """Joins the other processes of a job, where flags say that there are any."""
+    given = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    if not FLAGS.distributed and given == (None, None, None):
+        return
+    if FLAGS.mode not in ("train", "sweep", "evaluate"):
+        raise UserError(
+            f"--mode={FLAGS.mode} is not done by processes that join each other; leave out "
+            f"--distributed, --coordinator_address, --num_processes and --process_id (generation "
+            f"takes config.generation.process_index and process_count instead)"
+        )
+    cluster.join(*given)
 
 
 def run(argv: list[str]) -> int:
@@ -68,15 +89,21 @@ def run(argv: list[str]) -> int:
         config = parse(argv)
         logging.set_verbosity(logging.ERROR)  # the libraries' warnings are not for the reader
         main(config)
-        return 0
+        return cluster.leave(0)
     except UserError as error:
         message = str(error)
     except OSError as error:
         message = f"{error}; free some space or name another place, then start again"
     except KeyboardInterrupt:
         message = "interrupted; the same command goes on from what is saved"
+    except Exception as error:
+        lost = cluster.lost(error)
+        if lost is None:
+            traceback.print_exc()
+            return cluster.leave(1)
+        message = lost
     print(f"error: {message}", file=sys.stderr)
-    return 2
+    return cluster.leave(2)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ process of its own for each contender.
 
 Sizes are DEPTH-WIDTH-BATCH. FLOP/s count multiplications and additions of the convolutions and the
 last layer, forward once and backward twice; the matrix rate beside it is that of one large product
-in the same precision, measured here.
+in the same precision, measured here. Below it: this project's step at other batch sizes, its
+evaluation, and each feeder alone. All run in large pages of memory, as `main.py` does.
 """
 
 import argparse
@@ -43,10 +44,12 @@ from osed_jax.data import sampling
 from osed_jax.data.augment import augment
 from osed_jax.data.images import ArrayImages, Bank
 from osed_jax.data.long_tail import class_counts
+from osed_jax.data.pipeline import TfDataFeeder
 from osed_jax.data.resident import ResidentFeeder
-from osed_jax.training.mesh import jit_train_step, make_mesh, replicate, split
+from osed_jax.host_memory import use_large_pages
+from osed_jax.training.mesh import jit_eval_step, jit_train_step, make_mesh, replicate, split
 from osed_jax.training.state import create_state
-from osed_jax.training.step import make_train_step
+from osed_jax.training.step import make_eval_step, make_train_step
 
 OURS, EAGER, COMPILED = "osed-jax", "pytorch eager", "pytorch compiled"
 SIZES = {"cpu": ("28-10-16", "16-2-128"), "gpu": ("28-10-128",)}
@@ -70,6 +73,9 @@ def main() -> None:
     rate = report["matrix_rate"] / 1e12
     print(f"{report['device']}, {os.cpu_count()} cores: one large product {rate:.3g} TFLOP/s")
     report["sizes"] = {size: _compare(size, args, report["matrix_rate"]) for size in sizes}
+    report["batch_sizes"] = {size: _by_batch_size(size) for size in sizes if not args.no_scan}
+    report["feeders"] = _feeders()
+    print("\nfeeders alone: " + _listed(report["feeders"]) + " images/s")
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
 
@@ -79,6 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", default="", help="DEPTH-WIDTH-BATCH, separated by commas")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", default=f"{OURS},{EAGER},{COMPILED}")
+    parser.add_argument("--no-scan", action="store_true", help="leave out other batch sizes")
     parser.add_argument("--json", help="file to write")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -111,6 +118,27 @@ def _compare(size: str, args: argparse.Namespace, matrix_rate: float) -> dict[st
     shares = _shares_of_a_step(size, 1 / results[OURS]["images_per_second"] * batch_size)
     _print(size, results, shares)
     return {"contenders": results, "beside_the_net": shares}
+
+
+def _by_batch_size(size: str) -> dict[str, dict[int, float]]:
+    """Images a second of a step and of evaluation, at halved, doubled and doubled again batches."""
+    depth, width, batch = map(int, size.split("-"))
+    found: dict[str, dict[int, float]] = {"training": {}, "evaluation": {}}
+    for scale in (0.5, 1, 2, 4):
+        batch_size = int(batch * scale)
+        for name, make in (("training", _ours), ("evaluation", _evaluation)):
+            step = make(f"{depth}-{width}-{batch_size}")
+            step(2)
+            count = max(1, round(SECONDS / _timed(step, 1)))
+            seconds = statistics.median(_timed(step, count) / count for _ in range(3))
+            found[name][batch_size] = batch_size / seconds
+    for name, speeds in found.items():
+        print(f"{name}, WRN-{depth}-{width}, by batch size: {_listed(speeds)} images/s")
+    return found
+
+
+def _listed(speeds: dict) -> str:
+    return ", ".join(f"{name}: {speed:,.3g}" for name, speed in speeds.items())
 
 
 def _print(size: str, results: dict[str, Any], shares: dict[str, float]) -> None:
@@ -172,6 +200,24 @@ def _ours(size: str) -> Step:
         for _ in range(count):
             state, metrics = train_step(state, next(batches), seed)
         jax.block_until_ready((state, metrics))
+
+    return run
+
+
+def _evaluation(size: str) -> Step:
+    """The project's own evaluation of images that are on the host."""
+    config, mesh = _config(size), make_mesh()
+    model = experiment.make_model(config, len(COUNTS), routed=False)
+    tx = experiment.make_optimizer(config, steps_per_epoch=97)
+    augmentation = experiment.make_augmentation(config, FACTS, noise=False)
+    eval_step = jit_eval_step(make_eval_step(model=model, augmentation=augmentation), mesh)
+    state = jax.jit(lambda: create_state(model, tx, seed=0, image_size=32))()
+    state = replicate(state.replace(opt_state=()), mesh)
+    image = _bank().take(np.arange(int(size.split("-")[2])))
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            np.asarray(eval_step(state, jax.device_put(image, split(mesh))))
 
     return run
 
@@ -291,6 +337,29 @@ def forward_flops(size: str) -> float:
     return float(total + 2 * inputs * len(COUNTS))
 
 
+def _feeders() -> dict[str, float]:
+    """Images a second that each feeder hands to an idle device, at batch 128."""
+    mesh, found = make_mesh(), {}
+    for name, feeder in (("resident", ResidentFeeder), ("tfdata", TfDataFeeder)):
+        try:
+            batches = _endless(feeder(_bank(), split(mesh)), _plan("0-0-128"))
+        except ImportError:  # no TensorFlow
+            continue
+
+        feed = _feeding(batches)
+        feed(20)
+        found[name] = 128 * 200 / statistics.median(_timed(feed, 200) for _ in range(5))
+    return found
+
+
+def _feeding(batches: Any) -> Step:
+    def feed(count: int) -> None:
+        for _ in range(count):
+            jax.block_until_ready(next(batches))
+
+    return feed
+
+
 def _shares_of_a_step(size: str, step_seconds: float) -> dict[str, float]:
     """How much of a step feeder and augmentation take where each runs alone."""
     config, mesh = _config(size), make_mesh()
@@ -300,20 +369,17 @@ def _shares_of_a_step(size: str, step_seconds: float) -> dict[str, float]:
     augmented = jax.jit(lambda image, kind, key: augment(image, kind, key, settings))
     key = jax.random.key(0)
 
-    def feed(count: int) -> None:
-        for _ in range(count):
-            jax.block_until_ready(next(batches))
-
     def show(count: int) -> None:
         for _ in range(count):
             augmented(one["image"], one["kind"], key).block_until_ready()
 
     found = {}
-    for name, run in (("feeder", feed), ("augmentation and noise", show)):
+    for name, run in (("feeder", _feeding(batches)), ("augmentation and noise", show)):
         run(2)
         found[name] = min(_timed(run, 10) for _ in range(3)) / 10 / step_seconds
     return found
 
 
 if __name__ == "__main__":
+    use_large_pages()
     main()

@@ -4,15 +4,28 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
+from osed_jax import cluster
+
 
 def say(message: str) -> None:
-    """Prints one line to standard output, above a progress bar that may be running."""
+    """Prints one line to standard output, above a progress bar that may be running.
+
+    Of several processes that do one job, the first alone says it.
+    """
+    if not cluster.is_first():
+        return
     with tqdm.external_write_mode():
         print(message, flush=True)
 
 
 def progress(items: Iterable | None = None, *, total: int, unit: str, label: str) -> tqdm:
-    """A progress bar on standard error; silent where that is not a terminal."""
+    """A progress bar on standard error; silent where that is not a terminal, as `say` is."""
     return tqdm(
-        items, total=total, unit=unit, unit_scale=True, desc=label, disable=None, leave=False
+        items,
+        total=total,
+        unit=unit,
+        unit_scale=True,
+        desc=label,
+        disable=None if cluster.is_first() else True,
+        leave=False,
     )

@@ -259,7 +259,7 @@ def make_feeder(config: Config, data: Data, mesh: Mesh) -> ResidentFeeder | TfDa
     """The configured feeder; `auto` keeps the images on the devices where they fit."""
     parts = [data.train.images] + ([data.generated.images] if data.generated else [])
     bank, feeder = Bank(*parts), config["train"]["feeder"]
-    resident = fits(bank, mesh.devices.flat[0])
+    resident = fits(bank, jax.local_devices()[0])
     if feeder == "resident" and not resident:
         raise UserError(
             f"config.train.feeder is resident, but the {bank.nbytes / 2**30:.1f} GiB of images "

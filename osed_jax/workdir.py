@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from osed_jax import cluster
 from osed_jax.config import differences
 from osed_jax.errors import UserError
 
@@ -81,6 +82,14 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
                 f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
                 f"give another {setting}, or the old values to go on with that run"
             )
+        yield
+
+
+@contextlib.contextmanager
+def claimed_by_first(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+    """As `claimed`, for all processes of a job: the first one claims, the others wait for it."""
+    with claimed(workdir, config) if cluster.is_first() else contextlib.nullcontext():
+        cluster.wait_for_all("work directory")
         yield
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.conftest import ROOT, UNOPTIMISED
@@ -45,21 +46,34 @@ def zygote() -> subprocess.Popen:
 
 def run(*arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
     """Runs main.py's `run` to its end in a process of its own; see `tests.zygote`."""
-    line = command(*arguments)[2:]
+    (done,) = run_together([arguments], devices=devices)
+    return done
+
+
+def run_together(lines: Sequence[Sequence[object]], devices: int = 1) -> list:
+    """Runs one process for each of several lists of arguments, side by side."""
     with tempfile.TemporaryDirectory() as folder:
-        job = {
-            "arguments": line,
-            "environment": environment(devices),
-            "stdout": f"{folder}/stdout",
-            "stderr": f"{folder}/stderr",
-            "timeout": 300,
-        }
+        jobs = [
+            {
+                "arguments": command(*arguments)[2:],
+                "environment": environment(devices),
+                "stdout": f"{folder}/{i}.stdout",
+                "stderr": f"{folder}/{i}.stderr",
+                "timeout": 300,
+            }
+            for i, arguments in enumerate(lines)
+        ]
         parent = zygote()
         assert parent.stdin and parent.stdout
-        print(json.dumps(job), file=parent.stdin, flush=True)
-        code = int(parent.stdout.readline())
-        outputs = (Path(job[name]).read_text() for name in ("stdout", "stderr"))
-        return subprocess.CompletedProcess(line, code, *outputs)
+        print(json.dumps(jobs), file=parent.stdin, flush=True)
+        return [
+            subprocess.CompletedProcess(
+                job["arguments"],
+                code,
+                *(Path(job[name]).read_text() for name in ("stdout", "stderr")),
+            )
+            for job, code in zip(jobs, json.loads(parent.stdout.readline()))
+        ]
 
 
 def run_well(*arguments: object, devices: int = 1) -> str:

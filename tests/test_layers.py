@@ -11,8 +11,10 @@ from tests.conftest import ROOT
 # From the ground up. A module belongs to the longest prefix that is listed.
 FLOORS = [
     ["osed_jax.errors", "osed_jax"],
-    ["osed_jax.console", "osed_jax.host_memory"],
+    ["osed_jax.cluster", "osed_jax.host_memory"],
+    ["osed_jax.console"],
     ["osed_jax.data.long_tail", "osed_jax.data.sampling", "osed_jax.data.images"],
+    ["osed_jax.data.placing"],
     ["osed_jax.data.augment", "osed_jax.data.pipeline", "osed_jax.data.resident"],
     ["osed_jax.data.image_set"],
     ["osed_jax.data.folder", "osed_jax.data.tfds_images"],

@@ -1,9 +1,10 @@
 """Runs the command line in processes forked from one that has imported everything already.
 
-Imports take longer than most commands of the tests. Each line of standard input is a JSON object
-with `arguments`, `environment`, `stdout` and `stderr` (paths) and `timeout` in seconds; each line
-of standard output is an exit status. A child does what `python main.py` does after its imports: no
-backend of JAX is up before the fork, so it obeys its own environment.
+Imports take longer than most commands of the tests. Each line of standard input is a JSON list of
+jobs that run side by side, each with `arguments`, `environment`, `stdout` and `stderr` (paths) and
+`timeout` in seconds; each line of standard output is a list of exit statuses. A child does what
+`python main.py` does after its imports: no backend of JAX is up before the fork, so it obeys its
+own environment.
 """
 
 import json
@@ -49,18 +50,27 @@ def serve() -> None:
     """Answers until standard input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     for line in sys.stdin:
-        job = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            os._exit(child(job))
-        deadline = time.monotonic() + job["timeout"]
+        children = [(start(job), time.monotonic() + job["timeout"]) for job in json.loads(line)]
+        print(json.dumps([wait(*child) for child in children]), file=answers)
+
+
+def start(job: dict) -> int:
+    """Forks a child for a job; returns its pid."""
+    pid = os.fork()
+    if not pid:
+        os._exit(child(job))
+    return pid
+
+
+def wait(pid: int, deadline: float) -> int:
+    """Waits for a child, kills it after the deadline; returns its exit status."""
+    done, status = os.waitpid(pid, os.WNOHANG)
+    while not done:
+        time.sleep(0.01)
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
         done, status = os.waitpid(pid, os.WNOHANG)
-        while not done:
-            time.sleep(0.01)
-            if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-            done, status = os.waitpid(pid, os.WNOHANG)
-        print(os.waitstatus_to_exitcode(status), file=answers)
+    return os.waitstatus_to_exitcode(status)
 
 
 if __name__ == "__main__":

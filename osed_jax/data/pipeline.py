@@ -4,16 +4,17 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding
 
 from osed_jax.data.images import Bank
+from osed_jax.data.placing import own_rows, place
 from osed_jax.data.sampling import Plan
 
 
 class TfDataFeeder:
     """Carries out plans with tf.data, from images in memory or in files of any number."""
 
-    def __init__(self, bank: Bank, sharding: Sharding):
+    def __init__(self, bank: Bank, sharding: NamedSharding):
         """Prepares feeding from `bank` to devices as `sharding` splits the leading axis."""
         import tensorflow as tf
 
@@ -27,6 +28,7 @@ class TfDataFeeder:
           UserError: where an image file cannot be read.
         """
         tf, size = self._tf, self._bank.image_size
+        own = own_rows(self._sharding, plan.row.shape[1])
         failed: list[Exception] = []
 
         def take(rows: np.ndarray) -> np.ndarray:
@@ -38,10 +40,11 @@ class TfDataFeeder:
 
         def with_images(slots: dict) -> dict:
             image = tf.numpy_function(take, [slots["row"]], tf.uint8)
-            image.set_shape((plan.row.shape[1], size, size, 3))
+            image.set_shape((own.stop - own.start, size, size, 3))
             return {"image": image, "label": slots["label"], "kind": slots["kind"]}
 
         slots = {"label": plan.label, "kind": plan.kind, "row": plan.row}
+        slots = {name: array[:, own] for name, array in slots.items()}
         batches = (
             tf.data.Dataset.from_tensor_slices(slots)
             .map(with_images, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -49,7 +52,7 @@ class TfDataFeeder:
         )
         try:
             for batch in batches.as_numpy_iterator():
-                yield jax.device_put(batch, self._sharding)
+                yield place(batch, self._sharding)
         except tf.errors.OpError:
             if failed:
                 raise failed[0] from None

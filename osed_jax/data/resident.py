@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from osed_jax.data.images import Bank
+from osed_jax.data.placing import own_rows, place
 from osed_jax.data.sampling import Plan
 
 _SHARE_OF_DEVICE = 0.25  # of a device's memory that images may take; the net needs the rest
@@ -19,19 +20,25 @@ class ResidentFeeder:
         """Copies all of `bank` to every device; batches are split as `sharding` says."""
         whole = NamedSharding(sharding.mesh, PartitionSpec())
         self._sharding = sharding
-        self._images = jax.device_put(bank.take(np.arange(len(bank))), whole)
-        self._gather = jax.jit(
-            lambda images, row: images[row],
-            in_shardings=(whole, sharding),
-            out_shardings=sharding,
+        self._of_epoch = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+        self._images = place(bank.take(np.arange(len(bank))), whole)
+        self._batch = jax.jit(
+            _batch, in_shardings=(whole, self._of_epoch, None), out_shardings=sharding
         )
 
     def batches(self, plan: Plan) -> Iterator[dict[str, jax.Array]]:
         """The batches of an epoch in order: see `training.step.Batch`."""
-        for label, kind, row in zip(plan.label, plan.kind, plan.row):
-            slots = jax.device_put({"label": label, "kind": kind, "row": row}, self._sharding)
-            image = self._gather(self._images, slots.pop("row"))
-            yield {"image": image, **slots}
+        own = own_rows(self._sharding, plan.row.shape[1])
+        slots = {"label": plan.label, "kind": plan.kind, "row": plan.row}
+        slots = place({name: array[:, own] for name, array in slots.items()}, self._of_epoch)
+        for step in range(len(plan.row)):
+            yield self._batch(self._images, slots, np.int32(step))
+
+
+def _batch(images: jax.Array, slots: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
+    """The epoch's plan is on the device, too: the host only counts."""
+    of_step = {name: array[step] for name, array in slots.items()}
+    return {"image": images[of_step.pop("row")], **of_step}
 
 
 def fits(bank: Bank, device: jax.Device) -> bool:

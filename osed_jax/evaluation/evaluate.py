@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from osed_jax import experiment, workdir
+from osed_jax import cluster, experiment, workdir
 from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.image_set import ImageSet
@@ -34,7 +34,8 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     mesh = make_mesh()
     batch_size = config["evaluate"]["batch_size"]
     check_batch_size("config.evaluate.batch_size", batch_size, mesh)
-    test = experiment.load_split(config, "test", experiment.open_cache(directory))
+    with cluster.first_goes_first("test set"):
+        test = experiment.load_split(config, "test", experiment.open_cache(directory))
     _check_same_classes(test, facts)
 
     saved = load_classifier(directory, mesh)
@@ -50,7 +51,8 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         "dataset": config["dataset"],
         **figures(config, facts, logits, test.label),
     }
-    workdir.write_json(directory / "evaluation.json", result)
+    if cluster.is_first():
+        workdir.write_json(directory / "evaluation.json", result)
     say(f"checkpoint of epoch {saved.epoch}, written to {directory / 'evaluation.json'}")
     say(format_summary(result))
     if config["report"]["enabled"]:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from osed_jax.console import progress
 from osed_jax.data.augment import normalise
 from osed_jax.data.images import Images
+from osed_jax.data.placing import own_rows, place
 from osed_jax.data.sampling import Kind
 from osed_jax.evaluation.classifier import Classifier
 from osed_jax.training.mesh import replicated, split
@@ -32,13 +33,14 @@ class Extractor:
         self._outputs = jax.jit(
             lambda state, image: _outputs(classifier, state, image),
             in_shardings=(replicated(mesh), split(mesh)),
-            out_shardings=split(mesh),
+            out_shardings=replicated(mesh),
         )
 
     def of_array(self, image: np.ndarray) -> Outputs:
         """Outputs for uint8 images [N, H, W, 3], N at most the batch size."""
-        filled = image[np.resize(np.arange(len(image)), self._batch_size)]
-        outputs = self._outputs(self._state, jax.device_put(filled, self._sharding))
+        filled = np.resize(np.arange(len(image)), self._batch_size)
+        own = own_rows(self._sharding, self._batch_size)
+        outputs = self._outputs(self._state, place(image[filled[own]], self._sharding))
         return Outputs(*(rows[: len(image)] for rows in jax.device_get(outputs)))
 
     def of_images(self, images: Images, rows: np.ndarray, *, label: str) -> Outputs:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding
 
 from osed_jax.console import progress
 from osed_jax.data.images import Images
+from osed_jax.data.placing import own_rows, place
 from osed_jax.training.state import TrainState
 
 
@@ -17,7 +18,7 @@ def predict(
     images: Images,
     *,
     batch_size: int,
-    sharding: Sharding,
+    sharding: NamedSharding,
 ) -> np.ndarray:
     """Logits at test time, float32 [N, K].
 
@@ -29,11 +30,12 @@ def predict(
       sharding: how a batch is split over the devices.
     """
     logits = []
+    own = own_rows(sharding, batch_size)
     with progress(total=len(images), unit="image", label="evaluating") as bar:
         for first in range(0, len(images), batch_size):
             rows = np.arange(first, min(first + batch_size, len(images)))
             filled = np.resize(rows, batch_size)
-            image = jax.device_put(images.take(filled), sharding)
+            image = place(images.take(filled[own]), sharding)
             logits.append(np.asarray(eval_step(state, image))[: len(rows)])
             bar.update(len(rows))
     return np.concatenate(logits)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from osed_jax import workdir
+from osed_jax import cluster, workdir
 from osed_jax.config import changed_fields, method_name
 from osed_jax.console import say
 from osed_jax.evaluation import report_images, report_numbers
@@ -24,22 +24,28 @@ FOLDER, PAGE = "report", "report.html"
 def write_report(subject: Subject, settings: dict[str, Any], mesh: Mesh) -> Path:
     """Writes `report/`, whole or not at all, and returns its page.
 
+    Every process of a job takes part in what the devices compute; the first one's page is kept.
+
     Args:
       subject: what it is about.
       settings: section `report` of the config.
       mesh: devices for the features.
     """
     target = subject.directory / FOLDER
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=subject.directory))
+    keeps = cluster.is_first()
+    unfinished = Path(
+        tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=subject.directory if keeps else None)
+    )
     try:
         title = f"OSeD-JAX: {method_name(subject.config)}, seed {subject.config['seed']}"
         sections = _sections(subject, settings, mesh, unfinished)
         content = page.page(title, _headline(subject), sections)
         workdir.write_atomically(unfinished / PAGE, content)
-        unfinished.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(unfinished, target)
+        if keeps:
+            unfinished.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     say(f"the report is {target / PAGE}")

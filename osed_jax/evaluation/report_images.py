@@ -17,6 +17,7 @@ from osed_jax.experiment import Data
 from osed_jax.reporting import mosaics, page
 from osed_jax.reporting.feature_map import draw_feature_map
 from osed_jax.reporting.style import MANY_CLASSES
+from osed_jax.training.mesh import replicated
 
 _MISTAKES = 12
 _PER_KIND = 8  # images of a batch that are shown of each kind
@@ -45,11 +46,12 @@ def batch(subject: Subject, data: Data, mesh: Mesh, folder: Path) -> str:
     noise = bool((plan.kind == Kind.NOISE).any())
     settings = experiment.make_augmentation(subject.config, data.facts, noise=noise)
     rows = next(iter(experiment.make_feeder(subject.config, data, mesh).batches(plan)))
-    seen = jax.jit(lambda image, kind, key: augment(image, kind, key, settings))(
-        rows["image"], rows["kind"], jax.random.key(subject.config["seed"])
+    show = jax.jit(
+        lambda image, kind, key: augment(image, kind, key, settings), out_shardings=replicated(mesh)
     )
+    seen = show(rows["image"], rows["kind"], jax.random.key(subject.config["seed"]))
     pixels = np.clip(np.asarray(seen) * np.asarray(settings.std) + np.asarray(settings.mean), 0, 1)
-    kind = np.asarray(rows["kind"])
+    kind = plan.kind[0]
     present = {name: kind == k for k, name in KINDS.items() if (kind == k).any()}
     path = folder / "batch.png"
     by_kind = {name: pixels[here][:_PER_KIND] for name, here in present.items()}

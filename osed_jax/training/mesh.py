@@ -11,8 +11,9 @@ from osed_jax.errors import UserError
 
 
 def make_mesh() -> Mesh:
-    """A mesh of all devices along the axis `data`."""
-    return Mesh(np.asarray(jax.devices()), ("data",))
+    """A mesh of the devices of all processes along the axis `data`, each process's in a row."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(devices), ("data",))
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
@@ -62,6 +63,6 @@ def jit_train_step(train_step: Callable, mesh: Mesh) -> Callable:
 
 
 def jit_eval_step(eval_step: Callable, mesh: Mesh) -> Callable:
-    """Jits (state, image) -> logits, image and logits split over the devices."""
+    """Jits (state, image) -> logits; images are split over the devices, logits whole on each."""
     whole, parts = replicated(mesh), split(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, parts), out_shardings=parts)
+    return jax.jit(eval_step, in_shardings=(whole, parts), out_shardings=whole)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.default import METHODS
-from osed_jax import experiment
+from osed_jax import cluster, experiment
 from osed_jax.config import check_fields
 from osed_jax.console import say
 from osed_jax.errors import UserError
@@ -25,7 +25,8 @@ def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:
       directory: of the whole sweep.
 
     Returns:
-      The summaries of all finished runs below `directory`, after comparing them.
+      The summaries of all finished runs below `directory`, after comparing them; in the first
+      process alone.
 
     Raises:
       UserError: where one of the runs could not be made; before any of them is trained, if the
@@ -35,7 +36,7 @@ def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:
     for number, (path, run) in enumerate(runs):
         say(f"run {number + 1} of {len(runs)}: {path}")
         train(run, path)
-    return compare(directory)
+    return compare(directory) if cluster.is_first() else []
 
 
 def planned(config: Config, directory: Path) -> list[tuple[Path, Config]]:

@@ -1,9 +1,10 @@
 """The driver that trains, goes on where a killed run stopped, evaluates and sums up."""
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
-from osed_jax import experiment, workdir
+from osed_jax import cluster, experiment, workdir
 from osed_jax.console import progress, say
 from osed_jax.data.sampling import Kind
 from osed_jax.errors import UserError
@@ -30,6 +31,7 @@ from osed_jax.training.mesh import (
     jit_train_step,
     make_mesh,
     replicate,
+    replicated,
     split,
 )
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
@@ -49,7 +51,7 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       directory: the work directory.
     """
     report, config = config["report"], experiment.of_a_run(config)
-    with workdir.claimed(directory, config):
+    with workdir.claimed_by_first(directory, config):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")
             summary = workdir.read_json(directory / "summary.json")
@@ -63,9 +65,9 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     mesh = make_mesh()
     check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
     check_batch_size("config.evaluate.batch_size", config["evaluate"]["batch_size"], mesh)
-    cache = experiment.open_cache(directory)
-    data = experiment.load_data(config, cache)
-    workdir.write_json(directory / "dataset.json", data.facts)
+    with cluster.first_goes_first("data"):
+        data = experiment.load_data(config, experiment.open_cache(directory))
+        workdir.write_json(directory / "dataset.json", data.facts)
     _say_data(data.facts)
     run = _Run(config, directory, mesh, data)
     with Checkpoints.writing(
@@ -75,9 +77,10 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     ) as saved:
         state = run.train(saved)
     logits = run.evaluate(state)
-    write_predictions(directory / "predictions.npz", logits, data.test.label)
-    summary = summarise(config, data, logits, directory, state)
-    workdir.write_json(directory / "summary.json", summary)
+    with cluster.first_goes_first("summary"):
+        write_predictions(directory / "predictions.npz", logits, data.test.label)
+        summary = summarise(config, data, logits, directory, state)
+        workdir.write_json(directory / "summary.json", summary)
     if report["enabled"]:
         from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
 
@@ -126,21 +129,34 @@ class _Run:
     def train(self, saved: Checkpoints) -> TrainState:
         """Trains all epochs that are not yet in a checkpoint."""
         state, first_epoch = self._starting_point(saved)
+        with self._log(first_epoch) as write:
+            for epoch in range(first_epoch, self._num_epochs):
+                if epoch == self._routed_from:
+                    state = replicate(adopt_auxiliary(state, self._routed.like), self._mesh)
+                state, record = self._train_epoch(state, epoch)
+                write(record)
+                saved.save(epoch + 1, state)
+                _say_epoch(record, self._num_epochs)
+        return state
+
+    @contextlib.contextmanager
+    def _log(self, first_epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Where records of epochs from `first_epoch` on go: in the first process to files."""
+        if not cluster.is_first():
+            yield lambda record: None
+            return
         metrics = self._directory / "metrics.jsonl"
         workdir.keep_lines_before(metrics, "epoch", first_epoch)
         board = SummaryWriter(
             str(self._directory / "tensorboard"), purge_step=first_epoch * self._steps_per_epoch
         )
+
+        def write(record: dict[str, Any]) -> None:
+            print(json.dumps(record), file=log, flush=True)
+            _write_scalars(board, record)
+
         with board, open(metrics, "a") as log:
-            for epoch in range(first_epoch, self._num_epochs):
-                if epoch == self._routed_from:
-                    state = replicate(adopt_auxiliary(state, self._routed.like), self._mesh)
-                state, record = self._train_epoch(state, epoch)
-                print(json.dumps(record), file=log, flush=True)
-                _write_scalars(board, record)
-                saved.save(epoch + 1, state)
-                _say_epoch(record, self._num_epochs)
-        return state
+            yield write
 
     def evaluate(self, state: TrainState) -> np.ndarray:
         """Logits of the test set."""
@@ -182,7 +198,8 @@ class _Run:
             state = fork_state(self._config, Path(source), self._data.facts, self._plain.like)
             say(f"starting from epoch {start} of {source}")
             return state, start
-        return replicate(jax.jit(self._plain.init)(self._seed), self._mesh), 0
+        init = jax.jit(self._plain.init, out_shardings=replicated(self._mesh))
+        return init(self._seed), 0
 
     def _train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
         phase = self._routed if epoch >= self._routed_from else self._plain
