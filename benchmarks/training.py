@@ -2,14 +2,13 @@
 
     pip install -r requirements.txt -r benchmarks/requirements.txt
     python benchmarks/training.py --json=training.json                  # sizes for a CPU or a GPU
-    python benchmarks/training.py --sizes=16-2-128 --rounds=7
+    python benchmarks/training.py --sizes=16-2-128 --rounds=7 --profile=trace
 
 Every contender trains the same net on batches of the same OPeN plan: DAR-BN, dropout and the
-recipe's augmentation on, a quarter of the rows noise. A round times each contender once, one after
-the other, and gives the ratio of the two speeds; printed are medians over rounds and the range of
-the ratios, as single times on a shared machine mean little. Time to the first step, with all that
-starts a program (imports, weights, compiling with an empty cache), and peak memory are those of a
-process of its own for each contender.
+recipe's augmentation on, a quarter of the rows noise. Each has a process of its own. A round times
+each contender once, one after the other, and gives the ratio of the two speeds; printed are medians
+over rounds and the range of the ratios, as single times on a shared machine mean little. The first
+step has all that starts a program: imports, weights, compiling with an empty cache.
 
 Sizes are DEPTH-WIDTH-BATCH. FLOP/s count multiplications and additions of the convolutions and the
 last layer, forward once and backward twice; the matrix rate beside it is that of one large product
@@ -18,9 +17,10 @@ evaluation, and each feeder alone. All run in large pages of memory, as `main.py
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -64,18 +64,25 @@ def main() -> None:
     """Runs one contender where asked, else all of them, and prints a table."""
     args = _arguments()
     if args.only:
-        print(json.dumps(_first_step(args.only, args.sizes)))
+        _serve(args.only, args.sizes)
         return
     platform = jax.default_backend()
     sizes = args.sizes.split(",") if args.sizes else SIZES[platform]
     report: dict[str, Any] = {"platform": platform, "device": jax.devices()[0].device_kind}
     report["matrix_rate"] = _matrix_rate(platform)
+    report["versions"] = {n: importlib.metadata.version(n) for n in ("jax", "flax", "torch")}
+    print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     rate = report["matrix_rate"] / 1e12
     print(f"{report['device']}, {os.cpu_count()} cores: one large product {rate:.3g} TFLOP/s")
     report["sizes"] = {size: _compare(size, args, report["matrix_rate"]) for size in sizes}
     report["batch_sizes"] = {size: _by_batch_size(size) for size in sizes if not args.no_scan}
     report["feeders"] = _feeders()
     print("\nfeeders alone: " + _listed(report["feeders"]) + " images/s")
+    if args.profile:
+        step = _ours(sizes[0])
+        step(3)
+        with jax.profiler.trace(args.profile):
+            step(5)
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
 
@@ -86,6 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", default=f"{OURS},{EAGER},{COMPILED}")
     parser.add_argument("--no-scan", action="store_true", help="leave out other batch sizes")
+    parser.add_argument("--profile", help="folder for a trace of this project's step")
     parser.add_argument("--json", help="file to write")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -93,18 +101,17 @@ def _arguments() -> argparse.Namespace:
 
 def _compare(size: str, args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
     contenders = args.contenders.split(",")
-    results = {name: _in_own_process(name, size) for name in contenders}
-    steps = {name: _make(name, size) for name in contenders}
-    batch_size = int(size.split("-")[2])
-    counts = {}
-    for name, step in steps.items():
-        step(2)
-        counts[name] = max(1, round(SECONDS / _timed(step, 1)))
-        results[name]["rounds"] = []
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            seconds = _timed(step, counts[name]) / counts[name]
-            results[name]["rounds"].append(batch_size / seconds)
+    with contextlib.ExitStack() as stack:
+        workers = {name: stack.enter_context(_Worker(name, size)) for name in contenders}
+        results = {name: worker.first | {"rounds": []} for name, worker in workers.items()}
+        batch_size = int(size.split("-")[2])
+        counts = {
+            n: max(1, round(SECONDS / worker.seconds(2) * 2)) for n, worker in workers.items()
+        }
+        for _ in range(args.rounds):
+            for name, worker in workers.items():
+                seconds = worker.seconds(counts[name]) / counts[name]
+                results[name]["rounds"].append(batch_size / seconds)
     flops = 3 * forward_flops(size)
     for result in results.values():
         speed = statistics.median(result["rounds"])
@@ -138,7 +145,7 @@ def _by_batch_size(size: str) -> dict[str, dict[int, float]]:
 
 
 def _listed(speeds: dict) -> str:
-    return ", ".join(f"{name}: {speed:,.3g}" for name, speed in speeds.items())
+    return ", ".join(f"{name}: {float(f'{speed:.3g}'):,g}" for name, speed in speeds.items())
 
 
 def _print(size: str, results: dict[str, Any], shares: dict[str, float]) -> None:
@@ -280,31 +287,61 @@ def _endless(feeder: ResidentFeeder, plan: sampling.Plan) -> Any:
         yield from feeder.batches(plan)
 
 
-def _in_own_process(name: str, size: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as empty:
+class _Worker:
+    """A contender in a process of its own: its idle threads disturb no other's steps."""
+
+    def __init__(self, name: str, size: str):
+        self._empty = tempfile.TemporaryDirectory()
+        empty = self._empty.name
         caches = {"JAX_COMPILATION_CACHE_DIR": empty, "TORCHINDUCTOR_CACHE_DIR": empty}
-        done = subprocess.run(
+        self._process = subprocess.Popen(
             [sys.executable, __file__, f"--only={name}", f"--sizes={size}"],
             env={**os.environ, **caches, "BENCHMARK_BEGAN": str(time.time())},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
         )
-    return json.loads(done.stdout.splitlines()[-1])
+        self.first = self._answer()
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process, self._empty:
+            self._process.terminate()
+
+    def seconds(self, count: int) -> float:
+        """How long so many steps take."""
+        assert self._process.stdin
+        print(count, file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a contender ended with the error above")
+        return json.loads(line)
 
 
-def _first_step(name: str, size: str) -> dict[str, float]:
+def _serve(name: str, size: str) -> None:
+    """The worker's side: after the first step, for every number on standard input its seconds."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # compilers print
     step = _make(name, size)
     step(1)
-    seconds = time.time() - float(os.environ["BENCHMARK_BEGAN"])
+    first = {"first_step_seconds": time.time() - float(os.environ["BENCHMARK_BEGAN"])}
     step(1)
-    return {"first_step_seconds": seconds, "peak_gib": _peak_bytes(name) / 2**30}
+    print(json.dumps(first | {"peak_gib": _peak_bytes(name) / 2**30}), file=answers)
+    for line in sys.stdin:
+        print(_timed(step, int(line)), file=answers)
 
 
 def _peak_bytes(name: str) -> float:
     """Of the device's memory, or of the process on a CPU."""
     if jax.default_backend() == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
     if name == OURS:
         return (jax.devices()[0].memory_stats() or {})["peak_bytes_in_use"]
     import torch

@@ -69,11 +69,6 @@ def join(
     threading.Thread(target=_watch, name="pulse", daemon=True).start()
 
 
-def share() -> tuple[int, int]:
-    """Index of this process and number of processes."""
-    return _share
-
-
 def is_first() -> bool:
     """Whether this is the process that speaks and writes."""
     return _share[0] == 0

@@ -67,7 +67,8 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     check_batch_size("config.evaluate.batch_size", config["evaluate"]["batch_size"], mesh)
     with cluster.first_goes_first("data"):
         data = experiment.load_data(config, experiment.open_cache(directory))
-        workdir.write_json(directory / "dataset.json", data.facts)
+        if cluster.is_first():
+            workdir.write_json(directory / "dataset.json", data.facts)
     _say_data(data.facts)
     run = _Run(config, directory, mesh, data)
     with Checkpoints.writing(
@@ -78,9 +79,10 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
         state = run.train(saved)
     logits = run.evaluate(state)
     with cluster.first_goes_first("summary"):
-        write_predictions(directory / "predictions.npz", logits, data.test.label)
         summary = summarise(config, data, logits, directory, state)
-        workdir.write_json(directory / "summary.json", summary)
+        if cluster.is_first():
+            write_predictions(directory / "predictions.npz", logits, data.test.label)
+            workdir.write_json(directory / "summary.json", summary)
     if report["enabled"]:
         from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
 
