@@ -79,7 +79,7 @@ def main() -> None:
     report["feeders"] = _feeders()
     print("\nfeeders alone: " + _listed(report["feeders"]) + " images/s")
     if args.profile:
-        step = _ours(sizes[0])
+        step = _Ours(sizes[0])
         step(3)
         with jax.profiler.trace(args.profile):
             step(5)
@@ -133,7 +133,7 @@ def _by_batch_size(size: str) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {"training": {}, "evaluation": {}}
     for scale in (0.5, 1, 2, 4):
         batch_size = int(batch * scale)
-        for name, make in (("training", _ours), ("evaluation", _evaluation)):
+        for name, make in (("training", _Ours), ("evaluation", _evaluation)):
             step = make(f"{depth}-{width}-{batch_size}")
             step(2)
             count = max(1, round(SECONDS / _timed(step, 1)))
@@ -179,36 +179,41 @@ def _timed(step: Step, count: int) -> float:
 
 def _make(name: str, size: str) -> Step:
     """A contender, ready to run."""
-    return _ours(size) if name == OURS else _pytorch(name.split()[1], size)
+    return _Ours(size) if name == OURS else _pytorch(name.split()[1], size)
 
 
-def _ours(size: str) -> Step:
+class _Ours:
     """The project's own step, fed by its own feeder."""
-    config, mesh = _config(size), make_mesh()
-    model = experiment.make_model(config, len(COUNTS), routed=True)
-    tx = experiment.make_optimizer(config, steps_per_epoch=97)
-    train_step = jit_train_step(
-        make_train_step(
+
+    def __init__(self, size: str):
+        config, mesh = _config(size), make_mesh()
+        model = experiment.make_model(config, len(COUNTS), routed=True)
+        tx = experiment.make_optimizer(config, steps_per_epoch=97)
+        step = make_train_step(
             model=model,
             tx=tx,
             loss_fn=experiment.make_loss(config, FACTS),
             augmentation=experiment.make_augmentation(config, FACTS, noise=True),
-        ),
-        mesh,
-    )
-    init = jax.jit(lambda seed: create_state(model, tx, seed=seed, image_size=32))
-    seed = replicate(np.uint32(0), mesh)
-    state = replicate(init(seed), mesh)
-    batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size))
+        )
+        self._step = jit_train_step(step, mesh)
+        init = jax.jit(lambda seed: create_state(model, tx, seed=seed, image_size=32))
+        self._seed = replicate(np.uint32(0), mesh)
+        self._state = replicate(init(self._seed), mesh)
+        self._batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size))
+        self._metrics: dict[str, jax.Array] = {}
 
-    def run(count: int) -> None:
-        nonlocal state
-        metrics: dict[str, jax.Array] = {}
+    def __call__(self, count: int) -> None:
         for _ in range(count):
-            state, metrics = train_step(state, next(batches), seed)
-        jax.block_until_ready((state, metrics))
+            self._start()
+        jax.block_until_ready((self._state, self._metrics))
 
-    return run
+    def host_seconds(self) -> float:
+        """How long the host takes to hand one step to an idle device."""
+        jax.block_until_ready(self._state)
+        return _timed(lambda _: self._start(), 1)
+
+    def _start(self) -> None:
+        self._state, self._metrics = self._step(self._state, next(self._batches), self._seed)
 
 
 def _evaluation(size: str) -> Step:
@@ -398,7 +403,7 @@ def _feeding(batches: Any) -> Step:
 
 
 def _shares_of_a_step(size: str, step_seconds: float) -> dict[str, float]:
-    """How much of a step feeder and augmentation take where each runs alone."""
+    """How much of a step feeder, augmentation and the host take where each runs alone."""
     config, mesh = _config(size), make_mesh()
     settings = experiment.make_augmentation(config, FACTS, noise=True)
     batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size))
@@ -414,6 +419,9 @@ def _shares_of_a_step(size: str, step_seconds: float) -> dict[str, float]:
     for name, run in (("feeder", _feeding(batches)), ("augmentation and noise", show)):
         run(2)
         found[name] = min(_timed(run, 10) for _ in range(3)) / 10 / step_seconds
+    ours = _Ours(size)
+    ours(2)
+    found["host"] = statistics.median(ours.host_seconds() for _ in range(5)) / step_seconds
     return found
 
 
