@@ -32,7 +32,7 @@ config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py:METHOD; override fields by --config.FIELD=VALUE."
 )
 flags.DEFINE_bool("distributed", False, "Join other processes as the environment says.")
-flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, to join without it.")
+flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, given by hand.")
 flags.DEFINE_integer("num_processes", None, "Processes that train or evaluate together.")
 flags.DEFINE_integer("process_id", None, "Of this process, counted from 0.")
 

@@ -19,6 +19,7 @@ evaluation, and each feeder alone. All run in large pages of memory, as `main.py
 import argparse
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import statistics
@@ -70,7 +71,8 @@ def main() -> None:
     sizes = args.sizes.split(",") if args.sizes else SIZES[platform]
     report: dict[str, Any] = {"platform": platform, "device": jax.devices()[0].device_kind}
     report["matrix_rate"] = _matrix_rate(platform)
-    report["versions"] = {n: importlib.metadata.version(n) for n in ("jax", "flax", "torch")}
+    packages = [n for n in ("jax", "flax", "torch") if importlib.util.find_spec(n)]
+    report["versions"] = {n: importlib.metadata.version(n) for n in packages}
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     rate = report["matrix_rate"] / 1e12
     print(f"{report['device']}, {os.cpu_count()} cores: one large product {rate:.3g} TFLOP/s")
