@@ -32,11 +32,9 @@ from osed_jax import experiment
 from osed_jax.config import check
 from osed_jax.data.long_tail import class_counts
 from osed_jax.training.mesh import abstract, jit_train_step, make_mesh, split
-from osed_jax.training.state import create_state
-from osed_jax.training.step import make_train_step
 
 COUNTS = class_counts(5000, 10, 100.0, "exp")
-FACTS = {"class_counts": COUNTS, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+FACTS = {"class_counts": COUNTS, "mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32}
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}
 
 
@@ -74,15 +72,8 @@ def _collectives(depth: int, width: int, dtype: str) -> list[int]:
     config = default.get_config("open")
     config.model.update({"depth": depth, "widen_factor": width, "dtype": dtype})
     plain, mesh = check(config), make_mesh()
-    model = experiment.make_model(plain, len(COUNTS), routed=True)
-    tx = experiment.make_optimizer(plain, steps_per_epoch=97)
-    train_step = make_train_step(
-        model=model,
-        tx=tx,
-        loss_fn=experiment.make_loss(plain, FACTS),
-        augmentation=experiment.make_augmentation(plain, FACTS, noise=True),
-    )
-    state = jax.eval_shape(lambda: create_state(model, tx, seed=0, image_size=32))
+    init, train_step = experiment.make_training(plain, FACTS, steps_per_epoch=97, routed=True)
+    state = jax.eval_shape(init, 0)
     size, parts = 16 * mesh.size, split(mesh)
     batch = {
         "image": jax.ShapeDtypeStruct((size, 32, 32, 3), np.uint8, sharding=parts),

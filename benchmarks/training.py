@@ -50,13 +50,18 @@ from osed_jax.data.resident import ResidentFeeder
 from osed_jax.host_memory import use_large_pages
 from osed_jax.training.mesh import jit_eval_step, jit_train_step, make_mesh, replicate, split
 from osed_jax.training.state import create_state
-from osed_jax.training.step import make_eval_step, make_train_step
+from osed_jax.training.step import make_eval_step
 
 OURS, EAGER, COMPILED = "osed-jax", "pytorch eager", "pytorch compiled"
 SIZES = {"cpu": ("28-10-16", "16-2-128"), "gpu": ("28-10-128",)}
 SECONDS = 4.0  # that a timed stretch lasts at least
 COUNTS = class_counts(5000, 10, 100.0, "exp")
-FACTS = {"class_counts": COUNTS, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.201)}
+FACTS = {
+    "class_counts": COUNTS,
+    "image_size": 32,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.201),
+}
 
 Step = Callable[[int], None]  # makes so many steps and waits for the last
 
@@ -189,18 +194,10 @@ class _Ours:
 
     def __init__(self, size: str):
         config, mesh = _config(size), make_mesh()
-        model = experiment.make_model(config, len(COUNTS), routed=True)
-        tx = experiment.make_optimizer(config, steps_per_epoch=97)
-        step = make_train_step(
-            model=model,
-            tx=tx,
-            loss_fn=experiment.make_loss(config, FACTS),
-            augmentation=experiment.make_augmentation(config, FACTS, noise=True),
-        )
+        init, step = experiment.make_training(config, FACTS, steps_per_epoch=97, routed=True)
         self._step = jit_train_step(step, mesh)
-        init = jax.jit(lambda seed: create_state(model, tx, seed=seed, image_size=32))
         self._seed = replicate(np.uint32(0), mesh)
-        self._state = replicate(init(self._seed), mesh)
+        self._state = replicate(jax.jit(init)(self._seed), mesh)
         self._batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size))
         self._metrics: dict[str, jax.Array] = {}
 

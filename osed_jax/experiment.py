@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from osed_jax.models.resnet import ResNet
 from osed_jax.models.wide_resnet import WideResNet
 from osed_jax.training import optimizer
 from osed_jax.training.mesh import split
-from osed_jax.training.step import LossFn, cross_entropy
+from osed_jax.training.state import TrainState, create_state
+from osed_jax.training.step import LossFn, cross_entropy, make_train_step
 
 Config = dict[str, Any]
 
@@ -224,6 +226,32 @@ def make_loss(config: Config, facts: dict[str, Any]) -> LossFn:
         label_smoothing=config["loss"]["label_smoothing"],
         log_prior=jnp.log(counts) if config["loss"]["balanced_softmax"] else None,
     )
+
+
+def make_training(
+    config: Config, facts: dict[str, Any], *, steps_per_epoch: int, routed: bool
+) -> tuple[Callable[[jax.Array], TrainState], Callable]:
+    """What trains the net, neither part jitted: seed -> state, and `step.make_train_step`'s step.
+
+    Args:
+      config: the checked config.
+      facts: of the data, see `Data`: class_counts, mean, std and image_size are used.
+      steps_per_epoch: updates of an epoch.
+      routed: as `make_model` has it; noise is drawn only then.
+    """
+    model = make_model(config, len(facts["class_counts"]), routed=routed)
+    tx = make_optimizer(config, steps_per_epoch)
+    train_step = make_train_step(
+        model=model,
+        tx=tx,
+        loss_fn=make_loss(config, facts),
+        augmentation=make_augmentation(config, facts, noise=routed and has_noise(config)),
+    )
+
+    def init(seed: jax.Array) -> TrainState:
+        return create_state(model, tx, seed=seed, image_size=facts["image_size"])
+
+    return init, train_step
 
 
 def learning_rates(config: Config) -> np.ndarray:

@@ -34,8 +34,8 @@ from osed_jax.training.mesh import (
     replicated,
     split,
 )
-from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
-from osed_jax.training.step import make_eval_step, make_train_step
+from osed_jax.training.state import TrainState, adopt_auxiliary
+from osed_jax.training.step import make_eval_step
 
 _STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
 
@@ -171,20 +171,12 @@ class _Run:
         )
 
     def _phase(self, *, routed: bool) -> _Phase:
-        config, facts = self._config, self._data.facts
-        model = experiment.make_model(config, len(facts["class_names"]), routed=routed)
-        tx = experiment.make_optimizer(config, self._steps_per_epoch)
-        noise = routed and experiment.has_noise(config)
-        train_step = make_train_step(
-            model=model,
-            tx=tx,
-            loss_fn=experiment.make_loss(config, facts),
-            augmentation=experiment.make_augmentation(config, facts, noise=noise),
+        init, train_step = experiment.make_training(
+            self._config,
+            self._data.facts,
+            steps_per_epoch=self._steps_per_epoch,
+            routed=routed,
         )
-
-        def init(seed: jax.Array) -> TrainState:
-            return create_state(model, tx, seed=seed, image_size=facts["image_size"])
-
         like = abstract(jax.eval_shape(init, self._seed), self._mesh)
         return _Phase(init, like, jit_train_step(train_step, self._mesh))
 
