@@ -40,6 +40,9 @@ def get_config(method: str = "erm") -> ConfigDict:
     dataset.imbalance_profile = "exp"  # exp | step (Cao) | none: all images as they are
     dataset.imbalance_ratio = 100.0  # most frequent class / rarest class, at least 1
     dataset.num_max = 0  # images of the most frequent class; 0: as many as every class has
+    # Share of each class's training images held out before the long tail is taken: choices are made
+    # on them, and the test set is used once. 0 keeps the published subset.
+    dataset.validation_fraction = 0.0
     dataset.mean = ()  # of each channel, in [0, 1]; (): measured on the training subset
     dataset.std = ()
     dataset.groups = "five_equal"  # five_equal (MLRC, 1 the rarest) | thresholds
@@ -51,6 +54,8 @@ def get_config(method: str = "erm") -> ConfigDict:
     over.mode = "none"  # none | resample | noise | diffusion
     over.start_epoch = epochs * 4 // 5  # deferral: before it, plain ERM (Zada: 160 of 200)
     over.noise_ratio = 1 / 3  # the paper's delta, in [0, 1]: P = (1 - n_c / n_max) * delta
+    over.replace_in = "tail"  # tail: as above | all: P = delta in every class
+    over.real_only_epochs = 0  # at the end, without replacement: balanced draws of real images
     over.noise_share = 0.0  # mode diffusion: the share of replaced images that is noise
     over.noise_space = "pixel"  # pixel (Zada) | normalised (MLRC: not normalised again)
     over.noise_road = "dar"  # batch norm's road: natural | dar | dar_grad | aux

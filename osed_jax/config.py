@@ -112,6 +112,7 @@ _RULES: dict[str, Rule] = {
     "dataset.imbalance_profile": _one_of(*long_tail.PROFILES),
     "dataset.imbalance_ratio": _at_least(1),
     "dataset.num_max": _at_least(0),
+    "dataset.validation_fraction": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
     "dataset.mean": _or_empty(_numbers(3, 0, 1)),
     "dataset.std": _or_empty(_numbers(3, 1e-3, 1)),
     "dataset.groups": _one_of(*long_tail.GROUPS),
@@ -120,6 +121,8 @@ _RULES: dict[str, Rule] = {
     "oversampling.mode": _one_of("none", "resample", "noise", "diffusion"),
     "oversampling.start_epoch": _at_least(0),
     "oversampling.noise_ratio": _SHARE,
+    "oversampling.replace_in": _one_of("tail", "all"),
+    "oversampling.real_only_epochs": _at_least(0),
     "oversampling.noise_share": _SHARE,
     "oversampling.noise_space": _one_of("pixel", "normalised"),
     "oversampling.noise_road": _one_of(*ROADS),
@@ -238,6 +241,13 @@ def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"config.oversampling.start_epoch is {start}, but training ends after "
             f"{f['train.num_epochs']} epochs, so mode {mode} would never start"
+        )
+    real_only, num_epochs = f["oversampling.real_only_epochs"], f["train.num_epochs"]
+    if real_only and (mode not in ("noise", "diffusion") or start + real_only >= num_epochs):
+        yield (
+            f"config.oversampling.real_only_epochs is {real_only}; it ends what modes noise and "
+            f"diffusion do, and must leave them an epoch between start_epoch ({start}) and "
+            f"num_epochs ({num_epochs}); the mode is {mode}"
         )
     if f["oversampling.noise_share"] and mode != "diffusion":
         yield (

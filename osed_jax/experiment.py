@@ -52,16 +52,17 @@ class Data:
 
     Attributes:
       train: the long-tailed training set.
+      validation: training images held out of it; none where validation_fraction is 0.
       test: the test set.
-      rest: rows of the whole training set that the long-tailed one leaves out.
       generated: generated images; None where the mode uses none.
       facts: what `dataset.json` says of them: name, class_names, class_counts,
-        num_train_images, subset_sha256, mean, std, image_size, generated_counts.
+        num_train_images, num_validation_images, subset_sha256, mean, std, image_size,
+        generated_counts.
     """
 
     train: ImageSet
+    validation: ImageSet
     test: ImageSet
-    rest: np.ndarray
     generated: ImageSet | None
     facts: dict[str, Any]
 
@@ -110,24 +111,28 @@ def generated_dir(config: Config) -> Path:
     return Path(folder)
 
 
-def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray]:
-    """The whole training set, and the rows of its long-tailed part. Opens no test image."""
+def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray, np.ndarray]:
+    """The whole training set, the rows of its long-tailed part, and those held out for validation.
+
+    Opens no test image.
+    """
     dataset = config["dataset"]
     whole = load_split(config, "train", cache_dir)
-    rows = long_tailed_rows(
+    rows, held_out = long_tailed_rows(
         whole,
         profile=dataset["imbalance_profile"],
         imbalance_ratio=dataset["imbalance_ratio"],
         num_max=dataset["num_max"],
+        validation_fraction=dataset["validation_fraction"],
     )
-    return whole, rows
+    return whole, rows, held_out
 
 
 def load_data(config: Config, cache_dir: Path) -> Data:
     """Loads everything that training and its evaluation need, and takes the long tail."""
     dataset, over = config["dataset"], config["oversampling"]
     folder = generated_dir(config) if over["mode"] == "diffusion" else None
-    whole, rows = load_train(config, cache_dir)
+    whole, rows, held_out = load_train(config, cache_dir)
     train = whole.select(rows)
     generated = None
     if folder:
@@ -138,6 +143,7 @@ def load_data(config: Config, cache_dir: Path) -> Data:
             image_size=train.images.image_size,
             cache_dir=cache_dir,
             max_decoded_gib=dataset["max_decoded_gib"],
+            in_all_classes=over["replace_in"] == "all",
         )
     mean, std = dataset["mean"], dataset["std"]
     if not mean:
@@ -148,13 +154,14 @@ def load_data(config: Config, cache_dir: Path) -> Data:
         "class_names": list(train.class_names),
         "class_counts": list(train.class_counts),
         "num_train_images": len(train.label),
+        "num_validation_images": len(held_out),
         "subset_sha256": long_tail.subset_sha256(rows),
         "mean": list(mean),
         "std": list(std),
         "generated_counts": list(generated.class_counts) if generated else None,
     }
-    rest = np.setdiff1d(np.arange(len(whole.label)), rows)
-    return Data(train, load_split(config, "test", cache_dir), rest, generated, facts)
+    test = load_split(config, "test", cache_dir)
+    return Data(train, whole.select(held_out), test, generated, facts)
 
 
 def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:
@@ -274,11 +281,14 @@ def make_plan(config: Config, data: Data, epoch: int) -> Plan:
     }
     if over["mode"] == "none" or epoch < over["start_epoch"]:
         return sampling.natural_plan(**common)
-    ratio = 0.0 if over["mode"] == "resample" else over["noise_ratio"]
+    real_only = epoch >= config["train"]["num_epochs"] - over["real_only_epochs"]
+    ratio = 0.0 if over["mode"] == "resample" or real_only else over["noise_ratio"]
     return sampling.balanced_plan(
         **common,
         synthetic_label=data.generated.label if data.generated else np.zeros(0, np.int64),
-        replace_prob=sampling.replace_probability(data.train.class_counts, ratio),
+        replace_prob=sampling.replace_probability(
+            data.train.class_counts, ratio, in_all_classes=over["replace_in"] == "all"
+        ),
         noise_share=1.0 if over["mode"] == "noise" else over["noise_share"],
     )
 

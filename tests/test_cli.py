@@ -109,6 +109,28 @@ def test_a_fork_equals_the_run_in_full(erm, tmp_path):
     assert evaluated["top1"] == summary(tmp_path / "fork")["top1"]
 
 
+def test_choices_can_be_made_on_images_that_are_held_out(tmp_path):
+    run_well(
+        DIGITS + "open",
+        f"--workdir={tmp_path / 'run'}",
+        *SMALL,
+        "--config.dataset.validation_fraction=0.2",
+        "--config.oversampling.start_epoch=2",
+        "--config.oversampling.real_only_epochs=1",
+    )
+    facts = summary(tmp_path / "run")
+    held_out = facts["validation"]
+    # The digits' training images, a class each, are 130 and a few more or fewer.
+    assert held_out["num_images"] == facts["num_validation_images"] > 200
+    assert np.sum(held_out["confusion_matrix"]) == held_out["num_images"]
+    assert facts["num_test_images"] == 500 == np.sum(facts["confusion_matrix"])
+    assert all("test_accuracy" not in m for m in metrics(tmp_path / "run")), "it is used once"
+    last = metrics(tmp_path / "run")[-1]
+    assert last["validation_accuracy"] == pytest.approx(held_out["top1"]) != facts["top1"]
+    noise = [m["noise"] > 0 for m in metrics(tmp_path / "run")]
+    assert noise == [False, False, True, False], "the last epoch shows real images only"
+
+
 def test_generated_images_and_noise_in_one_run_on_four_devices(erm, tmp_path):
     random = np.random.RandomState(0)
     for c in range(1, 10):

@@ -25,7 +25,7 @@ def test_it_is_whole_and_small():
 def test_a_classifier_of_other_real_digits_reads_it():
     """The judge is trained on real digits that the miniature has never seen."""
     train, test = load_digits("train"), load_digits("test")
-    rows = long_tailed_rows(train, profile="exp", imbalance_ratio=20.0, num_max=100)
+    rows, _ = long_tailed_rows(train, profile="exp", imbalance_ratio=20.0, num_max=100)
     unseen = [train.select(rows), test]
     pixels = np.concatenate([s.images.take(np.arange(len(s.label))) for s in unseen])
     label = np.concatenate([s.label for s in unseen])

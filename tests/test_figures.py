@@ -98,13 +98,15 @@ def test_learning_curves(tmp_path, total, start):
     records = [
         {"epoch": e, "loss": 2 / (e + 1), "train_accuracy": 1 - 0.9 / (e + 1)} for e in range(total)
     ]
+    unseen = "validation" if total == 60 else "test"
     for record in records[::2]:
-        record["test_accuracy"] = 0.8 * record["train_accuracy"]
+        record[f"{unseen}_accuracy"] = 0.8 * record["train_accuracy"]
     with figures_checked() as seen:
         curves.draw_learning_curves(
             tmp_path / "x.png", records, start_epoch=start, forked_epochs=start or 0
         )
     assert any("deferred phase" in t for t in seen[0]) == (start is not None)
+    assert len({"test", "validation"} & set(seen[0])) == 1 and unseen in seen[0]
 
 
 def test_groups_name_the_absent_ones(tmp_path):

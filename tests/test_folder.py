@@ -192,7 +192,7 @@ def test_streaming_checks_the_files_too(tmp_path):
         load(tmp_path, gib=0)
 
 
-def generated(root, counts=(5, 2), names=("cat", "dog")):
+def generated(root, counts=(5, 2), names=("cat", "dog"), **settings):
     return load_generated(
         str(root),
         class_names=names,
@@ -200,6 +200,7 @@ def generated(root, counts=(5, 2), names=("cat", "dog")):
         image_size=12,
         cache_dir=root / ".cache",
         max_decoded_gib=1.0,
+        **settings,
     )
 
 
@@ -222,6 +223,14 @@ def test_a_class_without_generated_images_is_refused(tmp_path):
     write(tmp_path / "cat" / "0.png")
     with pytest.raises(UserError, match="no generated images of class 'dog'"):
         generated(tmp_path)
+
+
+def test_all_classes_may_be_asked_to_have_generated_images(tmp_path):
+    write(tmp_path / "dog" / "0.png")
+    with pytest.raises(UserError, match="'cat', but config"):
+        generated(tmp_path, in_all_classes=True)
+    write(tmp_path / "cat" / "0.png")
+    assert generated(tmp_path, in_all_classes=True).class_counts == (1, 1)
 
 
 def test_an_unknown_generated_class_is_refused(tmp_path):

@@ -149,7 +149,7 @@ def trained(tmp_path_factory):
 def real_images():
     """The long-tailed training set and the test set, (pixels, labels) each."""
     whole, test = load_digits("train"), load_digits("test")
-    part = whole.select(long_tailed_rows(whole, profile="exp", **TAIL))
+    part = whole.select(long_tailed_rows(whole, profile="exp", **TAIL)[0])
     return [(s.images.take(np.arange(len(s.label))), s.label) for s in (part, test)]
 
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from osed_jax.data import long_tail
+from osed_jax.data.image_set import ImageSet, long_tailed_rows
+from osed_jax.data.images import ArrayImages
 from osed_jax.errors import UserError
 from tests.conftest import ROOT
 
@@ -62,6 +64,47 @@ def test_cifar10_subset_is_the_published_one():
     assert index.dtype == np.int64 and len(index) == 12_406
     published = "f7669c469c9ddf9afcfabc0b127018ebfa21ac9ecddbe2642455be26c359cb8d"
     assert long_tail.subset_sha256(index) == published
+
+
+def test_what_is_held_out_is_the_other_end_of_the_published_shuffle():
+    label, num = cifar10_labels(), 500
+    held_out = long_tail.held_out_subset(label, (num,) * 10)
+    assert held_out.dtype == np.int64 and (np.diff(held_out) > 0).all()
+    assert np.bincount(label[held_out]).tolist() == [num] * 10
+    # Cao's own loop, of which this is what it would take last.
+    random = np.random.RandomState(0)
+    for c in range(10):
+        position = np.where(label == c)[0]
+        random.shuffle(position)
+        np.testing.assert_array_equal(held_out[label[held_out] == c], np.sort(position[-num:]))
+    published = long_tail.canonical_subset(label, IR_100)
+    smaller = long_tail.canonical_subset(label, long_tail.class_counts(4500, 10, 100))
+    assert len(smaller) == 11_165 and set(smaller) < set(published)
+    assert not set(held_out) & set(smaller)
+    assert len(long_tail.held_out_subset(label, (0,) * 10)) == 0
+
+
+def labelled(counts):
+    label = np.repeat(np.arange(len(counts)), counts)
+    return ImageSet(ArrayImages(np.zeros((len(label), 1, 1, 3), np.uint8)), label, ("a", "b", "c"))
+
+
+def test_validation_images_are_a_share_of_each_class_and_never_trained_on():
+    data, exp = labelled((40, 40, 40)), {"profile": "exp", "imbalance_ratio": 4, "num_max": 0}
+    rows, held_out = long_tailed_rows(data, validation_fraction=0.13, **exp)
+    assert np.bincount(data.label[held_out]).tolist() == [5, 5, 5], "5.2, rounded down"
+    assert np.bincount(data.label[rows]).tolist() == [35, 17, 8]
+    assert not set(rows) & set(held_out)
+    assert len(long_tailed_rows(data, **exp)[1]) == 0
+
+    natural, none = labelled((30, 12, 5)), {"profile": "none", "imbalance_ratio": 1, "num_max": 0}
+    rows, held_out = long_tailed_rows(natural, validation_fraction=0.1, **none)
+    assert np.bincount(natural.label[held_out], minlength=3).tolist() == [3, 1, 0]
+    assert sorted([*rows, *held_out]) == list(range(47))
+    with pytest.raises(UserError, match="holds out no image: the most frequent class has 30"):
+        long_tailed_rows(natural, validation_fraction=0.01, **none)
+    with pytest.raises(UserError, match="'a' has 36 training images beside the validation images"):
+        long_tailed_rows(data, validation_fraction=0.1, **{**exp, "num_max": 40})
 
 
 def test_subset_depends_on_each_class_order_alone():

@@ -32,6 +32,8 @@ def test_replace_probability_is_the_published_one():
     assert got.mean() == pytest.approx(0.251, abs=5e-4)
     full = sampling.replace_probability(COUNTS, 1.0)
     np.testing.assert_allclose(1 - full, np.array(COUNTS) / 5000)
+    everywhere = sampling.replace_probability(COUNTS, 0.25, in_all_classes=True)
+    np.testing.assert_array_equal(everywhere, [0.25] * 10)
 
 
 @pytest.mark.parametrize("noise_ratio", [1 / 3, 1.0])

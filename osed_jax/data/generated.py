@@ -22,6 +22,7 @@ def load_generated(
     image_size: int,
     cache_dir: Path,
     max_decoded_gib: float,
+    in_all_classes: bool = False,
 ) -> ImageSet:
     """Reads generated images and says aloud where they are fewer than the classes lack.
 
@@ -32,10 +33,11 @@ def load_generated(
       image_size: side in pixels; images of another size are resized, and that is said.
       cache_dir: where decoded images are kept.
       max_decoded_gib: see `images.read_files`.
+      in_all_classes: whether the most frequent class is to show generated images, too.
 
     Raises:
       UserError: for a missing folder, one filled for other classes, a folder of an unknown class,
-        a class that lacks images and has no generated one, an image that cannot be read.
+        a class that is to show generated images and has none, an image that cannot be read.
     """
     if not generated_dir:
         raise UserError(
@@ -58,7 +60,7 @@ def load_generated(
         max_decoded_gib=max_decoded_gib,
         may_be_empty=True,
     )
-    _compare_with_need(folder, generated, np.asarray(class_counts))
+    _compare_with_need(folder, generated, np.asarray(class_counts), in_all_classes)
     return generated
 
 
@@ -73,7 +75,9 @@ def _check_store(folder: Path, class_names: Sequence[str]) -> None:
         )
 
 
-def _compare_with_need(folder: Path, generated: ImageSet, class_counts: np.ndarray) -> None:
+def _compare_with_need(
+    folder: Path, generated: ImageSet, class_counts: np.ndarray, in_all_classes: bool
+) -> None:
     names, has = generated.class_names, np.asarray(generated.class_counts)
     lacks = class_counts.max() - class_counts
     empty = [n for n, h, m in zip(names, has, lacks) if m and not h]
@@ -81,6 +85,12 @@ def _compare_with_need(folder: Path, generated: ImageSet, class_counts: np.ndarr
         raise UserError(
             f"{folder} has no generated images of class {', '.join(map(repr, empty))}, which has "
             f"fewer training images than the most frequent class; add some"
+        )
+    if in_all_classes and not has.all():
+        missing = ", ".join(repr(n) for n, h in zip(names, has) if not h)
+        raise UserError(
+            f"{folder} has no generated images of class {missing}, but "
+            f"config.oversampling.replace_in=all shows some of every class; add some, or use tail"
         )
     few = [f"{n} ({h:,} of {m:,})" for n, h, m in zip(names, has, lacks) if h < m]
     if few:

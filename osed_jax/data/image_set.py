@@ -34,17 +34,29 @@ class ImageSet:
 
 
 def long_tailed_rows(
-    data: ImageSet, *, profile: str, imbalance_ratio: float, num_max: int
-) -> np.ndarray:
-    """Positions of the canonical long-tailed subset, int64, sorted.
+    data: ImageSet,
+    *,
+    profile: str,
+    imbalance_ratio: float,
+    num_max: int,
+    validation_fraction: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the canonical long-tailed subset and of the validation images, sorted int64.
 
-    With num_max 0 the most frequent class gets as many images as every class has. Profile `none`
-    keeps each class as it is, up to num_max images if that is given.
+    The validation images are the given share of each class, rounded down; the long tail is taken
+    from the others. With num_max 0 the most frequent class gets as many images as every class
+    has of them. Profile `none` keeps each class as it is, up to num_max images if that is given.
 
     Raises:
-      UserError: where a class has too few images.
+      UserError: where a class has too few images, or none could be held out.
     """
-    available = data.class_counts
+    held_out = tuple(int(n * validation_fraction) for n in data.class_counts)
+    if validation_fraction and not any(held_out):
+        raise UserError(
+            f"config.dataset.validation_fraction is {validation_fraction:g}, which holds out no "
+            f"image: the most frequent class has {max(data.class_counts)}; raise it, or set it to 0"
+        )
+    available = tuple(n - h for n, h in zip(data.class_counts, held_out))
     if profile == "none":
         counts = tuple(min(n, num_max or n) for n in available)
     else:
@@ -53,8 +65,12 @@ def long_tailed_rows(
         )
         for name, has, wanted in zip(data.class_names, available, counts):
             if has < wanted:
+                beside = " beside the validation images" if validation_fraction else ""
                 raise UserError(
-                    f"class {name!r} has {has} training images, but the long tail asks for "
+                    f"class {name!r} has {has} training images{beside}, but the long tail asks for "
                     f"{wanted}; lower config.dataset.num_max (0: as many as every class has)"
                 )
-    return long_tail.canonical_subset(data.label, counts)
+    return (
+        long_tail.canonical_subset(data.label, counts),
+        long_tail.held_out_subset(data.label, held_out),
+    )

@@ -69,18 +69,42 @@ def canonical_subset(label: np.ndarray, class_counts: Sequence[int]) -> np.ndarr
     Raises:
       UserError: where a class has fewer images than n_c.
     """
-    random = np.random.RandomState(0)
     chosen = []
-    for c, count in enumerate(class_counts):
-        position = np.where(label == c)[0]
+    for c, (position, count) in enumerate(zip(_shuffled(label, len(class_counts)), class_counts)):
         if len(position) < count:
             raise UserError(
                 f"class {c} has {len(position)} images, but {count} were asked for; "
                 f"lower dataset.num_max or use dataset.imbalance_profile=none"
             )
-        random.shuffle(position)
         chosen.append(position[:count])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def held_out_subset(label: np.ndarray, class_counts: Sequence[int]) -> np.ndarray:
+    """Positions that `canonical_subset` takes last: the other end of its shuffle of each class.
+
+    So what a smaller canonical subset keeps is part of the published one, and the two are disjoint
+    where the class has images enough for both.
+
+    Args:
+      label: [N], integers in [0, C), in the data set's original order.
+      class_counts: how many of each of the C classes, at most as many as it has.
+
+    Returns:
+      The selected positions, int64, sorted.
+    """
+    shuffled = _shuffled(label, len(class_counts))
+    chosen = [p[len(p) - count :] for p, count in zip(shuffled, class_counts)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def _shuffled(label: np.ndarray, num_classes: int) -> list[np.ndarray]:
+    """The positions of each class, shuffled as in Cao's `imbalance_cifar.py`."""
+    random = np.random.RandomState(0)
+    by_class = [np.where(label == c)[0] for c in range(num_classes)]
+    for position in by_class:
+        random.shuffle(position)
+    return by_class
 
 
 def subset_sha256(index: np.ndarray) -> str:

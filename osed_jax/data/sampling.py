@@ -43,10 +43,17 @@ class Plan:
         return len(self.label)
 
 
-def replace_probability(class_counts: Sequence[int], noise_ratio: float) -> np.ndarray:
-    """P(replace | class) = (1 - n_c / n_max) * noise_ratio, float64 [C] (Zada, section 3)."""
+def replace_probability(
+    class_counts: Sequence[int], noise_ratio: float, *, in_all_classes: bool = False
+) -> np.ndarray:
+    """P(replace | class) = (1 - n_c / n_max) * noise_ratio, float64 [C] (Zada, section 3).
+
+    With `in_all_classes` it is noise_ratio for each, so that being generated says nothing of a
+    row's class.
+    """
     counts = np.asarray(class_counts, dtype=np.float64)
-    return (1 - counts / counts.max()) * noise_ratio
+    lacking = np.ones_like(counts) if in_all_classes else 1 - counts / counts.max()
+    return lacking * noise_ratio
 
 
 def natural_plan(*, seed: int, epoch: int, label: np.ndarray, batch_size: int) -> Plan:

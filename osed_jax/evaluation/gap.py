@@ -112,7 +112,7 @@ def _load(
     config: Config, store: Path, directory: Path, classifier: Classifier
 ) -> dict[str, ImageSet]:
     cache_dir = experiment.open_cache(directory)
-    whole, rows = experiment.load_train(config, cache_dir)
+    whole, rows, _ = experiment.load_train(config, cache_dir)
     train = whole.select(rows)
     _check_same_images(directory, classifier, train)
     generated = load_generated(

@@ -34,15 +34,32 @@ def figures(config: Config, facts: dict[str, Any], logits: np.ndarray, label: np
 
 
 def summarise(
-    config: Config, data: Data, logits: np.ndarray, directory: Path, state: TrainState
+    config: Config,
+    data: Data,
+    logits: np.ndarray,
+    held_out_logits: np.ndarray | None,
+    directory: Path,
+    state: TrainState,
 ) -> dict[str, Any]:
-    """The content of `summary.json` for a run whose `metrics.jsonl` is complete."""
+    """The content of `summary.json` for a run whose `metrics.jsonl` is complete.
+
+    Args:
+      config: of the run.
+      data: what it was trained and tested on.
+      logits: of the test images.
+      held_out_logits: of the validation images; None where there are none.
+      directory: the work directory.
+      state: what training ended with.
+    """
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     return {
         "method": method_name(config),
         "seed": config["seed"],
         **figures(config, data.facts, logits, data.test.label),
+        "validation": None
+        if held_out_logits is None
+        else _of_validation(config, data, held_out_logits),
         **data.facts,
         "generated_used": _generated_used(config, data),
         "num_parameters": num_parameters(state.params),
@@ -56,6 +73,12 @@ def summarise(
         "versions": versions(),
         "config": config,
     }
+
+
+def _of_validation(config: Config, data: Data, logits: np.ndarray) -> dict[str, Any]:
+    found = figures(config, data.facts, logits, data.validation.label)
+    found["num_images"] = found.pop("num_test_images")
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -83,9 +83,9 @@ def _adapt(config: Config, directory: Path) -> None:
 
 def _choose_images(config: Config, cache: Path) -> ImageSet:
     """Training images only: the test set is not even opened."""
-    whole, rows = experiment.load_train(config, cache)
+    whole, rows, held_out = experiment.load_train(config, cache)
     if config["adapt"]["images"] == "rest":
-        rows = np.setdiff1d(np.arange(len(whole.label)), rows)
+        rows = np.setdiff1d(np.arange(len(whole.label)), np.concatenate([rows, held_out]))
     if not len(rows):
         raise UserError(
             "config.adapt.images is rest, but the long-tailed set leaves out no training image; "

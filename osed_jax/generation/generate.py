@@ -60,7 +60,7 @@ def generate(config: Config) -> None:
     """
     folder = experiment.generated_dir(config)
     gen = config["generation"]
-    whole, rows = experiment.load_train(config, experiment.open_cache(folder))
+    whole, rows, _ = experiment.load_train(config, experiment.open_cache(folder))
     train = whole.select(rows)
     own = read_own(gen["prompts_file"], train.class_names)
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
@@ -91,8 +91,9 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
     """How many generated images each class is to have, by `config.generation.count`.
 
     `balance`: n_max - n_c. `noise_ratio`: the slots that a run is expected to fill with generated
-    images of the class, (num_epochs - start_epoch) * N / C * P(replace | c) * (1 - noise_share),
-    so that on average none is shown twice, but no more than `balance`. A number: as it is.
+    images of the class, epochs * N / C * P(replace | c) * (1 - noise_share), so that on average
+    none is shown twice, but no more than `balance` (n_max where all classes show some). A number:
+    as it is.
     """
     count, over = config["generation"]["count"], config["oversampling"]
     counts = np.asarray(class_counts)
@@ -101,10 +102,14 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
         return lacks.tolist()
     if count != "noise_ratio":
         return [int(count)] * len(counts)
-    epochs = config["train"]["num_epochs"] - over["start_epoch"]
-    replaced = replace_probability(class_counts, over["noise_ratio"]) * (1 - over["noise_share"])
+    in_all_classes = over["replace_in"] == "all"
+    epochs = config["train"]["num_epochs"] - over["start_epoch"] - over["real_only_epochs"]
+    replaced = replace_probability(
+        class_counts, over["noise_ratio"], in_all_classes=in_all_classes
+    ) * (1 - over["noise_share"])
     slots = epochs * counts.sum() / len(counts) * replaced
-    return np.minimum(np.ceil(slots), lacks).astype(int).tolist()
+    most = counts.max() if in_all_classes else lacks
+    return np.minimum(np.ceil(slots), most).astype(int).tolist()
 
 
 def _settings(

@@ -53,15 +53,16 @@ def draw_learning_curves(
                 marker=marker,
                 label="training, natural images" if once else None,
             )
-            tested = [(r["epoch"] + 1, r["test_accuracy"]) for r in part if "test_accuracy" in r]
-            accuracy.plot(
-                *(zip(*tested) if tested else ([], [])),
-                style,
-                color=VERMILLION,
-                marker="s",
-                markersize=4,
-                label="test" if once and tested else None,
-            )
+            for name, unseen in (("test", "test_accuracy"), ("validation", "validation_accuracy")):
+                tested = [(r["epoch"] + 1, r[unseen]) for r in part if unseen in r]
+                accuracy.plot(
+                    *(zip(*tested) if tested else ([], [])),
+                    style,
+                    color=VERMILLION,
+                    marker="s",
+                    markersize=4,
+                    label=name if once and tested else None,
+                )
         loss.set_title("Loss of training, rows of all kinds")
         loss.set_ylabel("cross-entropy (nats)")
         accuracy.set_title("Accuracy")

@@ -15,6 +15,7 @@ from tensorboardX import SummaryWriter
 
 from osed_jax import cluster, experiment, workdir
 from osed_jax.console import progress, say
+from osed_jax.data.image_set import ImageSet
 from osed_jax.data.sampling import Kind
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier
@@ -77,9 +78,10 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
         also=config["oversampling"]["start_epoch"],
     ) as saved:
         state = run.train(saved)
-    logits = run.evaluate(state)
+    logits = run.evaluate(state, data.test)
+    held_out = run.evaluate(state, data.validation) if data.facts["num_validation_images"] else None
     with cluster.first_goes_first("summary"):
-        summary = summarise(config, data, logits, directory, state)
+        summary = summarise(config, data, logits, held_out, directory, state)
         if cluster.is_first():
             write_predictions(directory / "predictions.npz", logits, data.test.label)
             workdir.write_json(directory / "summary.json", summary)
@@ -160,12 +162,12 @@ class _Run:
         with board, open(metrics, "a") as log:
             yield write
 
-    def evaluate(self, state: TrainState) -> np.ndarray:
-        """Logits of the test set."""
+    def evaluate(self, state: TrainState, data: ImageSet) -> np.ndarray:
+        """Logits of its images."""
         return predict(
             self._eval_step,
             state.replace(opt_state=()),
-            self._data.test.images,
+            data.images,
             batch_size=self._config["evaluate"]["batch_size"],
             sharding=split(self._mesh),
         )
@@ -228,8 +230,10 @@ class _Run:
         }
         every = self._config["train"]["eval_every_epochs"]
         if every and (epoch + 1) % every == 0:
-            prediction = self.evaluate(state).argmax(axis=1)
-            record["test_accuracy"] = float((prediction == self._data.test.label).mean())
+            part = "validation" if self._data.facts["num_validation_images"] else "test"
+            data = getattr(self._data, part)
+            prediction = self.evaluate(state, data).argmax(axis=1)
+            record[f"{part}_accuracy"] = float((prediction == data.label).mean())
         record["images_per_second"] = round(num_images / seconds, 2)
         record["seconds"] = round(time.perf_counter() - began, 3)
         return state, record
@@ -245,14 +249,25 @@ class _Run:
 
 
 def _write_scalars(board: SummaryWriter, record: dict[str, Any]) -> None:
-    for name in ("loss", "train_accuracy", "test_accuracy", "learning_rate", "images_per_second"):
+    for name in (
+        "loss",
+        "train_accuracy",
+        "validation_accuracy",
+        "test_accuracy",
+        "learning_rate",
+        "images_per_second",
+    ):
         if name in record:
             board.add_scalar(name, record[name], record["step"])
 
 
 def _say_epoch(record: dict[str, Any], num_epochs: int) -> None:
-    test = f", test {record['test_accuracy']:.2%}" if "test_accuracy" in record else ""
+    parts = [
+        f"{part} {record[f'{part}_accuracy']:.2%}"
+        for part in ("train", "validation", "test")
+        if f"{part}_accuracy" in record
+    ]
     say(
         f"epoch {record['epoch'] + 1}/{num_epochs}: loss {record['loss']:.4f}, "
-        f"train {record['train_accuracy']:.2%}{test}, {record['images_per_second']:,.0f} images/s"
+        f"{', '.join(parts)}, {record['images_per_second']:,.0f} images/s"
     )
