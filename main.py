@@ -20,7 +20,7 @@ DRIVERS = {  # mode: the name of a module and of the function in it that does it
     for package, modes in {
         "training": ("train", "sweep"),
         "evaluation": ("evaluate", "diagnose", "gap", "compare"),
-        "generation": ("adapt", "generate", "verify"),
+        "generation": ("adapt", "generate", "verify", "select"),
     }.items()
     for mode in modes
 }
@@ -61,7 +61,12 @@ def main(config: ConfigDict | None) -> None:
         from osed_jax.config import check
 
         arguments.append(check(config))
-    if FLAGS.mode not in ("generate", "verify", "adapt"):  # their folder is a field of the config
+    if FLAGS.mode not in (
+        "generate",
+        "verify",
+        "adapt",
+        "select",
+    ):  # their folder is a field of the config
         if not FLAGS.workdir:
             raise UserError("--workdir is missing; give the folder that holds or will hold the run")
         arguments.append(Path(FLAGS.workdir))

@@ -99,6 +99,7 @@ def get_config(method: str = "erm") -> ConfigDict:
     gen.classifier_workdir = ""  # a trained run on the same classes, for the next two
     gen.classifier_top_k = 0  # keep images whose class is among its k most probable ones
     gen.max_feature_distance = 0.0  # 1: that of an ordinary real training image from its class
+    gen.selected_dir = ""  # --mode=select: new folder for what the filters keep of generated_dir
     gen.max_attempts = 4.0  # images drawn until a class is full, in multiples of its count
 
     augment = config.augment = ConfigDict()  # MLRC; noise is never augmented

@@ -17,6 +17,7 @@ from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier
 from osed_jax.generation.generate import generate, wanted_counts
 from osed_jax.generation.records import read_lines
+from osed_jax.generation.select import select
 from osed_jax.generation.verify import problems
 from osed_jax.training.mesh import make_mesh
 from osed_jax.training.step import make_eval_step
@@ -141,6 +142,14 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
     ranks = [1 + order[i].tolist().index(r["label"]) for i, r in enumerate(kept)]
     assert ranks == [r["classifier_rank"] for r in kept]
     assert all(r["feature_distance"] > 0 for r in kept)
+    # The same judge, asked to be stricter, of images that are there.
+    strict = max(min(ranks[i : i + 2]) for i in range(0, 20, 2))  # one of each class at least
+    judged.generation.update(classifier_top_k=strict, selected_dir=str(tmp_path / "selected"))
+    verdicts = select(check(judged))
+    for label, name in enumerate(classifier.facts["class_names"]):
+        passed = sum(rank <= strict for rank in ranks[2 * label : 2 * label + 2])
+        assert verdicts[name]["kept"] == passed
+        assert verdicts[name].get("not recognised", 0) == 2 - passed
     judged.generation.classifier_workdir = str(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"is .* a work directory"):
         generate(check(judged))

@@ -45,13 +45,7 @@ def load_generated(
             "generated images, CLASS/*.png|jpg|..."
         )
     folder = Path(generated_dir)
-    unknown = sorted(set(class_folders(folder)) - set(class_names))
-    if unknown:
-        raise UserError(
-            f"{folder} has generated images of class {', '.join(map(repr, unknown))}, which the "
-            f"data set does not have; its classes are {', '.join(class_names)}"
-        )
-    _check_store(folder, class_names)
+    check_classes(folder, class_names)
     generated = read_class_folders(
         folder,
         class_names,
@@ -64,7 +58,14 @@ def load_generated(
     return generated
 
 
-def _check_store(folder: Path, class_names: Sequence[str]) -> None:
+def check_classes(folder: Path, class_names: Sequence[str]) -> None:
+    """Raises UserError where `folder` is none, or has images of other classes than these C."""
+    unknown = sorted(set(class_folders(folder)) - set(class_names))
+    if unknown:
+        raise UserError(
+            f"{folder} has generated images of class {', '.join(map(repr, unknown))}, which the "
+            f"data set does not have; its classes are {', '.join(class_names)}"
+        )
     if not (folder / STORE_FILE).exists():  # made by another tool
         return
     made_for = json.loads((folder / STORE_FILE).read_text())["class_names"]

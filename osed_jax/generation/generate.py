@@ -40,7 +40,7 @@ _RECORDED = (
     "model",
     "revision",
 )
-_FILTERS = (
+FILTERS = (
     "min_deviation",
     "drop_duplicates",
     "near_duplicate_bits",
@@ -66,7 +66,8 @@ def generate(config: Config) -> None:
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
     settings = _settings(gen, model, train, own)
     sampler = _sampler(settings, model, gen)
-    filters = _filters(gen, train, sampler.batch_size)
+    # The sampler has made its batch size a multiple of the devices' number.
+    filters = make_filters(gen, train, sampler.batch_size)
     with filling(
         folder,
         settings=settings,
@@ -130,7 +131,7 @@ def _settings(
         "size": train.images.image_size,
         "resize_method": gen["resize_method"],
         "keep_full_size": gen["keep_full_size"],
-        "filters": {name: gen[name] for name in _FILTERS},
+        "filters": {name: gen[name] for name in FILTERS},
         "prompts": {
             name: list(
                 class_prompts(name, templates=gen["templates"], modifiers=gen["modifiers"], own=own)
@@ -198,11 +199,11 @@ def _describe(settings: dict[str, Any], class_name: str, index: int) -> Record:
     return prompt | {name: settings[name] for name in _RECORDED}
 
 
-def _filters(gen: dict[str, Any], train: ImageSet, batch_size: int) -> Filters:
-    values = {name: gen[name] for name in _FILTERS if name != "classifier_workdir"}
+def make_filters(gen: dict[str, Any], train: ImageSet, batch_size: int) -> Filters:
+    """The filters of section `generation`; batch_size, of the classifier, is for all devices."""
+    values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
     opinions = None
     if gen["classifier_workdir"]:
-        # The sampler has made its batch size a multiple of the devices' number.
         opinions = classifier_opinions(
             Path(gen["classifier_workdir"]), train, batch_size=batch_size
         )
