@@ -75,6 +75,9 @@ def test_means_over_seeds_and_paired_differences(three_methods):
     pairs = {row["pair"]: row for row in cells(folder / "pairs.csv")}
     first = pairs["open vs erm"]
     assert first["top-1"] == "+10.00 ± 0.00" and first["balanced"] == "+10.00"
+    # Of 20 images of a class the seeds gain the 5th and 6th, the 4th and 5th, the 3rd and 4th: by
+    # image 1/3, 2/3, 2/3, 1/3, whose variance over 60 images is 0.046328; 1.96 sd / sqrt(60).
+    assert first["95 % over images"] == "+4.55 to +15.45"
     assert first["95 % over classes"] == "+10.00 to +10.00"
     assert first["McNemar p by seed"] == ", ".join(["0.031"] * 3), "6 images, all one way: 2 / 64"
     assert pairs["osed vs erm"]["seeds"] == "1" and pairs["osed vs open"]["top-1"] == "+5.00"
@@ -86,6 +89,18 @@ def test_means_over_seeds_and_paired_differences(three_methods):
     page = (folder / "comparison.html").read_text()
     assert page.count("data:image/png") == 2 and "http" not in page
     assert "Wilson" in page, "one method has one seed"
+
+
+def test_held_out_images_have_a_column_of_their_own(three_methods):
+    compare(three_methods)
+    assert "validation" not in cells(three_methods / "comparison/methods.csv")[0]
+    write_run(
+        three_methods / "held_out", "drs", 0, 3, facts={"validation": {"top1": 0.625}, "seed": 0}
+    )
+    compare(three_methods)
+    rows = {r["method"]: r for r in cells(three_methods / "comparison/methods.csv")}
+    assert rows["drs"]["validation"] == "62.50" and rows["drs"]["top-1"] == "85.00"
+    assert rows["erm"]["validation"] == "—"
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(three_methods, capsys):

@@ -98,9 +98,11 @@ def _page(
     if paired[1]:
         explained = page.text(
             "Differences in percentage points, the second method less the first, paired by seed. "
-            "The interval over classes is a bootstrap of the classes: it says whether a difference "
-            "rests on a few of them. McNemar's exact test compares both on the same test images, "
-            "one p-value for each seed; p-values are not corrected for the number of pairs."
+            "The first interval is over seeds; the one over images is of these very nets on other "
+            "test images. The interval over classes is a bootstrap of the classes: it says whether "
+            "a difference rests on a few of them. McNemar's exact test compares both on the same "
+            "test images, one p-value for each seed; p-values are not corrected for the number of "
+            "pairs."
         )
         sections.append(("Paired differences", page.table(*paired) + explained))
     where = [[v.name, str(run.seed), str(run.directory)] for v in rows for run in v.runs]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from osed_jax.evaluation.statistics import (
     Spread,
     bootstrap_over_classes,
     mcnemar,
+    over_images,
     over_seeds,
 )
 
@@ -25,6 +26,7 @@ class Pair:
       second: name.
       seeds: that both have.
       top1: difference in top-1, paired by seed.
+      over_images: 95 % interval of its mean over these seeds when test images are drawn anew.
       balanced: mean difference in balanced accuracy.
       over_classes: its 95 % interval when classes are drawn anew.
       tests: McNemar's for each seed.
@@ -34,6 +36,7 @@ class Pair:
     second: str
     seeds: tuple[int, ...]
     top1: Spread
+    over_images: tuple[float, float]
     balanced: float
     over_classes: tuple[float, float]
     tests: tuple[McNemar, ...]
@@ -41,12 +44,17 @@ class Pair:
 
 def all_pairs(variants: Sequence[Variant]) -> list[Pair]:
     """Every pair of variants that share a seed."""
-    made = []
-    for first, second in itertools.combinations(variants, 2):
-        seeds = tuple(sorted(set(first.seeds) & set(second.seeds)))
-        if seeds:
-            made.append(_pair(first, second, seeds))
-    return made
+    return _made(itertools.combinations(variants, 2))
+
+
+def pairs_with(first: Variant, others: Sequence[Variant]) -> list[Pair]:
+    """Each of the others less the first, as far as they share a seed."""
+    return _made((first, other) for other in others)
+
+
+def _made(couples: Iterable[tuple[Variant, Variant]]) -> list[Pair]:
+    shared = [(a, b, tuple(sorted(set(a.seeds) & set(b.seeds)))) for a, b in couples]
+    return [_pair(first, second, seeds) for first, second, seeds in shared if seeds]
 
 
 def _pair(first: Variant, second: Variant, seeds: tuple[int, ...]) -> Pair:
@@ -58,6 +66,7 @@ def _pair(first: Variant, second: Variant, seeds: tuple[int, ...]) -> Pair:
         second=second.name,
         seeds=seeds,
         top1=over_seeds(top1),
+        over_images=over_images([(a.correct, b.correct) for a, b in zip(*runs)]),
         balanced=float(by_class.mean()),
         over_classes=bootstrap_over_classes(by_class),
         tests=tuple(mcnemar(a.correct, b.correct) for a, b in zip(*runs)),

@@ -43,6 +43,21 @@ def share_interval(hits: int, total: int) -> tuple[float, float]:
     return float(between.low), float(between.high)
 
 
+def over_images(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
+    """Normal 95 % interval of the second's accuracy less the first's, of these very nets.
+
+    Says what other test images might give; what other seeds might give it does not say. An image
+    counts with its mean over the pairs of nets, so that nets that err on the same images do not
+    pass for independent ones.
+
+    Args:
+      pairs: for each seed where the first and where the second is right, bool [N] each.
+    """
+    by_image = np.mean([b.astype(float) - a for a, b in pairs], axis=0)
+    half = stats.norm.ppf((1 + LEVEL) / 2) * np.std(by_image, ddof=1) / math.sqrt(len(by_image))
+    return float(by_image.mean() - half), float(by_image.mean() + half)
+
+
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     """McNemar's exact test (1947) of two nets on the same images.
 

@@ -12,9 +12,14 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def overall(variants: Sequence[Variant]) -> Table:
-    """A row for each variant; accuracies in %, mean ± sd over seeds, 95 % interval of top-1."""
+    """A row for each variant; accuracies in %, mean ± sd over seeds, 95 % interval of top-1.
+
+    `validation` is the top-1 of images held out of training; the others are of the test set.
+    """
     groups = group_names(variants)
-    head = ["method", "seeds", "top-1", "95 % interval", "balanced", *groups, "worst class", "ECE"]
+    held_out = ["validation"] if any(v.values("validation", "top1") for v in variants) else []
+    figures = ["top-1", "95 % interval", "balanced", *groups, "worst class", "ECE"]
+    head = ["method", "seeds", *held_out, *figures]
     rows = []
     for variant in variants:
         top1 = over_seeds(variant.values("top1"))
@@ -22,6 +27,7 @@ def overall(variants: Sequence[Variant]) -> Table:
             [
                 variant.name,
                 str(len(variant.runs)),
+                *(_figure(variant, name, "top1") for name in held_out),
                 written(top1),
                 interval(top1.interval),
                 _figure(variant, "balanced_accuracy"),
@@ -40,6 +46,7 @@ def paired(pairs: Sequence[Pair]) -> Table:
         "seeds",
         "top-1",
         "95 % interval",
+        "95 % over images",
         "balanced",
         "95 % over classes",
         "McNemar p by seed",
@@ -50,6 +57,7 @@ def paired(pairs: Sequence[Pair]) -> Table:
             str(len(pair.seeds)),
             written(pair.top1, sign=True),
             interval(pair.top1.interval, sign=True),
+            interval(pair.over_images, sign=True),
             f"{100 * pair.balanced:+.2f}",
             interval(pair.over_classes, sign=True),
             ", ".join(p_value(test.p_value) for test in pair.tests),
