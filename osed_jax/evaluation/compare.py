@@ -32,7 +32,7 @@ def compare(directory: Path) -> list[dict[str, Any]]:
         for ending, form in ("md", tables.markdown), ("tex", tables.latex), ("csv", tables.as_csv):
             workdir.write_atomically(folder / f"{name}.{ending}", form(table).rstrip() + "\n")
     draw_overall(folder / "top1.png", [_bar(v, "top1") for v in rows], "Top-1 accuracy")
-    draw_groups(folder / "groups.png", _groups(rows))
+    draw_groups(folder / "groups.png", group_bars(rows))
     content = _page(rows, notes, overall, paired, folder)
     workdir.write_atomically(folder / PAGE, content)
     for note in notes:
@@ -60,7 +60,8 @@ def _bar(variant: Variant, *keys: str) -> Bar:
     return Bar(variant.name, spread.mean, between, values)
 
 
-def _groups(rows: Sequence[Variant]) -> list[tuple[str, list[Bar]]]:
+def group_bars(rows: Sequence[Variant]) -> list[tuple[str, list[Bar]]]:
+    """What `draw_groups` takes: all classes, then each group, every variant a bar."""
     found = [("all classes", [_bar(v, "top1") for v in rows])]
     for name in tables.group_names(rows):
         found.append((name, [_bar(v, "groups", name, "accuracy") for v in rows]))

@@ -116,7 +116,7 @@ def _select_class(
         raise UserError(
             f"the filters leave no image of class {train.class_names[label]!r} ({told}); relax them"
         )
-    return dict(verdicts)
+    return dict(verdicts.most_common())
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,0 +1,235 @@
+r"""The runs behind docs/results.md: trains what is missing, keeps their figures, prints the tables.
+
+    python benchmarks/evidence.py --config=configs/cifar10_lt_small.py --workdir=runs/small \
+        --seeds=0,1 --config.dataset.name=folder --config.dataset.image_size=32 \
+        --config.dataset.data_dir=DIR --config.oversampling.generated_dir=GENERATED
+    python benchmarks/evidence.py --workdir=docs/results/small     # the tables of what is there
+
+A row is a method and the fields in which it differs from the config. Its run with a seed is
+WORKDIR/ROW.seed_N. ERM is trained once a seed, and the deferred rows are forked from it. What is
+finished is skipped, what was interrupted goes on; processes started side by side, each with some of
+the seeds, share a WORKDIR. The row osed_filtered reads GENERATED.filtered, which
+--mode=select makes. --keep=FOLDER copies each finished run's summary.json there,
+without the paths of this machine, and its predicted classes: enough for all tables.
+"""
+
+import copy
+import io
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from configs.default import METHODS
+from osed_jax import workdir
+from osed_jax.config import check, check_fields
+from osed_jax.console import say
+from osed_jax.data.sampling import ROADS
+from osed_jax.errors import UserError
+from osed_jax.evaluation import tables
+from osed_jax.evaluation.compare import group_bars
+from osed_jax.evaluation.pairs import pairs_with
+from osed_jax.evaluation.runs import Run, Variant, find_runs
+from osed_jax.experiment import Config
+from osed_jax.host_memory import use_large_pages
+from osed_jax.reporting.bars import draw_groups
+
+_PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
+
+
+class Row(NamedTuple):
+    """A method, the fields in which it differs from the config, and what a reader calls it."""
+
+    method: str
+    title: str
+    fields: Mapping[str, Any] = {}
+
+
+def _osed(road: str, delta: float, **more: Any) -> dict[str, Any]:
+    return {"synthetic_road": road, "noise_ratio": delta, "noise_share": 0.0, **more}
+
+
+# What lifts generated images is asked of the road and delta that are best on validation images.
+BEST_ROW = "osed_dar_third"
+BEST = {"road": "dar", "delta": 1 / 3}
+DELTAS = {"third": 1 / 3, "two_thirds": 2 / 3, "one": 1.0}
+_WRITTEN = {"third": "1/3", "two_thirds": "2/3", "one": "1"}
+
+ROWS = {
+    "erm": Row("erm", "ERM"),
+    "ros": Row("ros", "resampling from epoch 0"),
+    "drs": Row("drs", "deferred resampling (DRS)"),
+    "open": Row("open", "OPeN, DAR-BN", {"noise_road": "dar", "noise_ratio": 1 / 3}),
+    "open_aux": Row("open", "OPeN, auxiliary BN", {"noise_road": "aux", "noise_ratio": 1 / 3}),
+    "open_natural": Row(
+        "open", "OPeN, standard BN", {"noise_road": "natural", "noise_ratio": 1 / 3}
+    ),
+    **{
+        f"osed_{road}_{name}": Row(
+            "osed", f"OSeD, {road}, δ = {_WRITTEN[name]}", _osed(road, delta)
+        )
+        for name, delta in DELTAS.items()
+        for road in ROADS
+    },
+    "osed_from_0": Row("osed", "OSeD from epoch 0", _osed(**BEST, start_epoch=0)),
+    "osed_real_last": Row(
+        "osed", "OSeD, real images alone in the last 15 % of the epochs", _osed(**BEST)
+    ),
+    # At imbalance ratio 100 the tail's formula replaces 0.752 * delta of a balanced batch.
+    "osed_all_classes": Row(
+        "osed",
+        "OSeD, as many images but in all classes",
+        _osed(BEST["road"], 0.75 * BEST["delta"], replace_in="all"),
+    ),
+    "osed_filtered": Row("osed", "OSeD, images filtered by the ERM net", _osed(**BEST)),
+    "osed_half_noise": Row(
+        "osed", "OSeD, half of it noise (DAR-BN)", _osed(**BEST) | {"noise_share": 0.5}
+    ),
+}
+
+FIGURE = ("erm", "drs", "open", BEST_ROW, "osed_natural_third", "osed_natural_one")
+
+# The first row of a question is what the others are compared with.
+QUESTIONS = {
+    "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_natural"),
+    "2 OSeD against the others": (
+        "drs",
+        "erm",
+        "open",
+        BEST_ROW,
+        *(f"osed_natural_{name}" for name in DELTAS),
+    ),
+    "3 The road": ("drs", *(f"osed_{road}_{name}" for name in DELTAS for road in ROADS)),
+    "4 Deferral": (BEST_ROW, "osed_from_0"),
+    "5 Lifts": (
+        BEST_ROW,
+        "osed_real_last",
+        "osed_all_classes",
+        "osed_filtered",
+        "osed_half_noise",
+    ),
+}
+
+
+def main(argv: list[str]) -> None:
+    """Trains, keeps, prints."""
+    logging.set_verbosity(logging.ERROR)
+    given = flags.FLAGS
+    folder = Path(given.workdir)
+    try:
+        if given.config is not None:
+            names = list(ROWS) if given.rows == ["all"] else given.rows
+            train_all(planned(check(given.config), folder, names, map(int, given.seeds)))
+        if given.keep:
+            for path in sorted(folder.glob("*/summary.json")):
+                keep(path.parent, Path(given.keep))
+        if given.figure:
+            rows = [row for name, row in variants(folder).items() if name in FIGURE]
+            draw_groups(Path(given.figure), group_bars(rows))
+        for title, overall, paired in answers(folder):
+            say(f"\n{title}\n\n{tables.markdown(overall)}\n\n{tables.markdown(paired)}")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def planned(
+    config: Config, folder: Path, names: Iterable[str], seeds: Iterable[int]
+) -> list[tuple[Path, Config]]:
+    """The work directory and the config of every run, ERM first where others need it."""
+    names = list(names)
+    unknown = sorted(set(names) - set(ROWS))
+    if unknown:
+        raise UserError(f"there is no row {', '.join(unknown)}; use some of {', '.join(ROWS)}")
+    if set(names) - {"ros", "osed_from_0"}:
+        names = ["erm", *(name for name in names if name != "erm")]
+    return [
+        (folder / f"{name}.seed_{seed}", config_of(config, name, seed, folder))
+        for seed in seeds
+        for name in names
+    ]
+
+
+def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
+    """The setting's config with what makes the row."""
+    row, run = ROWS[name], copy.deepcopy(config)
+    run["seed"] = seed
+    run["oversampling"] |= {**METHODS[row.method], **row.fields}
+    if name == "osed_real_last":
+        run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
+    if name == "osed_filtered":
+        run["oversampling"]["generated_dir"] += ".filtered"
+    if row.method != "osed":
+        run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
+    deferred = row.method not in ("erm", "ros") and run["oversampling"]["start_epoch"] > 0
+    run["init"]["fork_from"] = str(folder / f"erm.seed_{seed}") if deferred else ""
+    check_fields(run)
+    return run
+
+
+def train_all(runs: list[tuple[Path, Config]]) -> None:
+    """Trains what is not finished."""
+    from osed_jax.training.train import train  # takes seconds, and tables do without
+
+    for number, (path, run) in enumerate(runs):
+        say(f"run {number + 1} of {len(runs)}: {path}")
+        train(run, path)
+
+
+def keep(directory: Path, target: Path) -> None:
+    """Copies a run's figures and, as one-hot logits of a few kB, its predicted classes."""
+    summary = workdir.read_json(directory / "summary.json")
+    for section, field in _PATHS:
+        summary["config"][section][field] = Path(summary["config"][section][field]).name
+    summary["forked_from"] = summary["config"]["init"]["fork_from"] or None
+    with np.load(directory / "predictions.npz") as file:
+        logits, label = file["logits"], file["label"]
+    one_hot = np.eye(logits.shape[1], dtype=np.int8)[logits.argmax(axis=1)]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, logits=one_hot, label=label.astype(np.int16))
+    folder = target / directory.name
+    folder.mkdir(parents=True, exist_ok=True)
+    workdir.write_atomically(folder / "predictions.npz", buffer.getvalue())
+    workdir.write_json(folder / "summary.json", summary)
+
+
+def variants(folder: Path) -> dict[str, Variant]:
+    """The finished runs by row, in the order of the rows."""
+    runs: dict[str, list[Run]] = {name: [] for name in ROWS}
+    for run in find_runs(folder):
+        name = run.directory.name.partition(".seed_")[0]
+        if name not in runs:
+            raise UserError(f"{run.directory} is no run of a row; its name must be ROW.seed_N")
+        runs[name].append(run)
+    return {
+        name: Variant(ROWS[name].title, tuple(sorted(found, key=lambda run: run.seed)))
+        for name, found in runs.items()
+        if found
+    }
+
+
+def answers(folder: Path) -> list[tuple[str, tables.Table, tables.Table]]:
+    """For each question that has two rows: its title, their figures, the paired differences."""
+    rows, found = variants(folder), []
+    for title, names in QUESTIONS.items():
+        there = [rows[name] for name in names if name in rows]
+        if len(there) > 1 and names[0] in rows:
+            pairs = pairs_with(there[0], there[1:])
+            found.append((title, tables.overall(there), tables.paired(pairs)))
+    return found
+
+
+if __name__ == "__main__":
+    use_large_pages()
+    flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
+    config_flags.DEFINE_config_file("config", None, "The setting; without it nothing is trained.")
+    flags.DEFINE_list("seeds", "0,1,2", "Of weights, plans and augmentation.")
+    flags.DEFINE_list("rows", "all", f"Of {', '.join(ROWS)}; or all of them.")
+    flags.DEFINE_string("figure", None, "PNG file that gets the groups' accuracies.")
+    flags.DEFINE_string("keep", None, "Folder that gets the figures of every finished run.")
+    app.run(main)

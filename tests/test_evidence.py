@@ -1,0 +1,141 @@
+"""The runs behind docs/results.md: what is planned and kept, and that the page says the same."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import evidence
+from configs import cifar10_lt, cifar10_lt_small
+from osed_jax import experiment
+from osed_jax.config import check
+from osed_jax.errors import UserError
+from osed_jax.evaluation import tables
+from osed_jax.evaluation.runs import find_runs
+from tests.command_line import SMALL, environment
+from tests.conftest import ROOT
+from tests.test_compare import write_run
+
+RESULTS = ROOT / "docs" / "results"
+
+
+def planned(tmp_path, *names, setting=cifar10_lt_small, seeds=(3,)):
+    config = setting.get_config()
+    config.oversampling.generated_dir = "made"
+    runs = evidence.planned(check(config), tmp_path, names or evidence.ROWS, seeds)
+    return {path.name: run for path, run in runs}
+
+
+@pytest.mark.parametrize("setting", [cifar10_lt, cifar10_lt_small])
+def test_every_row_can_be_planned_in_every_setting(tmp_path, setting):
+    runs = planned(tmp_path, setting=setting, seeds=(0, 1))
+    assert len(runs) == 2 * len(evidence.ROWS)
+    made = [json.dumps(run) for run in runs.values()]
+    assert len(set(made)) == len(made), "no two rows are the same"
+    named = {name for names in evidence.QUESTIONS.values() for name in names}
+    assert named == set(evidence.ROWS)
+
+
+def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_path):
+    runs = planned(tmp_path)
+    forks = {n: run["init"]["fork_from"] for n, run in runs.items()}
+    full = {"erm.seed_3", "ros.seed_3", "osed_from_0.seed_3"}
+    assert {n for n, source in forks.items() if not source} == full
+    assert {source for source in forks.values() if source} == {str(tmp_path / "erm.seed_3")}
+    over = {n.removesuffix(".seed_3"): run["oversampling"] for n, run in runs.items()}
+    assert over["osed_dar_grad_two_thirds"]["synthetic_road"] == "dar_grad"
+    assert over["osed_dar_grad_two_thirds"]["noise_ratio"] == pytest.approx(2 / 3)
+    assert over["open_aux"]["noise_road"] == "aux" and over["open"]["noise_road"] == "dar"
+    assert over["osed_real_last"]["real_only_epochs"] == 6
+    assert over["osed_from_0"]["start_epoch"] == 0 and over["drs"]["start_epoch"] == 32
+    for name, fields in over.items():
+        made = "made.filtered" if name == "osed_filtered" else "made"
+        assert fields["generated_dir"] == (made if name.startswith("osed") else "")
+
+
+def test_only_what_is_asked_for_is_planned(tmp_path):
+    assert list(planned(tmp_path, "drs", "erm")) == ["erm.seed_3", "drs.seed_3"]
+    assert list(planned(tmp_path, "ros")) == ["ros.seed_3"]
+    with pytest.raises(UserError, match="there is no row osd; use some of erm, ros"):
+        planned(tmp_path, "osd")
+
+
+def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(tmp_path):
+    for seed, wrong in ((0, 6), (1, 4)):
+        write_run(tmp_path / f"runs/erm.seed_{seed}", "erm", seed, wrong)
+        paths = {
+            "init__fork_from": f"/here/erm.seed_{seed}",
+            "dataset__data_dir": "/here/images",
+            "oversampling__generated_dir": "/here/made",
+        }
+        write_run(tmp_path / f"runs/drs.seed_{seed}", "drs", seed, wrong - 2, **paths)
+    for directory in (tmp_path / "runs").iterdir():
+        evidence.keep(directory, tmp_path / "kept")
+    kept, runs = evidence.answers(tmp_path / "kept"), evidence.answers(tmp_path / "runs")
+    assert kept == runs and [title for title, _, _ in kept] == [
+        "1 Reproduction",
+        "2 OSeD against the others",
+    ]
+    (_, overall, paired) = kept[0]
+    assert [row[0] for row in overall[1]] == ["ERM", "deferred resampling (DRS)"]
+    assert overall[1][1][2] == "85.00 ± 7.07" and paired[1][0][2] == "+10.00 ± 0.00"
+    for path in (tmp_path / "kept").rglob("summary.json"):
+        assert "/here" not in path.read_text()
+
+
+def test_the_script_trains_what_is_missing(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "evidence.py", f"--workdir={tmp_path}"]
+    train = [*command, "--config=configs/digits.py", *SMALL, "--seeds=0", "--rows=drs"]
+
+    def run(*line):
+        return subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True)
+
+    done = run(*train)
+    assert done.returncode == 0, done.stderr
+    assert "| deferred resampling (DRS) vs ERM |     1 |" in done.stdout
+    assert {p.name for p in tmp_path.iterdir()} - {".cache"} == {"erm.seed_0", "drs.seed_0"}
+    table = done.stdout[done.stdout.index("1 Reproduction") :]
+    assert run(*command).stdout.strip() == table.strip(), "without --config only the tables"
+    wrong = run(*train, "--rows=dr")
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: there is no row dr;")
+
+
+def kept_runs():
+    return [run for folder in sorted(RESULTS.iterdir()) for run in find_runs(folder)]
+
+
+def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
+    for run in kept_runs():
+        name, _, seed = run.directory.name.partition(".seed_")
+        kept = run.summary["config"]
+        setting = cifar10_lt_small.get_config()
+        for section in ("dataset", "evaluate", "train"):
+            setting[section].update(kept[section])
+        setting.oversampling.generated_dir = kept["oversampling"]["generated_dir"].split(".")[0]
+        row = evidence.config_of(check(setting), name, int(seed), tmp_path)
+        if kept["init"]["fork_from"]:
+            row["init"]["fork_from"] = f"erm.seed_{seed}"
+        assert kept == experiment.of_a_run(row), run.directory
+        correct = run.prediction == run.label
+        assert correct.mean() == pytest.approx(run.summary["top1"]) and len(correct) == 10_000
+        assert np.bincount(run.label).tolist() == [1000] * 10
+
+
+def test_the_road_and_delta_called_best_are_those_of_the_validation_images():
+    scores = {}
+    for run in find_runs(RESULTS / "small"):
+        name = run.directory.name.partition(".seed_")[0]
+        if name.startswith("osed_") and name.endswith(tuple(evidence.DELTAS)):
+            scores.setdefault(name, []).append(run.summary["validation"]["top1"])
+    assert len(scores) >= 8 and max(scores, key=lambda n: np.mean(scores[n])) == evidence.BEST_ROW
+
+
+def test_the_page_has_the_tables_of_the_kept_runs():
+    page = (ROOT / "docs" / "results.md").read_text()
+    for folder in RESULTS.iterdir():
+        for title, overall, paired in evidence.answers(folder):
+            for table in (overall, paired):
+                for line in tables.markdown(table).splitlines():
+                    assert line in page, f"{title}: {line}"
