@@ -60,6 +60,7 @@ FLOORS = [
         "osed_jax.generation.generate",
         "osed_jax.generation.verify",
     ],
+    ["osed_jax.generation.select"],
     ["osed_jax.training.sweep"],
     ["main"],
 ]
