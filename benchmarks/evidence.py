@@ -8,9 +8,9 @@ r"""The runs behind docs/results.md: trains what is missing, keeps their figures
 A row is a method and the fields in which it differs from the config. Its run with a seed is
 WORKDIR/ROW.seed_N. ERM is trained once a seed, and the deferred rows are forked from it. What is
 finished is skipped, what was interrupted goes on; processes started side by side, each with some of
-the seeds, share a WORKDIR. The row osed_filtered reads GENERATED.filtered, which
---mode=select makes. --keep=FOLDER copies each finished run's summary.json there,
-without the paths of this machine, and its predicted classes: enough for all tables.
+the seeds, share a WORKDIR. The row osed_filtered reads GENERATED.filtered, which --mode=select
+makes. --keep=FOLDER copies each finished run's summary.json there, without the paths of this
+machine, and its predicted classes: enough for all tables.
 """
 
 import copy
@@ -39,6 +39,8 @@ from osed_jax.evaluation.runs import Run, Variant, find_runs
 from osed_jax.experiment import Config
 from osed_jax.host_memory import use_large_pages
 from osed_jax.reporting.bars import draw_groups
+from osed_jax.training.sweep import is_deferred
+from osed_jax.training.train import train
 
 _PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
 
@@ -56,10 +58,11 @@ def _osed(road: str, delta: float, **more: Any) -> dict[str, Any]:
 
 
 # What lifts generated images is asked of the road and delta that are best on validation images.
-BEST_ROW = "osed_dar_third"
-BEST = {"road": "dar", "delta": 1 / 3}
+_BEST_ROAD, _BEST_DELTA = "dar", "third"
+BEST_ROW = f"osed_{_BEST_ROAD}_{_BEST_DELTA}"
 DELTAS = {"third": 1 / 3, "two_thirds": 2 / 3, "one": 1.0}
 _WRITTEN = {"third": "1/3", "two_thirds": "2/3", "one": "1"}
+_BEST = {"road": _BEST_ROAD, "delta": DELTAS[_BEST_DELTA]}
 
 ROWS = {
     "erm": Row("erm", "ERM"),
@@ -77,19 +80,19 @@ ROWS = {
         for name, delta in DELTAS.items()
         for road in ROADS
     },
-    "osed_from_0": Row("osed", "OSeD from epoch 0", _osed(**BEST, start_epoch=0)),
+    "osed_from_0": Row("osed", "OSeD from epoch 0", _osed(**_BEST, start_epoch=0)),
     "osed_real_last": Row(
-        "osed", "OSeD, real images alone in the last 15 % of the epochs", _osed(**BEST)
+        "osed", "OSeD, real images alone in the last 15 % of the epochs", _osed(**_BEST)
     ),
     # At imbalance ratio 100 the tail's formula replaces 0.752 * delta of a balanced batch.
     "osed_all_classes": Row(
         "osed",
         "OSeD, as many images but in all classes",
-        _osed(BEST["road"], 0.75 * BEST["delta"], replace_in="all"),
+        _osed(_BEST_ROAD, 0.75 * DELTAS[_BEST_DELTA], replace_in="all"),
     ),
-    "osed_filtered": Row("osed", "OSeD, images filtered by the ERM net", _osed(**BEST)),
+    "osed_filtered": Row("osed", "OSeD, images filtered by the ERM net", _osed(**_BEST)),
     "osed_half_noise": Row(
-        "osed", "OSeD, half of it noise (DAR-BN)", _osed(**BEST) | {"noise_share": 0.5}
+        "osed", "OSeD, half of it noise (DAR-BN)", _osed(**_BEST, noise_share=0.5)
     ),
 }
 
@@ -146,10 +149,10 @@ def planned(
     unknown = sorted(set(names) - set(ROWS))
     if unknown:
         raise UserError(f"there is no row {', '.join(unknown)}; use some of {', '.join(ROWS)}")
-    if set(names) - {"ros", "osed_from_0"}:
+    if any(config_of(config, name, 0, folder)["init"]["fork_from"] for name in names):
         names = ["erm", *(name for name in names if name != "erm")]
     return [
-        (folder / f"{name}.seed_{seed}", config_of(config, name, seed, folder))
+        (_workdir(folder, name, seed), config_of(config, name, seed, folder))
         for seed in seeds
         for name in names
     ]
@@ -166,16 +169,18 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
         run["oversampling"]["generated_dir"] += ".filtered"
     if row.method != "osed":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
-    deferred = row.method not in ("erm", "ros") and run["oversampling"]["start_epoch"] > 0
-    run["init"]["fork_from"] = str(folder / f"erm.seed_{seed}") if deferred else ""
+    forked = is_deferred(run, row.method)
+    run["init"]["fork_from"] = str(_workdir(folder, "erm", seed)) if forked else ""
     check_fields(run)
     return run
 
 
+def _workdir(folder: Path, name: str, seed: int) -> Path:
+    return folder / f"{name}.seed_{seed}"
+
+
 def train_all(runs: list[tuple[Path, Config]]) -> None:
     """Trains what is not finished."""
-    from osed_jax.training.train import train  # takes seconds, and tables do without
-
     for number, (path, run) in enumerate(runs):
         say(f"run {number + 1} of {len(runs)}: {path}")
         train(run, path)

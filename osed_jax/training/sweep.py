@@ -47,13 +47,13 @@ def planned(config: Config, directory: Path) -> list[tuple[Path, Config]]:
             "config.oversampling.start_epoch is 0, so drs would be ros; give the epoch at which "
             "deferred methods start, or leave drs out of config.sweep.methods"
         )
-    if any(_is_deferred(config, method) for method in methods):
+    if any(is_deferred(config, method) for method in methods):
         methods = ["erm", *(m for m in methods if m != "erm")]
     runs = []
     for seed in config["sweep"]["seeds"]:
         for method in methods:
             run = _of_method(config, method, seed)
-            if _is_deferred(config, method):
+            if is_deferred(config, method):
                 run["init"]["fork_from"] = str(_workdir(directory, "erm", seed))
             check_fields(run)
             if method == "osed":
@@ -72,7 +72,8 @@ def _of_method(config: Config, method: str, seed: int) -> Config:
     return run
 
 
-def _is_deferred(config: Config, method: str) -> bool:
+def is_deferred(config: Config, method: str) -> bool:
+    """Whether the method's first epochs are those of ERM, so that it can be forked from it."""
     return method not in ("erm", "ros") and config["oversampling"]["start_epoch"] > 0
 
 
