@@ -59,8 +59,8 @@ FLOORS = [
         "osed_jax.generation.adapt",
         "osed_jax.generation.generate",
         "osed_jax.generation.verify",
+        "osed_jax.generation.select",
     ],
-    ["osed_jax.generation.select"],
     ["osed_jax.training.sweep"],
     ["main"],
 ]

@@ -18,8 +18,7 @@ from osed_jax.experiment import Config
 from osed_jax.generation import stable_diffusion
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
 from osed_jax.generation.fill import Drawn, fill, rates
-from osed_jax.generation.filters import Filters
-from osed_jax.generation.opinions import classifier_opinions
+from osed_jax.generation.opinions import FILTERS, make_filters
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.records import Name, Record, is_kept
 from osed_jax.generation.safety import load_safety_checker
@@ -39,15 +38,6 @@ _RECORDED = (
     "dtype",
     "model",
     "revision",
-)
-FILTERS = (
-    "min_deviation",
-    "drop_duplicates",
-    "near_duplicate_bits",
-    "safety_checker",
-    "classifier_workdir",
-    "classifier_top_k",
-    "max_feature_distance",
 )
 
 
@@ -197,17 +187,6 @@ def _prompt(settings: dict[str, Any], class_name: str, index: int) -> str:
 def _describe(settings: dict[str, Any], class_name: str, index: int) -> Record:
     prompt = {"prompt": _prompt(settings, class_name, index)}
     return prompt | {name: settings[name] for name in _RECORDED}
-
-
-def make_filters(gen: dict[str, Any], train: ImageSet, batch_size: int) -> Filters:
-    """The filters of section `generation`; batch_size, of the classifier, is for all devices."""
-    values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
-    opinions = None
-    if gen["classifier_workdir"]:
-        opinions = classifier_opinions(
-            Path(gen["classifier_workdir"]), train, batch_size=batch_size
-        )
-    return Filters(**values, opinions=opinions)
 
 
 def _say_what_is_there(store: Store) -> None:

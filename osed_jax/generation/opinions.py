@@ -1,7 +1,8 @@
-"""A trained classifier of this project as a judge of generated images."""
+"""The filters that a config asks for, with a trained classifier as a judge of generated images."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +10,30 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.features import Extractor
-from osed_jax.generation.filters import Opinions, Prototypes, ranks
+from osed_jax.generation.filters import Filters, Opinions, Prototypes, ranks
 from osed_jax.training.mesh import make_mesh
+
+# Fields of the section `generation`.
+FILTERS = (
+    "min_deviation",
+    "drop_duplicates",
+    "near_duplicate_bits",
+    "safety_checker",
+    "classifier_workdir",
+    "classifier_top_k",
+    "max_feature_distance",
+)
+
+
+def make_filters(gen: dict[str, Any], train: ImageSet, batch_size: int) -> Filters:
+    """The filters of section `generation`; batch_size, of the classifier, is for all devices."""
+    values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
+    opinions = None
+    if gen["classifier_workdir"]:
+        opinions = classifier_opinions(
+            Path(gen["classifier_workdir"]), train, batch_size=batch_size
+        )
+    return Filters(**values, opinions=opinions)
 
 
 def classifier_opinions(

@@ -20,7 +20,7 @@ from osed_jax.data.images import FileImages
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.generation.filters import Filters
-from osed_jax.generation.generate import FILTERS, make_filters
+from osed_jax.generation.opinions import FILTERS, make_filters
 
 FILE = "selection.json"
 _BATCH = 256  # images at a time; what is kept does not depend on it
