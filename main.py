@@ -24,6 +24,7 @@ DRIVERS = {  # mode: the name of a module and of the function in it that does it
     }.items()
     for mode in modes
 }
+WITHOUT_WORKDIR = ("generate", "verify", "adapt", "select")  # their folders are config fields
 flags.DEFINE_enum("mode", "train", list(DRIVERS), "What to do.")
 flags.DEFINE_string(
     "workdir", None, "Folder of the run; with --mode=sweep or compare, of many runs."
@@ -61,12 +62,7 @@ def main(config: ConfigDict | None) -> None:
         from osed_jax.config import check
 
         arguments.append(check(config))
-    if FLAGS.mode not in (
-        "generate",
-        "verify",
-        "adapt",
-        "select",
-    ):  # their folder is a field of the config
+    if FLAGS.mode not in WITHOUT_WORKDIR:
         if not FLAGS.workdir:
             raise UserError("--workdir is missing; give the folder that holds or will hold the run")
         arguments.append(Path(FLAGS.workdir))

@@ -30,7 +30,7 @@ def get_config(method: str = "erm") -> ConfigDict:
     train.batch_size = 128  # images, over all devices together
     train.feeder = "auto"  # auto | resident (images on the device) | tfdata
     epochs = train.get_ref("num_epochs")  # what follows from it moves along with an override
-    train.eval_every_epochs = epochs // 20  # test accuracy for the curve; 0: only at the end
+    train.eval_every_epochs = epochs // 20  # accuracy for the curve; 0: only at the end
     train.checkpoint_every_epochs = epochs // 5  # kept for good, as is that of start_epoch
 
     dataset = config.dataset = ConfigDict()

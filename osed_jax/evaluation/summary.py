@@ -57,9 +57,7 @@ def summarise(
         "method": method_name(config),
         "seed": config["seed"],
         **figures(config, data.facts, logits, data.test.label),
-        "validation": None
-        if held_out_logits is None
-        else _of_validation(config, data, held_out_logits),
+        "validation": _of_validation(config, data, held_out_logits),
         **data.facts,
         "generated_used": _generated_used(config, data),
         "num_parameters": num_parameters(state.params),
@@ -75,7 +73,9 @@ def summarise(
     }
 
 
-def _of_validation(config: Config, data: Data, logits: np.ndarray) -> dict[str, Any]:
+def _of_validation(config: Config, data: Data, logits: np.ndarray | None) -> dict[str, Any] | None:
+    if logits is None:
+        return None
     found = figures(config, data.facts, logits, data.validation.label)
     found["num_images"] = found.pop("num_test_images")
     return found

@@ -29,7 +29,7 @@ def draw_learning_curves(
     start_epoch: int | None,
     forked_epochs: int,
 ) -> None:
-    """Loss, and training and test accuracy, against the epoch.
+    """Loss, and accuracy on training and on test or validation images, against the epoch.
 
     Args:
       path: of the PNG.
