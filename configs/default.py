@@ -1,6 +1,9 @@
 """The schema: every field of an experiment, once, with its unit, allowed values and source.
 
-The other files in this folder only override fields of this one. Short names of sources:
+The other files in this folder only override fields of this one. Runs that are older than a field
+get its default (`osed_jax.config.completed`), so a new one must mean what they did without it.
+
+Short names of sources:
 Zada = Zada, Benou, Irani, "Pure Noise to the Rescue of Insufficient Data", ICML 2022;
 MLRC = Lee & Lee, "[Re] Pure Noise to the Rescue of Insufficient Data", ReScience C 9(2), 2023;
 Cao = Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", 2019.
@@ -10,12 +13,14 @@ from ml_collections import ConfigDict
 
 from osed_jax.errors import UserError
 
+# Fields that serve replacing alone, where nothing is replaced.
+_REPLACES_NOTHING = {"replace_in": "tail", "real_only_epochs": 0, "noise_share": 0.0}
 # What a method is: a few fields of `oversampling`, nothing else.
 METHODS = {
-    "erm": {"mode": "none"},
-    "ros": {"mode": "resample", "start_epoch": 0},
-    "drs": {"mode": "resample"},
-    "open": {"mode": "noise"},
+    "erm": {"mode": "none", **_REPLACES_NOTHING},
+    "ros": {"mode": "resample", "start_epoch": 0, **_REPLACES_NOTHING},
+    "drs": {"mode": "resample", **_REPLACES_NOTHING},
+    "open": {"mode": "noise", "noise_share": 0.0},
     "osed": {"mode": "diffusion"},
 }
 

@@ -47,6 +47,18 @@ def check_fields(resolved: Mapping[str, Any]) -> None:
         raise UserError("; ".join(problems))
 
 
+def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that an earlier version kept, with the fields that its sections have got since.
+
+    They have their defaults, which change nothing; sections that it does not have stay absent.
+    """
+    defaults = _plain(default.get_config().to_dict())
+    return {
+        name: {**defaults.get(name, {}), **value} if isinstance(value, Mapping) else value
+        for name, value in kept.items()
+    }
+
+
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Fields in which two plain configs differ: name -> (old value, new value)."""
     before, after = dict(_flat(old)), dict(_flat(new))
@@ -254,10 +266,25 @@ def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"config.oversampling.noise_share is {f['oversampling.noise_share']:g}, which has a "
             f"meaning in mode diffusion only; the mode is {mode}"
         )
+    if f["oversampling.replace_in"] == "all":
+        yield from _replace_in_all_conflicts(mode, f["oversampling.noise_ratio"])
     if f["init.fork_from"] and (mode == "none" or not start):
         yield (
             "config.init.fork_from starts a deferred method from another run; it needs a mode "
             "other than none and start_epoch of at least 1"
+        )
+
+
+def _replace_in_all_conflicts(mode: str, noise_ratio: float) -> Iterator[str]:
+    if mode not in ("noise", "diffusion"):
+        yield (
+            f"config.oversampling.replace_in is all, which has a meaning in modes noise and "
+            f"diffusion only; the mode is {mode}"
+        )
+    elif noise_ratio == 1:
+        yield (
+            "config.oversampling.noise_ratio is 1, which with replace_in=all shows no real image; "
+            "give a number below 1, or replace_in=tail"
         )
 
 

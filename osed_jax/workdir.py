@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from osed_jax import cluster
-from osed_jax.config import differences
+from osed_jax.config import completed, differences
 from osed_jax.errors import UserError
 
 
@@ -45,6 +45,15 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); restore or remove it") from error
 
 
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config of the experiment in a work directory, also where an earlier version made it.
+
+    Raises:
+      UserError: where the file is missing or broken.
+    """
+    return completed(read_json(workdir / "config.json"))
+
+
 @contextlib.contextmanager
 def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -> Iterator[None]:
     """Holds a work directory for one experiment, and against a second process.
@@ -73,10 +82,9 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
             raise UserError(
                 f"another process is training in {workdir}; wait for it or give another {setting}"
             ) from error
-        path = workdir / "config.json"
-        if not path.exists():
-            write_json(path, config)
-        changed = differences(read_json(path), config)
+        if not (workdir / "config.json").exists():
+            write_json(workdir / "config.json", config)
+        changed = differences(read_config(workdir), config)
         if changed:
             raise UserError(
                 f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -109,8 +110,31 @@ def test_a_fork_equals_the_run_in_full(erm, tmp_path):
     assert evaluated["top1"] == summary(tmp_path / "fork")["top1"]
 
 
-def test_choices_can_be_made_on_images_that_are_held_out(tmp_path):
+def test_a_run_of_an_earlier_version_is_evaluated_forked_and_gone_on_with(erm, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(erm, old)
+    config = json.loads((old / "config.json").read_text())
+    del config["dataset"]["validation_fraction"]
+    del config["oversampling"]["replace_in"], config["oversampling"]["real_only_epochs"]
+    (old / "config.json").write_text(json.dumps(config))
+    facts = json.loads((old / "dataset.json").read_text())
+    del facts["num_validation_images"]
+    (old / "dataset.json").write_text(json.dumps(facts))
+
+    run_well(DIGITS + "erm", f"--workdir={old}", "--mode=evaluate", *SMALL)
+    assert json.loads((old / "evaluation.json").read_text())["top1"] == summary(erm)["top1"]
     run_well(
+        DIGITS + "drs", f"--workdir={tmp_path / 'drs'}", *SMALL, f"--config.init.fork_from={old}"
+    )
+    (old / "summary.json").unlink()
+    shutil.rmtree(old / "checkpoints" / "4")
+    said = run_well(DIGITS + "erm", f"--workdir={old}", *SMALL)
+    assert "going on from the checkpoint of epoch 3" in said
+    assert_same_run(old, erm)
+
+
+def test_choices_can_be_made_on_images_that_are_held_out(tmp_path):
+    said = run_well(
         DIGITS + "open",
         f"--workdir={tmp_path / 'run'}",
         *SMALL,
@@ -122,6 +146,8 @@ def test_choices_can_be_made_on_images_that_are_held_out(tmp_path):
     held_out = facts["validation"]
     # The digits' training images, a class each, are 130 and a few more or fewer.
     assert held_out["num_images"] == facts["num_validation_images"] > 200
+    assert f"{held_out['num_images']} validation images, subset sha256" in said
+    assert f"{held_out['num_images']} validation images: top-1 {held_out['top1']:.2%}" in said
     assert np.sum(held_out["confusion_matrix"]) == held_out["num_images"]
     assert facts["num_test_images"] == 500 == np.sum(facts["confusion_matrix"])
     assert all("test_accuracy" not in m for m in metrics(tmp_path / "run")), "it is used once"

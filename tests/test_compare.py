@@ -95,12 +95,18 @@ def test_held_out_images_have_a_column_of_their_own(three_methods):
     compare(three_methods)
     assert "validation" not in cells(three_methods / "comparison/methods.csv")[0]
     write_run(
-        three_methods / "held_out", "drs", 0, 3, facts={"validation": {"top1": 0.625}, "seed": 0}
+        three_methods / "held_out",
+        "drs",
+        0,
+        3,
+        facts={"validation": {"top1": 0.5, "balanced_accuracy": 0.625}, "seed": 0},
     )
     compare(three_methods)
     rows = {r["method"]: r for r in cells(three_methods / "comparison/methods.csv")}
     assert rows["drs"]["validation"] == "62.50" and rows["drs"]["top-1"] == "85.00"
     assert rows["erm"]["validation"] == "—"
+    page = (three_methods / "comparison" / "comparison.html").read_text()
+    assert "validation is the balanced accuracy of images held out of training" in page
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(three_methods, capsys):
@@ -123,6 +129,10 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(three_methods, 
         (
             {"method": "erm", "seed": 9, "wrong": 1, "facts": {"subset_sha256": "1" * 64}},
             "of different data .subset_sha256: .*compare them apart",
+        ),
+        (
+            {"method": "erm", "seed": 9, "wrong": 1, "facts": {"num_validation_images": 9}},
+            "of different data .num_validation_images: 9 -> 0",
         ),
         (
             {"method": "erm", "seed": 9, "wrong": 1, "label": LABEL[::-1]},

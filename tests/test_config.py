@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs import cifar10_lt, cifar100_lt, default, digits, folder
-from osed_jax.config import check, differences, method_name
+from osed_jax.config import check, completed, differences, method_name
 from osed_jax.errors import UserError
 
 
@@ -117,6 +117,12 @@ def test_unknown_and_missing_fields_are_named():
         ("open", {"oversampling.noise_share": 0.5}, "in mode diffusion only"),
         ("drs", {"oversampling.real_only_epochs": 1}, "the mode is resample"),
         ("osed", {"oversampling.real_only_epochs": 40}, "must leave them an epoch between"),
+        ("drs", {"oversampling.replace_in": "all"}, "diffusion only; the mode is resample"),
+        (
+            "osed",
+            {"oversampling.replace_in": "all", "oversampling.noise_ratio": 1.0},
+            "shows no real image; give a number below 1",
+        ),
         ("erm", {"init.fork_from": "x"}, "a mode other than none"),
         ("ros", {"init.fork_from": "x"}, "start_epoch of at least 1"),
         ("erm", {"dataset.mean": (0.5, 0.5, 0.5)}, "both config.dataset.mean and"),
@@ -130,6 +136,16 @@ def test_conflicts_between_fields_are_explained(method, changes, said):
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=said):
         check(config)
+
+
+def test_a_config_of_an_earlier_version_gets_the_fields_that_came_since():
+    kept = {"seed": 3, "oversampling": {"mode": "noise", "noise_ratio": 0.5}, "made_up": {"a": 1}}
+    whole = completed(kept)
+    assert whole.keys() == kept.keys(), "sections that it does not have stay absent"
+    assert kept["oversampling"].items() <= whole["oversampling"].items()
+    assert whole["oversampling"]["replace_in"] == "tail" and whole["made_up"] == {"a": 1}
+    now = check(default.get_config("open"))
+    assert completed(now) == now
 
 
 def test_differences_name_the_fields():

@@ -45,6 +45,21 @@ def test_every_method_with_every_seed_forked_from_erm(tmp_path):
     assert by_name["ros/seed_3"]["oversampling"]["start_epoch"] == 0
 
 
+def test_what_serves_replacing_alone_is_given_to_those_that_replace(tmp_path):
+    config = digits.get_config("osed")
+    replacing = {"replace_in": "all", "real_only_epochs": 2, "noise_share": 0.25}
+    config.oversampling.update({**replacing, "synthetic_road": "aux"})
+    config.oversampling.generated_dir = str(tmp_path)
+    config.sweep.update({"seeds": (0,), "methods": "erm,ros,drs,open,osed"})
+    runs = planned(check(config), tmp_path)
+    over = {path.parent.name: run["oversampling"] for path, run in runs}
+    fields = {name: [o[field] for field in replacing] for name, o in over.items()}
+    nothing = ["tail", 0, 0.0]
+    assert fields["erm"] == fields["ros"] == fields["drs"] == nothing
+    assert fields["open"] == ["all", 2, 0.0] and fields["osed"] == ["all", 2, 0.25]
+    assert over["osed"]["synthetic_road"] == "aux", "what the user chose stays"
+
+
 def test_erm_is_trained_where_a_deferred_method_needs_it(tmp_path):
     assert [p.parent.name for p, _ in plan(tmp_path, methods="open", seeds=(0,))] == ["erm", "open"]
     assert [p.parent.name for p, _ in plan(tmp_path, methods="ros", seeds=(0,))] == ["ros"]

@@ -41,9 +41,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: where the folder is no work directory.
     """
-    return workdir.read_json(directory / "config.json"), workdir.read_json(
-        directory / "dataset.json"
-    )
+    return workdir.read_config(directory), workdir.read_json(directory / "dataset.json")
 
 
 def load_classifier(directory: Path, mesh: Mesh) -> Classifier:

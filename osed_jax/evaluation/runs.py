@@ -9,12 +9,19 @@ from typing import Any
 import numpy as np
 
 from osed_jax import workdir
-from osed_jax.config import changed_fields, differences
+from osed_jax.config import changed_fields, completed, differences
 from osed_jax.errors import UserError
 
 _ORDER = ("erm", "ros", "drs", "open", "osed")
 # What runs must share to be compared at all.
-_DATA = ("dataset", "class_names", "class_counts", "subset_sha256", "num_test_images")
+_DATA = (
+    "dataset",
+    "class_names",
+    "class_counts",
+    "subset_sha256",
+    "num_validation_images",
+    "num_test_images",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +108,7 @@ def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
     """
     by_config: dict[str, list[Run]] = {}
     for run in runs:
-        by_config.setdefault(json.dumps(_without_seed(run.summary["config"])), []).append(run)
+        by_config.setdefault(json.dumps(without_seed(run.summary["config"])), []).append(run)
     by_method: dict[str, list[list[Run]]] = {}
     for members in by_config.values():
         by_method.setdefault(members[0].summary["method"], []).append(members)
@@ -117,8 +124,15 @@ def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
     return made, notes
 
 
+def without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """What runs of one variant share of their configs: a fork and a run in full are the same."""
+    init = {name: value for name, value in config["init"].items() if name != "fork_from"}
+    return {**config, "seed": None, "init": init}
+
+
 def _read(directory: Path) -> Run:
     summary = workdir.read_json(directory / "summary.json")
+    summary["config"] = completed(summary["config"])
     path = directory / "predictions.npz"
     try:
         with np.load(path) as file:
@@ -131,7 +145,7 @@ def _read(directory: Path) -> Run:
 
 
 def _check_same_data(first: Run, other: Run) -> None:
-    facts = [{key: run.summary[key] for key in _DATA} for run in (first, other)]
+    facts = [{key: run.summary.get(key, 0) for key in _DATA} for run in (first, other)]
     changed = differences(*facts)
     if not changed and not np.array_equal(first.label, other.label):
         changed = ["the labels of the test images"]
@@ -142,16 +156,9 @@ def _check_same_data(first: Run, other: Run) -> None:
         )
 
 
-def _without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    init = {**config["init"], "fork_from": bool(config["init"]["fork_from"])}
-    # A fork and a run in full are the same to the last bit; paths differ with the seed.
-    del init["fork_from"]
-    return {**config, "seed": None, "init": init}
-
-
 def _named(method: str, configs: Sequence[list[Run]]) -> Iterator[tuple[str, list[Run]]]:
     """Each config's name: the method, and the fields in which configs of it differ."""
-    plain = [_without_seed(members[0].summary["config"]) for members in configs]
+    plain = [without_seed(members[0].summary["config"]) for members in configs]
     fields = {field for other in plain[1:] for field in changed_fields(plain[0], other)}
     for config, members in zip(plain, configs):
         values = changed_fields({}, config)

@@ -42,7 +42,7 @@ def fork_state(
         start_epoch, started a method of its own earlier, or has no such checkpoint.
     """
     start = config["oversampling"]["start_epoch"]
-    other = workdir.read_json(source / "config.json")
+    other = workdir.read_config(source)
     changed = [d for d in differences(other, config) if not d.startswith(_FREE)]
     subset = workdir.read_json(source / "dataset.json")["subset_sha256"]
     if not changed and subset != facts["subset_sha256"]:

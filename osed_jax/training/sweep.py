@@ -66,8 +66,6 @@ def _of_method(config: Config, method: str, seed: int) -> Config:
     run = copy.deepcopy(config)
     run["seed"] = seed
     run["oversampling"] |= METHODS[method]
-    if method != "osed":
-        run["oversampling"]["noise_share"] = 0.0  # has a meaning there only
     run["init"]["fork_from"] = ""
     return run
 
