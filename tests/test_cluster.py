@@ -15,6 +15,7 @@ OPEN = (
     "--config=configs/digits.py:open",
     *SMALL,
     f"--config.train.num_epochs={NUM_EPOCHS}",
+    "--config.dataset.validation_fraction=0.1",
     "--config.oversampling.start_epoch=0",  # one program to compile, that with noise rows
     "--config.optimizer.learning_rate=0.01",  # so that rounding does not grow
 )
@@ -52,6 +53,9 @@ def assert_same_training(workdir, other):
     for a, b in zip(records(workdir), records(other)):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["noise"] == b["noise"] > 0
+    ours, theirs = (json.loads((w / "summary.json").read_text()) for w in (workdir, other))
+    assert ours["validation"]["num_images"] == theirs["validation"]["num_images"] > 100
+    assert ours["validation"]["nll"] == pytest.approx(theirs["validation"]["nll"], rel=1e-2)
     np.testing.assert_allclose(logits(workdir), logits(other), rtol=0, atol=1e-2)
 
 

@@ -96,6 +96,9 @@ def test_validation_images_are_a_share_of_each_class_and_never_trained_on():
     assert np.bincount(data.label[rows]).tolist() == [35, 17, 8]
     assert not set(rows) & set(held_out)
     assert len(long_tailed_rows(data, **exp)[1]) == 0
+    hundred = labelled((100, 100, 100))
+    _, held_out = long_tailed_rows(hundred, validation_fraction=0.29, **exp)
+    assert len(held_out) == 3 * 29, "although 100 * 0.29 is less than 29 in floating point"
 
     natural, none = labelled((30, 12, 5)), {"profile": "none", "imbalance_ratio": 1, "num_max": 0}
     rows, held_out = long_tailed_rows(natural, validation_fraction=0.1, **none)

@@ -50,7 +50,8 @@ def long_tailed_rows(
     Raises:
       UserError: where a class has too few images, or none could be held out.
     """
-    held_out = tuple(int(n * validation_fraction) for n in data.class_counts)
+    # 0.29 of 100 is 28.999999999999996 in floating point.
+    held_out = tuple(int(round(n * validation_fraction, 6)) for n in data.class_counts)
     if validation_fraction and not any(held_out):
         raise UserError(
             f"config.dataset.validation_fraction is {validation_fraction:g}, which holds out no "

@@ -88,6 +88,11 @@ def _page(
     about = "Intervals are Student's t over seeds, at 95 %." + (
         " A method with one seed has Wilson's interval of its test images." if single else ""
     )
+    if tables.VALIDATION in overall[0]:
+        about += (
+            " The column validation is the balanced accuracy of images held out of training, to "
+            "choose on; all others are of the test set."
+        )
     sections = [
         ("Methods", page.table(*overall) + page.text(f"Mean ± standard deviation, in %. {about}")),
         ("Top-1 accuracy", page.picture(folder / "top1.png", "top-1 accuracy of each method")),

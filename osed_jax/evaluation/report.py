@@ -87,14 +87,17 @@ def _headline(subject: Subject) -> str:
     total, worst = figures["num_test_images"], figures["worst_class"]
     low, high = share_interval(round(figures["top1"] * total), total)
     counts = facts["class_counts"]
-    return page.facts(
-        [
-            ("top-1 accuracy", _percent(figures["top1"])),
-            ("balanced accuracy", _percent(figures["balanced_accuracy"])),
-            (f"worst class: {worst['name']}", _percent(worst["accuracy"])),
-            ("expected calibration error", _percent(figures["ece"])),
-        ]
-    ) + page.text(
+    boxes = [
+        ("top-1 accuracy", _percent(figures["top1"])),
+        ("balanced accuracy", _percent(figures["balanced_accuracy"])),
+        (f"worst class: {worst['name']}", _percent(worst["accuracy"])),
+        ("expected calibration error", _percent(figures["ece"])),
+    ]
+    if held_out := figures.get("validation"):
+        boxes.append(
+            ("balanced accuracy, validation images", _percent(held_out["balanced_accuracy"]))
+        )
+    return page.facts(boxes) + page.text(
         f"{facts['dataset']}: {facts['num_train_images']:,} training images of {len(counts)} "
         f"classes, {max(counts):,} of the most frequent and {min(counts):,} of the rarest; "
         f"{total:,} test images. Checkpoint of epoch {subject.classifier.epoch}.",

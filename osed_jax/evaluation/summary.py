@@ -108,13 +108,20 @@ def format_summary(summary: dict[str, Any]) -> str:
     groups = [
         f"{name} {_percent(group['accuracy'])}" for name, group in summary["groups"].items()
     ] + [f"{name} absent" for name in summary["absent_groups"]]
-    worst = summary["worst_class"]
+    worst, held_out = summary["worst_class"], summary.get("validation")
+    validation = (
+        f"\n{held_out['num_images']:,} validation images: top-1 {_percent(held_out['top1'])}, "
+        f"balanced accuracy {_percent(held_out['balanced_accuracy'])}"
+        if held_out
+        else ""
+    )
     return (
         f"{summary['num_test_images']:,} test images: top-1 {_percent(summary['top1'])}, "
         f"balanced accuracy {_percent(summary['balanced_accuracy'])}, "
         f"worst class {worst['name']} {_percent(worst['accuracy'])}, "
         f"NLL {summary['nll']:.3f}, ECE {summary['ece']:.3f}\n"
         f"groups: {', '.join(groups)}"
+        f"{validation}"
     )
 
 

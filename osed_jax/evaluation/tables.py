@@ -10,14 +10,17 @@ from osed_jax.evaluation.statistics import Spread, over_seeds
 
 Table = tuple[list[str], list[list[str]]]
 
+VALIDATION, _BALANCED = "validation", "balanced_accuracy"  # keys of summary.json
+
 
 def overall(variants: Sequence[Variant]) -> Table:
     """A row for each variant; accuracies in %, mean ± sd over seeds, 95 % interval of top-1.
 
-    `validation` is the top-1 of images held out of training; the others are of the test set.
+    `validation` is the balanced accuracy of images held out of training, which may be as
+    long-tailed as these; the others are of the test set.
     """
     groups = group_names(variants)
-    held_out = ["validation"] if any(v.values("validation", "top1") for v in variants) else []
+    held_out = [VALIDATION] if any(v.values(VALIDATION, _BALANCED) for v in variants) else []
     figures = ["top-1", "95 % interval", "balanced", *groups, "worst class", "ECE"]
     head = ["method", "seeds", *held_out, *figures]
     rows = []
@@ -27,10 +30,10 @@ def overall(variants: Sequence[Variant]) -> Table:
             [
                 variant.name,
                 str(len(variant.runs)),
-                *(_figure(variant, name, "top1") for name in held_out),
+                *(_figure(variant, name, _BALANCED) for name in held_out),
                 written(top1),
                 interval(top1.interval),
-                _figure(variant, "balanced_accuracy"),
+                _figure(variant, _BALANCED),
                 *(_figure(variant, "groups", name, "accuracy") for name in groups),
                 _figure(variant, "worst_class", "accuracy"),
                 _figure(variant, "ece"),

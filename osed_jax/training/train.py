@@ -96,8 +96,10 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
 
 def _say_data(facts: dict[str, Any]) -> None:
     counts = " ".join(map(str, facts["class_counts"]))
+    held_out = facts["num_validation_images"]
     say(
         f"{facts['dataset']}: {facts['num_train_images']:,} training images ({counts}), "
+        f"{f'{held_out:,} validation images, ' if held_out else ''}"
         f"subset sha256 {facts['subset_sha256']}"
     )
 
