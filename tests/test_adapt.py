@@ -22,7 +22,7 @@ from osed_jax import experiment
 from osed_jax.config import check
 from osed_jax.errors import UserError
 from osed_jax.generation import miniature, saving, stable_diffusion
-from osed_jax.generation.adapt import adapt
+from osed_jax.generation.adapt import adapt, choose_images
 from osed_jax.generation.finetune import (
     create_state,
     diffusion_loss,
@@ -205,6 +205,23 @@ def test_test_images_are_never_seen(adapted, opened, tmp_path):
     assert (made / UNET).read_bytes() == (adapted[1] / UNET).read_bytes()
     with pytest.raises(UserError, match="cannot read the image"):
         experiment.load_split(check(config), "test", tmp_path / "cache")  # as training does
+
+
+def test_images_that_are_held_out_are_not_adapted_to(tmp_path):
+    config = small_config(tmp_path / "out")
+    config.dataset.validation_fraction = 0.2
+    whole, rows, held_out = experiment.load_train(check(config), tmp_path)
+
+    def pixels(data):
+        return sorted(image.tobytes() for image in data.images.take(np.arange(len(data.label))))
+
+    chosen = []
+    for images in ("train", "rest"):
+        config.adapt.images = images
+        chosen.append(pixels(choose_images(check(config), tmp_path)))
+    train, rest = chosen
+    assert train == pixels(whole.select(rows)) and len(held_out) > 200
+    assert sorted(train + rest + pixels(whole.select(held_out))) == pixels(whole)
 
 
 def test_the_folder_is_a_generator_that_loads(adapted):

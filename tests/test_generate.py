@@ -150,9 +150,32 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
         passed = sum(rank <= strict for rank in ranks[2 * label : 2 * label + 2])
         assert verdicts[name]["kept"] == passed
         assert verdicts[name].get("not recognised", 0) == 2 - passed
+    judged.generation.selected_dir = str(tmp_path / "again")
+    judged.dataset.validation_fraction = 0.2
+    generate(check(judged))  # the classifier's long tail leaves these images out, too
+    judged.dataset.imbalance_ratio = 4.0
+    for do in (generate, select):
+        with pytest.raises(UserError, match="so it may have seen the validation images"):
+            do(check(judged))
+    judged.dataset.update({"validation_fraction": 0.0, "imbalance_ratio": 3.0})
     judged.generation.classifier_workdir = str(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"is .* a work directory"):
         generate(check(judged))
+
+
+def test_a_generator_that_may_have_seen_the_validation_images_is_refused(tmp_path, model):
+    config = config_of(tmp_path / "store", model)
+    adapted = check(config)  # what --mode=adapt keeps: among others the data set
+    (model / "config.json").write_text(json.dumps({"dataset": adapted["dataset"]}))
+    config.dataset.validation_fraction = 0.2
+    with pytest.raises(UserError, match=r"validation_fraction: 0.0 -> 0.2.*may have seen"):
+        generate(check(config))
+    assert not (tmp_path / "store").exists()
+    with_them_held_out = {"dataset": check(config)["dataset"]}
+    (model / "config.json").write_text(json.dumps(with_them_held_out))
+    config.generation.count = "1"
+    generate(check(config))
+    assert len(read_lines(tmp_path / "store" / "metadata.jsonl")[0]) == 10
 
 
 def test_counts_per_class():

@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
+from configs import digits
+from osed_jax import experiment
+from osed_jax.config import check
 from osed_jax.data import long_tail, sampling
 from osed_jax.data.sampling import Kind
+from osed_jax.errors import UserError
 
 COUNTS = long_tail.class_counts(5000, 10, 100)
 LABEL = np.repeat(np.arange(10), COUNTS)
@@ -115,3 +120,29 @@ def test_methods_share_their_natural_draws():
     natural = noisy.kind == Kind.NATURAL
     np.testing.assert_array_equal(natural, generated.kind == Kind.NATURAL)
     np.testing.assert_array_equal(resampled.row[natural], noisy.row[natural])
+
+
+def test_a_run_shows_generated_images_in_the_tail_or_in_all_classes(tmp_path):
+    config = digits.get_config("osed")
+    config.oversampling.update({"generated_dir": str(tmp_path / "made"), "noise_ratio": 0.5})
+    for c in range(1, 10):
+        (tmp_path / "made" / str(c)).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (c, 9, 9)).save(tmp_path / "made" / str(c) / "0.png")
+
+    def shares():
+        resolved = check(config)
+        data = experiment.load_data(resolved, tmp_path / "cache")
+        epochs = range(config.oversampling.start_epoch, config.train.num_epochs)
+        plans = [experiment.make_plan(resolved, data, epoch) for epoch in epochs]
+        label = np.concatenate([p.label[p.kind != Kind.PADDING] for p in plans])
+        kind = np.concatenate([p.kind[p.kind != Kind.PADDING] for p in plans])
+        return [(kind[label == c] == Kind.SYNTHETIC).mean() for c in range(10)]
+
+    tail = shares()
+    assert tail[0] == 0 and tail[9] == pytest.approx(0.95 / 2, abs=0.1)
+    config.oversampling.replace_in = "all"
+    with pytest.raises(UserError, match=r"no generated images of class '0', but .*replace_in=all"):
+        shares()
+    (tmp_path / "made" / "0").mkdir()
+    Image.new("RGB", (8, 8), (200, 9, 9)).save(tmp_path / "made" / "0" / "0.png")
+    assert shares() == pytest.approx([0.5] * 10, abs=0.1)

@@ -1,5 +1,6 @@
 """Selecting among images of any tool: what is kept, why, and that nothing is half there."""
 
+import errno
 import json
 
 import numpy as np
@@ -61,10 +62,39 @@ def test_what_passes_is_linked_and_every_verdict_counted(tmp_path, source):
     assert len(files(source)) == 6
 
 
+def test_links_are_followed_and_files_copied_where_they_cannot_be_linked(
+    tmp_path, source, monkeypatch
+):
+    good = source / "3" / "d.png"
+    good.rename(tmp_path / "elsewhere.png")
+    good.symlink_to("../../elsewhere.png")
+    select(check(config_of(tmp_path)))
+    assert (tmp_path / "kept" / "3" / "d.png").samefile(tmp_path / "elsewhere.png")
+    assert not (tmp_path / "kept" / "3" / "d.png").is_symlink()
+    assert not (tmp_path / "kept" / "0").exists(), "no folder for a class without images"
+
+    def refused(*_):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refused)
+    select(check(config_of(tmp_path, selected_dir=str(tmp_path / "copied"))))
+    assert files(tmp_path / "copied") == files(tmp_path / "kept")
+    copy = tmp_path / "copied" / "3" / "d.png"
+    assert copy.read_bytes() == good.read_bytes() and not copy.samefile(good)
+
+
+def test_a_source_without_images_is_refused(tmp_path):
+    (tmp_path / "source" / "3").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"there is no image in .*source; .* holds a folder for"):
+        select(check(config_of(tmp_path)))
+    assert not (tmp_path / "kept").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"selected_dir": ""}, "selected_dir is empty"),
+        ({"selected_dir": "source/kept"}, "inside of .*source, whose folders are classes"),
         ({"selected_dir": "source"}, "which exists already; give a new folder"),
         ({"min_deviation": 0.0, "drop_duplicates": False}, "all filters are off"),
         ({"safety_checker": True}, "belongs to the model that draws"),

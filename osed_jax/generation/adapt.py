@@ -72,7 +72,7 @@ def adapt(config: Config) -> Path:
 def _adapt(config: Config, directory: Path) -> None:
     settings, mesh = config["adapt"], make_mesh()
     check_batch_size("config.adapt.batch_size", settings["batch_size"], mesh)
-    images = _choose_images(config, experiment.open_cache(directory))
+    images = choose_images(config, experiment.open_cache(directory))
     say(f"adapting to {len(images.label):,} training images ({settings['images']})")
     run = _Run(config, directory, mesh, images, _base(config, directory, images))
     with Checkpoints.writing(directory, every=0, also=0) as saved:
@@ -81,8 +81,8 @@ def _adapt(config: Config, directory: Path) -> None:
     save_into(run.adapted(state), directory)
 
 
-def _choose_images(config: Config, cache: Path) -> ImageSet:
-    """Training images only: the test set is not even opened."""
+def choose_images(config: Config, cache: Path) -> ImageSet:
+    """What `config.adapt.images` says, without validation images; the test set is not opened."""
     whole, rows, held_out = experiment.load_train(config, cache)
     if config["adapt"]["images"] == "rest":
         rows = np.setdiff1d(np.arange(len(whole.label)), np.concatenate([rows, held_out]))

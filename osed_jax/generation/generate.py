@@ -10,10 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from osed_jax import experiment
+from osed_jax import experiment, workdir
+from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.image_set import ImageSet
+from osed_jax.data.long_tail import subset_sha256
 from osed_jax.data.sampling import replace_probability
+from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.generation import stable_diffusion
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
@@ -39,6 +42,8 @@ _RECORDED = (
     "model",
     "revision",
 )
+# Which images are trained on and which are held out.
+_SUBSET = ("name", "imbalance_profile", "imbalance_ratio", "num_max", "validation_fraction")
 
 
 def generate(config: Config) -> None:
@@ -50,14 +55,20 @@ def generate(config: Config) -> None:
     """
     folder = experiment.generated_dir(config)
     gen = config["generation"]
-    whole, rows, _ = experiment.load_train(config, experiment.open_cache(folder))
+    _check_saw_no_validation_images(gen["model"], config["dataset"])
+    whole, rows, held_out = experiment.load_train(config, experiment.open_cache(folder))
     train = whole.select(rows)
     own = read_own(gen["prompts_file"], train.class_names)
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
     settings = _settings(gen, model, train, own)
     sampler = _sampler(settings, model, gen)
     # The sampler has made its batch size a multiple of the devices' number.
-    filters = make_filters(gen, train, sampler.batch_size)
+    filters = make_filters(
+        gen,
+        train,
+        sampler.batch_size,
+        only_of_subset=subset_sha256(rows) if len(held_out) else None,
+    )
     with filling(
         folder,
         settings=settings,
@@ -101,6 +112,20 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
     slots = epochs * counts.sum() / len(counts) * replaced
     most = counts.max() if in_all_classes else lacks
     return np.minimum(np.ceil(slots), most).astype(int).tolist()
+
+
+def _check_saw_no_validation_images(model: str, dataset: dict[str, Any]) -> None:
+    """The images of a generator that was adapted to them would carry them into training."""
+    if not dataset["validation_fraction"] or not (Path(model) / "config.json").is_file():
+        return  # nothing is held out, or the generator is not one that --mode=adapt made
+    theirs = workdir.read_config(Path(model))["dataset"]
+    changed = differences(*({name: d[name] for name in _SUBSET} for d in (theirs, dataset)))
+    if changed:
+        raise UserError(
+            f"config.generation.model is {model}, which was adapted to another part of the data "
+            f"({'; '.join(changed)}) and may have seen the validation images; adapt a generator "
+            f"with the same config.dataset, or set config.dataset.validation_fraction to 0"
+        )
 
 
 def _settings(

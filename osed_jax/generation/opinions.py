@@ -25,19 +25,32 @@ FILTERS = (
 )
 
 
-def make_filters(gen: dict[str, Any], train: ImageSet, batch_size: int) -> Filters:
-    """The filters of section `generation`; batch_size, of the classifier, is for all devices."""
+def make_filters(
+    gen: dict[str, Any], train: ImageSet, batch_size: int, *, only_of_subset: str | None = None
+) -> Filters:
+    """The filters of section `generation`.
+
+    Args:
+      gen: the section.
+      train: the long-tailed training set.
+      batch_size: of the classifier, images over all devices.
+      only_of_subset: sha256 of the only subset that the classifier may have been trained on; given
+        where images are held out, which the classifier of another subset may have seen.
+    """
     values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
     opinions = None
     if gen["classifier_workdir"]:
         opinions = classifier_opinions(
-            Path(gen["classifier_workdir"]), train, batch_size=batch_size
+            Path(gen["classifier_workdir"]),
+            train,
+            batch_size=batch_size,
+            only_of_subset=only_of_subset,
         )
     return Filters(**values, opinions=opinions)
 
 
 def classifier_opinions(
-    directory: Path, train: ImageSet, *, batch_size: int
+    directory: Path, train: ImageSet, *, batch_size: int, only_of_subset: str | None = None
 ) -> Callable[[np.ndarray, np.ndarray], Opinions]:
     """The judge that `Filters` takes, from a classifier and the real images it compares with.
 
@@ -45,13 +58,22 @@ def classifier_opinions(
       directory: work directory of the classifier.
       train: real training images, some of every class. Test images have no part in this.
       batch_size: images at a time, a multiple of the number of devices.
+      only_of_subset: see `make_filters`.
 
     Raises:
-      UserError: where the classifier has other classes or another image size.
+      UserError: where the classifier has other classes or another image size, or was trained on
+        another subset than the one it must be of.
     """
     mesh = make_mesh()
     classifier = load_classifier(directory, mesh)
     _check_same_images(directory, classifier, train)
+    if only_of_subset not in (None, classifier.facts["subset_sha256"]):
+        raise UserError(
+            f"config.generation.classifier_workdir is {directory}, whose training subset "
+            f"({classifier.facts['subset_sha256']}) is not that of the data set "
+            f"({only_of_subset}), so it may have seen the validation images; train a classifier "
+            f"with the same config.dataset"
+        )
     net = Extractor(classifier, mesh, batch_size=batch_size)
     rows = np.arange(len(train.label))
     features = net.of_images(train.images, rows, label="real images").features

@@ -17,6 +17,7 @@ from osed_jax.data.folder import image_files
 from osed_jax.data.generated import check_classes
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import FileImages
+from osed_jax.data.long_tail import subset_sha256
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.generation.filters import Filters
@@ -36,16 +37,18 @@ def select(config: Config) -> dict[str, dict[str, int]]:
       Class -> verdict -> number of images; the verdict `kept`, or the reason against it.
 
     Raises:
-      UserError: where no filter is on, the folder exists, a class loses all its images, or an image
-        or the classifier cannot be used.
+      UserError: where no filter is on, the folder exists or lies in the other, there is no image,
+        a class loses all of them, or one or the classifier cannot be used.
     """
     gen, source = config["generation"], experiment.generated_dir(config)
-    target = _target(gen)
-    whole, rows, _ = experiment.load_train(config, experiment.open_cache(target))
+    target = _target(gen, source)
+    whole, rows, held_out = experiment.load_train(config, experiment.open_cache(target))
     train = whole.select(rows)
     check_classes(source, train.class_names)
     batch_size = _BATCH * jax.local_device_count()
-    filters = make_filters(gen, train, batch_size)
+    filters = make_filters(
+        gen, train, batch_size, only_of_subset=subset_sha256(rows) if len(held_out) else None
+    )
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
     try:
@@ -53,6 +56,11 @@ def select(config: Config) -> dict[str, dict[str, int]]:
             name: _select_class(source / name, unfinished / name, c, train, filters, batch_size)
             for c, name in enumerate(train.class_names)
         }
+        if not any(verdicts.values()):
+            raise UserError(
+                f"there is no image in {source}; config.oversampling.generated_dir holds a folder "
+                f"for each class: {', '.join(train.class_names)}"
+            )
         settings = {"generated_dir": str(source), **{name: gen[name] for name in FILTERS}}
         workdir.write_json(unfinished / FILE, {"settings": settings, "images": verdicts})
         unfinished.chmod(0o755)
@@ -66,7 +74,7 @@ def select(config: Config) -> dict[str, dict[str, int]]:
     return verdicts
 
 
-def _target(gen: dict[str, Any]) -> Path:
+def _target(gen: dict[str, Any], source: Path) -> Path:
     target = Path(gen["selected_dir"])
     if not gen["selected_dir"]:
         raise UserError(
@@ -76,6 +84,11 @@ def _target(gen: dict[str, Any]) -> Path:
         raise UserError(
             f"config.generation.selected_dir is {target}, which exists already; give a new folder, "
             f"or remove it first"
+        )
+    if source.resolve() in target.resolve().parents:
+        raise UserError(
+            f"config.generation.selected_dir is {target}, inside of {source}, whose folders are "
+            f"classes; give a folder beside it"
         )
     if gen["safety_checker"]:
         raise UserError(
@@ -94,7 +107,6 @@ def _select_class(
     source: Path, target: Path, label: int, train: ImageSet, filters: Filters, batch_size: int
 ) -> dict[str, int]:
     paths = image_files(source)
-    target.mkdir()
     verdicts: Counter[str] = Counter()
     images = FileImages(paths, train.images.image_size)
     with progress(total=len(paths), unit="image", label=f"judging {source}") as bar:
@@ -109,6 +121,7 @@ def _select_class(
                 verdicts[reason or "kept"] += 1
                 if reason is None:
                     filters.remember(record)
+                    target.mkdir(exist_ok=True)
                     _link(paths[row], target / paths[row].name)
             bar.update(len(part))
     if paths and not verdicts["kept"]:
@@ -120,7 +133,8 @@ def _select_class(
 
 
 def _link(source: Path, target: Path) -> None:
+    whole = source.resolve()  # a link to a relative symbolic link would lead nowhere
     try:
-        os.link(source, target)
+        os.link(whole, target)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
+        shutil.copyfile(whole, target)
