@@ -10,7 +10,7 @@ WORKDIR/ROW.seed_N. ERM is trained once a seed, and the deferred rows are forked
 finished is skipped, what was interrupted goes on; processes started side by side, each with some of
 the seeds, share a WORKDIR. The row osed_filtered reads GENERATED.filtered, which --mode=select
 makes. --keep=FOLDER copies each finished run's summary.json there, without the paths of this
-machine, and its predicted classes: enough for all tables.
+machine, its predicted classes, and what was filtered: enough for all tables.
 """
 
 import copy
@@ -27,16 +27,18 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs.default import METHODS
-from osed_jax import workdir
-from osed_jax.config import check, check_fields
+from osed_jax import experiment, workdir
+from osed_jax.config import check, check_fields, differences
 from osed_jax.console import say
+from osed_jax.data.folder import class_folders
 from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
 from osed_jax.evaluation.compare import group_bars
 from osed_jax.evaluation.pairs import pairs_with
-from osed_jax.evaluation.runs import Run, Variant, find_runs
+from osed_jax.evaluation.runs import Run, Variant, find_runs, without_seed
 from osed_jax.experiment import Config
+from osed_jax.generation import select
 from osed_jax.host_memory import use_large_pages
 from osed_jax.reporting.bars import draw_groups
 from osed_jax.training.sweep import is_deferred
@@ -94,7 +96,10 @@ ROWS = {
     "osed_half_noise": Row(
         "osed", "OSeD, half of it noise (DAR-BN)", _osed(**_BEST, noise_share=0.5)
     ),
+    "osed_balanced_softmax": Row("osed", "OSeD, balanced softmax in all epochs", _osed(**_BEST)),
 }
+# A row does not move with the defaults that the rows decide.
+_OF_ALL_ROWS = {"noise_ratio": 1 / 3, "synthetic_road": "natural"}
 
 FIGURE = ("erm", "drs", "open", BEST_ROW, "osed_natural_third", "osed_natural_one")
 
@@ -116,6 +121,7 @@ QUESTIONS = {
         "osed_all_classes",
         "osed_filtered",
         "osed_half_noise",
+        "osed_balanced_softmax",
     ),
 }
 
@@ -128,7 +134,7 @@ def main(argv: list[str]) -> None:
     try:
         if given.config is not None:
             names = list(ROWS) if given.rows == ["all"] else given.rows
-            train_all(planned(check(given.config), folder, names, map(int, given.seeds)))
+            train_all(planned(check(given.config), folder, names, numbers(given.seeds)))
         if given.keep:
             for path in sorted(folder.glob("*/summary.json")):
                 keep(path.parent, Path(given.keep))
@@ -141,11 +147,24 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {error}")
 
 
+def numbers(seeds: Iterable[str]) -> list[int]:
+    """Of the command line's list."""
+    try:
+        return list(map(int, seeds))
+    except ValueError as error:
+        given = ",".join(seeds)
+        raise UserError(f"--seeds is {given}; give whole numbers, such as 0,1,2") from error
+
+
 def planned(
     config: Config, folder: Path, names: Iterable[str], seeds: Iterable[int]
 ) -> list[tuple[Path, Config]]:
     """The work directory and the config of every run, ERM first where others need it."""
     names = list(names)
+    if not config["oversampling"]["start_epoch"]:
+        raise UserError(
+            "config.oversampling.start_epoch is 0; give the epoch at which deferred rows start"
+        )
     unknown = sorted(set(names) - set(ROWS))
     if unknown:
         raise UserError(f"there is no row {', '.join(unknown)}; use some of {', '.join(ROWS)}")
@@ -162,14 +181,17 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     """The setting's config with what makes the row."""
     row, run = ROWS[name], copy.deepcopy(config)
     run["seed"] = seed
-    run["oversampling"] |= {**METHODS[row.method], **row.fields}
+    run["oversampling"] |= {**_OF_ALL_ROWS, **METHODS[row.method], **row.fields}
     if name == "osed_real_last":
         run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
     if name == "osed_filtered":
         run["oversampling"]["generated_dir"] += ".filtered"
     if row.method != "osed":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
-    forked = is_deferred(run, row.method)
+    if name == "osed_balanced_softmax":
+        run["loss"]["balanced_softmax"] = True
+    # Another loss makes other epochs before the deferral than ERM has.
+    forked = is_deferred(run, row.method) and run["loss"] == config["loss"]
     run["init"]["fork_from"] = str(_workdir(folder, "erm", seed)) if forked else ""
     check_fields(run)
     return run
@@ -180,15 +202,24 @@ def _workdir(folder: Path, name: str, seed: int) -> Path:
 
 
 def train_all(runs: list[tuple[Path, Config]]) -> None:
-    """Trains what is not finished."""
+    """Trains what is not finished; first looks whether all has the images that it shows."""
+    for path, run in runs:
+        over = run["oversampling"]
+        finished = (path / "summary.json").exists()
+        if not finished and over["mode"] == "diffusion":
+            class_folders(experiment.generated_dir(run))
     for number, (path, run) in enumerate(runs):
         say(f"run {number + 1} of {len(runs)}: {path}")
         train(run, path)
 
 
 def keep(directory: Path, target: Path) -> None:
-    """Copies a run's figures and, as one-hot logits of a few kB, its predicted classes."""
+    """Copies a run's figures and, as one-hot logits of a few kB, its predicted classes.
+
+    Where its generated images were selected, what the filters were and said, too.
+    """
     summary = workdir.read_json(directory / "summary.json")
+    selection = Path(summary["config"]["oversampling"]["generated_dir"]) / select.FILE
     for section, field in _PATHS:
         summary["config"][section][field] = Path(summary["config"][section][field]).name
     summary["forked_from"] = summary["config"]["init"]["fork_from"] or None
@@ -200,6 +231,11 @@ def keep(directory: Path, target: Path) -> None:
     folder = target / directory.name
     folder.mkdir(parents=True, exist_ok=True)
     workdir.write_atomically(folder / "predictions.npz", buffer.getvalue())
+    if selection.is_file():
+        found = workdir.read_json(selection)
+        for name in ("generated_dir", "classifier_workdir"):
+            found["settings"][name] = Path(found["settings"][name]).name
+        workdir.write_json(folder / select.FILE, found)
     workdir.write_json(folder / "summary.json", summary)
 
 
@@ -207,10 +243,19 @@ def variants(folder: Path) -> dict[str, Variant]:
     """The finished runs by row, in the order of the rows."""
     runs: dict[str, list[Run]] = {name: [] for name in ROWS}
     for run in find_runs(folder):
-        name = run.directory.name.partition(".seed_")[0]
-        if name not in runs:
-            raise UserError(f"{run.directory} is no run of a row; its name must be ROW.seed_N")
+        name, _, seed = run.directory.name.partition(".seed_")
+        if name not in runs or seed != str(run.seed):
+            raise UserError(
+                f"{run.directory}, of seed {run.seed}, is no run of a row; its name must be "
+                f"ROW.seed_{run.seed}"
+            )
         runs[name].append(run)
+        changed = differences(*(without_seed(r.summary["config"]) for r in (runs[name][0], run)))
+        if changed:
+            raise UserError(
+                f"{run.directory} has another config than the other runs of its row "
+                f"({'; '.join(changed)}); keep one setting in a folder"
+            )
     return {
         name: Variant(ROWS[name].title, tuple(sorted(found, key=lambda run: run.seed)))
         for name, found in runs.items()
