@@ -64,7 +64,7 @@ def get_config(method: str = "erm") -> ConfigDict:
     over.noise_share = 0.0  # mode diffusion: the share of replaced images that is noise
     over.noise_space = "pixel"  # pixel (Zada) | normalised (MLRC: not normalised again)
     over.noise_road = "dar"  # batch norm's road: natural | dar | dar_grad | aux
-    over.synthetic_road = "natural"  # the same for generated images
+    over.synthetic_road = "dar"  # the same for generated images; of docs/results.md, question 3
     over.generated_dir = ""  # mode diffusion: generated images, CLASS/*.png|jpg|...
 
     gen = config.generation = ConfigDict()  # --mode=generate fills oversampling.generated_dir

@@ -195,6 +195,9 @@ def test_counts_per_class():
     assert wanted_counts(config, counts) == [0, 50, 90], "never more than a balance takes"
     config["oversampling"] |= {"start_epoch": 7, "real_only_epochs": 2, "replace_in": "all"}
     assert wanted_counts(config, counts) == [14] * 3, "one epoch, a quarter of 53.3 in each class"
+    config["generation"]["count"] = "balance"
+    with pytest.raises(UserError, match="makes no image of the most frequent class, but"):
+        wanted_counts(config, counts)
 
 
 def test_a_run_shows_about_as_many_images_as_noise_ratio_counts():

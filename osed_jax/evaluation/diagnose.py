@@ -109,7 +109,8 @@ def _load(config: Config, directory: Path) -> Data:
     if folder and not found and not needed:
         say(f"note: there are no generated images in {folder}, so noise alone is measured")
     mode = "diffusion" if needed or found else "none"
-    wanted = {**config, "oversampling": {**over, "mode": mode}}
+    # The plan copes with classes without generated images, whatever the run asks of them.
+    wanted = {**config, "oversampling": {**over, "mode": mode, "replace_in": "tail"}}
     return experiment.load_data(wanted, experiment.open_cache(directory))
 
 

@@ -96,15 +96,24 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
     images of the class, epochs * N / C * P(replace | c) * (1 - noise_share), so that on average
     none is shown twice, but no more than `balance` (n_max where all classes show some). A number:
     as it is.
+
+    Raises:
+      UserError: for `balance` where all classes show some.
     """
     count, over = config["generation"]["count"], config["oversampling"]
     counts = np.asarray(class_counts)
     lacks = counts.max() - counts
+    in_all_classes = over["replace_in"] == "all"
     if count == "balance":
+        if in_all_classes:
+            raise UserError(
+                "config.generation.count is balance, which makes no image of the most frequent "
+                "class, but config.oversampling.replace_in=all shows some; use noise_ratio or a "
+                "number"
+            )
         return lacks.tolist()
     if count != "noise_ratio":
         return [int(count)] * len(counts)
-    in_all_classes = over["replace_in"] == "all"
     epochs = config["train"]["num_epochs"] - over["start_epoch"] - over["real_only_epochs"]
     replaced = replace_probability(
         class_counts, over["noise_ratio"], in_all_classes=in_all_classes
