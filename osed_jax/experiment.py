@@ -68,8 +68,14 @@ class Data:
 
 
 def of_a_run(config: Config) -> Config:
-    """The part of a config that a run is bound to and that its `config.json` keeps."""
-    return {name: config[name] for name in _OF_A_RUN}
+    """The part of a config that a run is bound to and that its `config.json` keeps.
+
+    A road that no row takes is `natural` there, as in the net, whatever the default of the day.
+    """
+    kept = {name: config[name] for name in _OF_A_RUN}
+    if config["oversampling"]["mode"] != "diffusion":
+        kept["oversampling"] = {**config["oversampling"], "synthetic_road": "natural"}
+    return kept
 
 
 def open_cache(workdir: Path) -> Path:

@@ -84,7 +84,9 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
             ) from error
         if not (workdir / "config.json").exists():
             write_json(workdir / "config.json", config)
-        changed = differences(read_config(workdir), config)
+        changed = differences(
+            read_config(workdir), completed(config)
+        )  # of sections, some are kept in part
         if changed:
             raise UserError(
                 f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "

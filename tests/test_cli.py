@@ -116,6 +116,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_forked_and_gone_on_with(erm, t
     config = json.loads((old / "config.json").read_text())
     del config["dataset"]["validation_fraction"]
     del config["oversampling"]["replace_in"], config["oversampling"]["real_only_epochs"]
+    config["oversampling"]["synthetic_road"] = "natural"  # the default of that time
     (old / "config.json").write_text(json.dumps(config))
     facts = json.loads((old / "dataset.json").read_text())
     del facts["num_validation_images"]

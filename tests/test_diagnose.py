@@ -402,3 +402,14 @@ def test_wrong_use_is_told(run, section, fields, message):
         diagnose(settings(**sections), run)
     with pytest.raises(UserError, match=r"is .* a work directory"):
         diagnose(settings(**sections), run.parent)
+
+
+def test_classes_without_generated_images_do_not_stop_it(run, tmp_path):
+    for c in range(1, 10):
+        (tmp_path / str(c)).mkdir()
+        Image.new("RGB", (8, 8), (c, 0, 0)).save(tmp_path / str(c) / "0.png")
+    shown = {"mode": "diffusion", "replace_in": "all", "generated_dir": str(tmp_path)}
+    sections = {**RUN, "oversampling": {**RUN["oversampling"], **shown}}
+    sections["dataset"] = {**RUN["dataset"], "num_max": 30}  # which is found out after loading
+    with pytest.raises(UserError, match="trained on other images"):
+        diagnose(settings(**sections), run)

@@ -164,16 +164,25 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
 
 
 def test_a_generator_that_may_have_seen_the_validation_images_is_refused(tmp_path, model):
-    config = config_of(tmp_path / "store", model)
-    adapted = check(config)  # what --mode=adapt keeps: among others the data set
-    (model / "config.json").write_text(json.dumps({"dataset": adapted["dataset"]}))
+    def adapted(folder, base):
+        """What --mode=adapt keeps there, among others."""
+        kept = {"dataset": check(config)["dataset"], "adapt": {"base": str(base)}}
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(kept))
+
+    config = config_of(tmp_path / "store", model, count="1")
+    adapted(model, "miniature")
     config.dataset.validation_fraction = 0.2
     with pytest.raises(UserError, match=r"validation_fraction: 0.0 -> 0.2.*may have seen"):
         generate(check(config))
+    adapted(tmp_path / "second", model)
+    config.generation.model = str(tmp_path / "second")
+    with pytest.raises(UserError, match="may have seen"):
+        generate(check(config))
     assert not (tmp_path / "store").exists()
-    with_them_held_out = {"dataset": check(config)["dataset"]}
-    (model / "config.json").write_text(json.dumps(with_them_held_out))
-    config.generation.count = "1"
+    config.generation.model = str(model)
+    adapted(model, "miniature")
+    config.dataset.imbalance_ratio = 2.0  # of the others; the same images are held out
     generate(check(config))
     assert len(read_lines(tmp_path / "store" / "metadata.jsonl")[0]) == 10
 

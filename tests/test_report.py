@@ -76,6 +76,7 @@ def folder_of_classes(root, count, per_class):
 
 def test_the_page_of_a_run(tmp_path, capsys):
     config = small("osed", generated_dir=str(ROOT / "demo" / "generated"), noise_share=0.5)
+    config.dataset.validation_fraction = 0.1
     with figures_checked() as seen:
         train(check(config), tmp_path / "run")
     report = tmp_path / "run" / "report"
@@ -86,6 +87,9 @@ def test_the_page_of_a_run(tmp_path, capsys):
     assert {"natural", "generated", "noise"} <= {text for texts in seen for text in texts}
     assert "the report is" in capsys.readouterr().out
     assert '<td class="text">0.5</td>' in page, "noise_share differs from its default"
+    held_out = workdir.read_json(tmp_path / "run" / "summary.json")["validation"]
+    box = f"<b>{100 * held_out['balanced_accuracy']:.1f} %</b>balanced accuracy, validation images"
+    assert box in page
 
     saved = workdir.read_json(tmp_path / "run" / "config.json")
     assert parsed(command_of(page)) == saved

@@ -120,8 +120,25 @@ def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
                 f"{method}: {len(named)} configs are kept apart, as they differ in more than the "
                 f"seed: {'; '.join(name for name, _ in named)}"
             )
-        made += [Variant(name, _by_seed(members)) for name, members in named]
+        made += [Variant(name, by_seed(members)) for name, members in named]
     return made, notes
+
+
+def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
+    """Runs of one config, by seed.
+
+    Raises:
+      UserError: where two of them have the same seed.
+    """
+    found: dict[int, Run] = {}
+    for run in members:
+        if run.seed in found:
+            raise UserError(
+                f"{found[run.seed].directory} and {run.directory} are the same run (config and "
+                f"seed {run.seed}); keep one of them below the folder that is compared"
+            )
+        found[run.seed] = run
+    return tuple(found[seed] for seed in sorted(found))
 
 
 def without_seed(config: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +162,10 @@ def _read(directory: Path) -> Run:
 
 
 def _check_same_data(first: Run, other: Run) -> None:
-    facts = [{key: run.summary.get(key, 0) for key in _DATA} for run in (first, other)]
+    none_held_out = {"num_validation_images": 0}  # runs that are older than the field
+    facts = [
+        {key: {**none_held_out, **run.summary}[key] for key in _DATA} for run in (first, other)
+    ]
     changed = differences(*facts)
     if not changed and not np.array_equal(first.label, other.label):
         changed = ["the labels of the test images"]
@@ -164,15 +184,3 @@ def _named(method: str, configs: Sequence[list[Run]]) -> Iterator[tuple[str, lis
         values = changed_fields({}, config)
         said = [f"{f.rpartition('.')[2]}={values[f][1]}" for f in sorted(fields) if f in values]
         yield (f"{method} ({', '.join(said)})" if said else method), members
-
-
-def _by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
-    by_seed: dict[int, Run] = {}
-    for run in members:
-        if run.seed in by_seed:
-            raise UserError(
-                f"{by_seed[run.seed].directory} and {run.directory} are the same run (config and "
-                f"seed {run.seed}); keep one of them below the folder that is compared"
-            )
-        by_seed[run.seed] = run
-    return tuple(by_seed[seed] for seed in sorted(by_seed))

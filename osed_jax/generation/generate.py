@@ -14,14 +14,13 @@ from osed_jax import experiment, workdir
 from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.image_set import ImageSet
-from osed_jax.data.long_tail import subset_sha256
 from osed_jax.data.sampling import replace_probability
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.generation import stable_diffusion
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
 from osed_jax.generation.fill import Drawn, fill, rates
-from osed_jax.generation.opinions import FILTERS, make_filters
+from osed_jax.generation.opinions import FILTERS, make_filters, only_subset
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.records import Name, Record, is_kept
 from osed_jax.generation.safety import load_safety_checker
@@ -42,8 +41,7 @@ _RECORDED = (
     "model",
     "revision",
 )
-# Which images are trained on and which are held out.
-_SUBSET = ("name", "imbalance_profile", "imbalance_ratio", "num_max", "validation_fraction")
+_HELD_OUT_BY = ("name", "data_dir", "validation_fraction")  # of section dataset
 
 
 def generate(config: Config) -> None:
@@ -58,22 +56,18 @@ def generate(config: Config) -> None:
     _check_saw_no_validation_images(gen["model"], config["dataset"])
     whole, rows, held_out = experiment.load_train(config, experiment.open_cache(folder))
     train = whole.select(rows)
+    wanted = wanted_counts(config, train.class_counts)
     own = read_own(gen["prompts_file"], train.class_names)
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
     settings = _settings(gen, model, train, own)
     sampler = _sampler(settings, model, gen)
     # The sampler has made its batch size a multiple of the devices' number.
-    filters = make_filters(
-        gen,
-        train,
-        sampler.batch_size,
-        only_of_subset=subset_sha256(rows) if len(held_out) else None,
-    )
+    filters = make_filters(gen, train, sampler.batch_size, only_subset(rows, held_out))
     with filling(
         folder,
         settings=settings,
         class_names=train.class_names,
-        wanted=wanted_counts(config, train.class_counts),
+        wanted=wanted,
         process_index=gen["process_index"],
         process_count=gen["process_count"],
         finish=functools.partial(_overview, folder, settings, train.class_names),
@@ -125,16 +119,20 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
 
 def _check_saw_no_validation_images(model: str, dataset: dict[str, Any]) -> None:
     """The images of a generator that was adapted to them would carry them into training."""
-    if not dataset["validation_fraction"] or not (Path(model) / "config.json").is_file():
-        return  # nothing is held out, or the generator is not one that --mode=adapt made
-    theirs = workdir.read_config(Path(model))["dataset"]
-    changed = differences(*({name: d[name] for name in _SUBSET} for d in (theirs, dataset)))
-    if changed:
-        raise UserError(
-            f"config.generation.model is {model}, which was adapted to another part of the data "
-            f"({'; '.join(changed)}) and may have seen the validation images; adapt a generator "
-            f"with the same config.dataset, or set config.dataset.validation_fraction to 0"
-        )
+    folder = Path(model)
+    # A generator may have been adapted to one thing after the other.
+    while dataset["validation_fraction"] and (folder / "config.json").is_file():
+        theirs = workdir.read_config(folder)
+        if "adapt" not in theirs:
+            return  # not made by --mode=adapt
+        parts = ({name: d[name] for name in _HELD_OUT_BY} for d in (theirs["dataset"], dataset))
+        if changed := differences(*parts):
+            raise UserError(
+                f"{folder} is a generator that was adapted with other images held out "
+                f"({'; '.join(changed)}) and may have seen the validation images; adapt one with "
+                f"the same config.dataset, or set config.dataset.validation_fraction to 0"
+            )
+        folder = Path(theirs["adapt"]["base"])
 
 
 def _settings(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from osed_jax.data.image_set import ImageSet
+from osed_jax.data.long_tail import subset_sha256
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.features import Extractor
@@ -25,8 +26,17 @@ FILTERS = (
 )
 
 
+def only_subset(rows: np.ndarray, held_out: np.ndarray) -> str | None:
+    """The sha256 of the only training subset that a judging classifier may be of; None for any.
+
+    Where images are held out, the classifier of another subset may have seen them, and what it
+    keeps would carry them into the choice that is made on them.
+    """
+    return subset_sha256(rows) if len(held_out) else None
+
+
 def make_filters(
-    gen: dict[str, Any], train: ImageSet, batch_size: int, *, only_of_subset: str | None = None
+    gen: dict[str, Any], train: ImageSet, batch_size: int, only_of_subset: str | None
 ) -> Filters:
     """The filters of section `generation`.
 
@@ -34,8 +44,7 @@ def make_filters(
       gen: the section.
       train: the long-tailed training set.
       batch_size: of the classifier, images over all devices.
-      only_of_subset: sha256 of the only subset that the classifier may have been trained on; given
-        where images are held out, which the classifier of another subset may have seen.
+      only_of_subset: see `only_subset`.
     """
     values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
     opinions = None
@@ -50,7 +59,7 @@ def make_filters(
 
 
 def classifier_opinions(
-    directory: Path, train: ImageSet, *, batch_size: int, only_of_subset: str | None = None
+    directory: Path, train: ImageSet, *, batch_size: int, only_of_subset: str | None
 ) -> Callable[[np.ndarray, np.ndarray], Opinions]:
     """The judge that `Filters` takes, from a classifier and the real images it compares with.
 
@@ -58,7 +67,7 @@ def classifier_opinions(
       directory: work directory of the classifier.
       train: real training images, some of every class. Test images have no part in this.
       batch_size: images at a time, a multiple of the number of devices.
-      only_of_subset: see `make_filters`.
+      only_of_subset: see `only_subset`.
 
     Raises:
       UserError: where the classifier has other classes or another image size, or was trained on

@@ -17,11 +17,10 @@ from osed_jax.data.folder import image_files
 from osed_jax.data.generated import check_classes
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import FileImages
-from osed_jax.data.long_tail import subset_sha256
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.generation.filters import Filters
-from osed_jax.generation.opinions import FILTERS, make_filters
+from osed_jax.generation.opinions import FILTERS, make_filters, only_subset
 
 FILE = "selection.json"
 _BATCH = 256  # images at a time; what is kept does not depend on it
@@ -46,9 +45,7 @@ def select(config: Config) -> dict[str, dict[str, int]]:
     train = whole.select(rows)
     check_classes(source, train.class_names)
     batch_size = _BATCH * jax.local_device_count()
-    filters = make_filters(
-        gen, train, batch_size, only_of_subset=subset_sha256(rows) if len(held_out) else None
-    )
+    filters = make_filters(gen, train, batch_size, only_subset(rows, held_out))
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
     try:
