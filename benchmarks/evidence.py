@@ -16,7 +16,7 @@ machine, its predicted classes, and what was filtered: enough for all tables.
 import copy
 import io
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +30,12 @@ from configs.default import METHODS
 from osed_jax import experiment, workdir
 from osed_jax.config import check, check_fields, differences
 from osed_jax.console import say
-from osed_jax.data.folder import class_folders
 from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
 from osed_jax.evaluation.compare import group_bars
 from osed_jax.evaluation.pairs import pairs_with
-from osed_jax.evaluation.runs import Run, Variant, find_runs, without_seed
+from osed_jax.evaluation.runs import Run, Variant, by_seed, find_runs, without_seed
 from osed_jax.experiment import Config
 from osed_jax.generation import select
 from osed_jax.host_memory import use_large_pages
@@ -56,7 +55,7 @@ class Row(NamedTuple):
 
 
 def _osed(road: str, delta: float, **more: Any) -> dict[str, Any]:
-    return {"synthetic_road": road, "noise_ratio": delta, "noise_share": 0.0, **more}
+    return {"synthetic_road": road, "noise_ratio": delta, **more}
 
 
 # What lifts generated images is asked of the road and delta that are best on validation images.
@@ -70,11 +69,9 @@ ROWS = {
     "erm": Row("erm", "ERM"),
     "ros": Row("ros", "resampling from epoch 0"),
     "drs": Row("drs", "deferred resampling (DRS)"),
-    "open": Row("open", "OPeN, DAR-BN", {"noise_road": "dar", "noise_ratio": 1 / 3}),
-    "open_aux": Row("open", "OPeN, auxiliary BN", {"noise_road": "aux", "noise_ratio": 1 / 3}),
-    "open_natural": Row(
-        "open", "OPeN, standard BN", {"noise_road": "natural", "noise_ratio": 1 / 3}
-    ),
+    "open": Row("open", "OPeN, DAR-BN"),
+    "open_aux": Row("open", "OPeN, auxiliary BN", {"noise_road": "aux"}),
+    "open_natural": Row("open", "OPeN, standard BN", {"noise_road": "natural"}),
     **{
         f"osed_{road}_{name}": Row(
             "osed", f"OSeD, {road}, δ = {_WRITTEN[name]}", _osed(road, delta)
@@ -98,8 +95,15 @@ ROWS = {
     ),
     "osed_balanced_softmax": Row("osed", "OSeD, balanced softmax in all epochs", _osed(**_BEST)),
 }
-# A row does not move with the defaults that the rows decide.
-_OF_ALL_ROWS = {"noise_ratio": 1 / 3, "synthetic_road": "natural"}
+# What rows vary: it is the same for all others, whatever the config or the defaults of the day say.
+_OF_ALL_ROWS = {
+    "noise_ratio": 1 / 3,
+    "noise_road": "dar",
+    "noise_share": 0.0,
+    "synthetic_road": "natural",
+    "replace_in": "tail",
+    "real_only_epochs": 0,
+}
 
 FIGURE = ("erm", "drs", "open", BEST_ROW, "osed_natural_third", "osed_natural_one")
 
@@ -185,7 +189,7 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     if name == "osed_real_last":
         run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
     if name == "osed_filtered":
-        run["oversampling"]["generated_dir"] += ".filtered"
+        run["oversampling"]["generated_dir"] = str(_filtered(experiment.generated_dir(run)))
     if row.method != "osed":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
     if name == "osed_balanced_softmax":
@@ -197,17 +201,28 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     return run
 
 
+def _filtered(generated: Path) -> Path:
+    return generated.with_name(f"{generated.name}.filtered")
+
+
 def _workdir(folder: Path, name: str, seed: int) -> Path:
     return folder / f"{name}.seed_{seed}"
 
 
 def train_all(runs: list[tuple[Path, Config]]) -> None:
     """Trains what is not finished; first looks whether all has the images that it shows."""
-    for path, run in runs:
-        over = run["oversampling"]
-        finished = (path / "summary.json").exists()
-        if not finished and over["mode"] == "diffusion":
-            class_folders(experiment.generated_dir(run))
+    shown = {
+        experiment.generated_dir(run)
+        for path, run in runs
+        if run["oversampling"]["mode"] == "diffusion" and not (path / "summary.json").exists()
+    }
+    for folder in sorted(shown):
+        if not folder.is_dir():
+            raise UserError(
+                f"there are no generated images in {folder}; give their folder as "
+                f"--config.oversampling.generated_dir, and for the row osed_filtered make "
+                f"FOLDER.filtered of it: train --rows=erm, then --mode=select of main.py"
+            )
     for number, (path, run) in enumerate(runs):
         say(f"run {number + 1} of {len(runs)}: {path}")
         train(run, path)
@@ -219,7 +234,10 @@ def keep(directory: Path, target: Path) -> None:
     Where its generated images were selected, what the filters were and said, too.
     """
     summary = workdir.read_json(directory / "summary.json")
-    selection = Path(summary["config"]["oversampling"]["generated_dir"]) / select.FILE
+    selection = directory / select.FILE  # where it was kept already
+    if generated := summary["config"]["oversampling"]["generated_dir"]:
+        made = Path(generated) / select.FILE
+        selection = made if made.is_file() else selection
     for section, field in _PATHS:
         summary["config"][section][field] = Path(summary["config"][section][field]).name
     summary["forked_from"] = summary["config"]["init"]["fork_from"] or None
@@ -240,9 +258,15 @@ def keep(directory: Path, target: Path) -> None:
 
 
 def variants(folder: Path) -> dict[str, Variant]:
-    """The finished runs by row, in the order of the rows."""
+    """The finished runs by row, in the order of the rows.
+
+    Raises:
+      UserError: for a folder that is not named after row and seed, a seed that is there twice, runs
+        of a row that differ in more than the seed, rows of different settings.
+    """
     runs: dict[str, list[Run]] = {name: [] for name in ROWS}
-    for run in find_runs(folder):
+    found = find_runs(folder)
+    for run in found:
         name, _, seed = run.directory.name.partition(".seed_")
         if name not in runs or seed != str(run.seed):
             raise UserError(
@@ -250,17 +274,24 @@ def variants(folder: Path) -> dict[str, Variant]:
                 f"ROW.seed_{run.seed}"
             )
         runs[name].append(run)
-        changed = differences(*(without_seed(r.summary["config"]) for r in (runs[name][0], run)))
-        if changed:
-            raise UserError(
-                f"{run.directory} has another config than the other runs of its row "
-                f"({'; '.join(changed)}); keep one setting in a folder"
-            )
+        _check_same(found[0], run, without=("oversampling", "loss", "init", "seed"))
+        _check_same(runs[name][0], run)
     return {
-        name: Variant(ROWS[name].title, tuple(sorted(found, key=lambda run: run.seed)))
-        for name, found in runs.items()
-        if found
+        name: Variant(ROWS[name].title, by_seed(members))
+        for name, members in runs.items()
+        if members
     }
+
+
+def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
+    """Raises UserError where configs differ in more than the seed and what rows may differ in."""
+    configs = (without_seed(run.summary["config"]) for run in (first, other))
+    changed = differences(*({k: v for k, v in c.items() if k not in without} for c in configs))
+    if changed:
+        raise UserError(
+            f"{first.directory} and {other.directory} are of different settings "
+            f"({'; '.join(changed)}); keep each setting in a folder of its own"
+        )
 
 
 def answers(folder: Path) -> list[tuple[str, tables.Table, tables.Table]]:

@@ -69,7 +69,7 @@ def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_pat
     config = cifar10_lt_small.get_config()
     config.oversampling.generated_dir = str(tmp_path / "made")
     runs = evidence.planned(check(config), tmp_path, ["erm", "osed_natural_one"], [0])
-    with pytest.raises(UserError, match=r"there is no folder .*made"):
+    with pytest.raises(UserError, match=r"no generated images in .*made; .*FOLDER.filtered"):
         evidence.train_all(runs)
     assert not list(tmp_path.iterdir())
     config.oversampling.start_epoch = 0
@@ -86,29 +86,40 @@ def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_pat
         (
             "erm.seed_1",
             {"seed": 1, "train__batch_size": 64},
-            "another config than the other runs of its row .train.batch_size: 128 -> 64",
+            "are of different settings .train.batch_size: 128 -> 64",
         ),
+        (
+            "erm.seed_1",
+            {"seed": 1, "oversampling__noise_ratio": 0.5},
+            "are of different settings .oversampling.noise_ratio",
+        ),
+        (
+            "drs.seed_0",
+            {"seed": 0, "method": "drs", "train__num_epochs": 80},
+            "are of different settings .train.num_epochs",
+        ),
+        ("again/erm.seed_0", {"seed": 0}, "are the same run"),
     ],
 )
 def test_runs_are_averaged_by_what_they_are_not_by_their_folders_names(
     tmp_path, folder, changes, message
 ):
     write_run(tmp_path / "erm.seed_0", "erm", 0, 6)
-    write_run(tmp_path / folder, "erm", wrong=5, **changes)
+    write_run(tmp_path / folder, **{"method": "erm", "wrong": 5, **changes})
     with pytest.raises(UserError, match=message):
         evidence.answers(tmp_path)
 
 
 def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(tmp_path):
     for seed, wrong in ((0, 6), (1, 4)):
-        write_run(tmp_path / f"runs/erm.seed_{seed}", "erm", seed, wrong)
-        paths = {
+        images = {"dataset__data_dir": "/here/images"}
+        write_run(tmp_path / f"runs/erm.seed_{seed}", "erm", seed, wrong, **images)
+        paths = images | {
             "init__fork_from": f"/here/erm.seed_{seed}",
-            "dataset__data_dir": "/here/images",
             "oversampling__generated_dir": "/here/made",
         }
         write_run(tmp_path / f"runs/drs.seed_{seed}", "drs", seed, wrong - 2, **paths)
-    filtered = {"oversampling__generated_dir": str(tmp_path / "here" / "made.filtered")}
+    filtered = images | {"oversampling__generated_dir": str(tmp_path / "here/made.filtered")}
     write_run(tmp_path / "runs/osed_filtered.seed_0", "osed", 0, 5, **filtered)
     settings = {"generated_dir": "/here/made", "classifier_workdir": "/here/erm.seed_0"}
     selection = {"settings": settings | {"classifier_top_k": 5}, "images": {"cat": {"kept": 3}}}
@@ -128,6 +139,8 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(
         assert "/here" not in path.read_text()
     told = json.loads((tmp_path / "kept/osed_filtered.seed_0/selection.json").read_text())
     assert told["settings"]["classifier_top_k"] == 5 and told["images"] == selection["images"]
+    evidence.keep(tmp_path / "kept/osed_filtered.seed_0", tmp_path / "again")
+    assert json.loads((tmp_path / "again/osed_filtered.seed_0/selection.json").read_text()) == told
 
 
 def test_the_script_trains_what_is_missing(tmp_path):
