@@ -107,10 +107,11 @@ _OF_ALL_ROWS = {
 
 FIGURE = ("erm", "drs", "open", BEST_ROW, "osed_natural_third", "osed_natural_one")
 
+_BY_CLASS = "2 OSeD against the others"
 # The first row of a question is what the others are compared with.
 QUESTIONS = {
     "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_natural"),
-    "2 OSeD against the others": (
+    _BY_CLASS: (
         "drs",
         "erm",
         "open",
@@ -145,8 +146,8 @@ def main(argv: list[str]) -> None:
         if given.figure:
             rows = [row for name, row in variants(folder).items() if name in FIGURE]
             draw_groups(Path(given.figure), group_bars(rows))
-        for title, overall, paired in answers(folder):
-            say(f"\n{title}\n\n{tables.markdown(overall)}\n\n{tables.markdown(paired)}")
+        for title, shown in answers(folder):
+            say("\n\n".join([f"\n{title}", *map(tables.markdown, shown)]))
     except UserError as error:
         sys.exit(f"error: {error}")
 
@@ -294,14 +295,19 @@ def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
         )
 
 
-def answers(folder: Path) -> list[tuple[str, tables.Table, tables.Table]]:
-    """For each question that has two rows: its title, their figures, the paired differences."""
+def answers(folder: Path) -> list[tuple[str, list[tables.Table]]]:
+    """For each question that has two rows: its title, their figures and paired differences.
+
+    For the second also the accuracy of each class.
+    """
     rows, found = variants(folder), []
     for title, names in QUESTIONS.items():
         there = [rows[name] for name in names if name in rows]
         if len(there) > 1 and names[0] in rows:
-            pairs = pairs_with(there[0], there[1:])
-            found.append((title, tables.overall(there), tables.paired(pairs)))
+            shown = [tables.overall(there), tables.paired(pairs_with(there[0], there[1:]))]
+            if title == _BY_CLASS:
+                shown.append(tables.classes(there))
+            found.append((title, shown))
     return found
 
 

@@ -83,6 +83,10 @@ def test_means_over_seeds_and_paired_differences(three_methods):
     assert pairs["osed vs erm"]["seeds"] == "1" and pairs["osed vs open"]["top-1"] == "+5.00"
     assert pairs["osed vs open"]["McNemar p by seed"] == "0.25"
 
+    by_class = {row["class"]: row for row in cells(folder / "classes.csv")}
+    assert list(by_class) == NAMES and by_class["dog"]["training images"] == "5"
+    assert by_class["dog"]["open"] == "85.00 ± 5.00" and by_class["dog"]["osed"] == "85.00"
+
     latex = (folder / "methods.tex").read_text()
     assert r"75.00 $\pm$ 5.00" in latex and r"95 \% interval" in latex and r"\midrule" in latex
     assert "| open vs erm " in (folder / "pairs.md").read_text()

@@ -128,11 +128,11 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(
     for directory in (tmp_path / "runs").iterdir():
         evidence.keep(directory, tmp_path / "kept")
     kept, runs = evidence.answers(tmp_path / "kept"), evidence.answers(tmp_path / "runs")
-    assert kept == runs and [title for title, _, _ in kept] == [
+    assert kept == runs and [title for title, _ in kept] == [
         "1 Reproduction",
         "2 OSeD against the others",
     ]
-    (_, overall, paired) = kept[0]
+    overall, paired = kept[0][1]
     assert [row[0] for row in overall[1]] == ["ERM", "deferred resampling (DRS)"]
     assert overall[1][1][2] == "85.00 ± 7.07" and paired[1][0][2] == "+10.00 ± 0.00"
     for path in (tmp_path / "kept").rglob("*.json"):
@@ -198,10 +198,10 @@ def test_the_road_and_delta_called_best_are_those_of_the_validation_images():
 def test_the_page_has_the_tables_of_the_kept_runs_where_their_questions_are_asked():
     sections = (ROOT / "docs" / "results.md").read_text().split("\n## ")
     answers = evidence.answers(RESULTS / "small")
-    assert [title for title, _, _ in answers] == list(evidence.QUESTIONS)
-    for title, overall, paired in answers:
+    assert [title for title, _ in answers] == list(evidence.QUESTIONS)
+    for title, shown in answers:
         number = title.split()[0]
         (section,) = (text for text in sections if text.startswith(f"{number}. "))
-        assert len(overall[1]) >= 2 and len(paired[1]) == len(overall[1]) - 1
-        for table in (overall, paired):
+        assert len(shown[0][1]) >= 2 and len(shown[1][1]) == len(shown[0][1]) - 1
+        for table in shown:
             assert f"\n\n{tables.markdown(table)}\n\n" in section, title

@@ -25,15 +25,15 @@ def compare(directory: Path) -> list[dict[str, Any]]:
     runs = find_runs(directory)
     rows, notes = variants(runs)
     pairs = all_pairs(rows)
-    overall, paired = tables.overall(rows), tables.paired(pairs)
+    overall, classes, paired = tables.overall(rows), tables.classes(rows), tables.paired(pairs)
     folder = directory / FOLDER
     folder.mkdir(exist_ok=True)
-    for name, table in (("methods", overall), ("pairs", paired)):
+    for name, table in (("methods", overall), ("classes", classes), ("pairs", paired)):
         for ending, form in ("md", tables.markdown), ("tex", tables.latex), ("csv", tables.as_csv):
             workdir.write_atomically(folder / f"{name}.{ending}", form(table).rstrip() + "\n")
     draw_overall(folder / "top1.png", [_bar(v, "top1") for v in rows], "Top-1 accuracy")
     draw_groups(folder / "groups.png", group_bars(rows))
-    content = _page(rows, notes, overall, paired, folder)
+    content = _page(rows, notes, overall, classes, paired, folder)
     workdir.write_atomically(folder / PAGE, content)
     for note in notes:
         say(note)
@@ -72,6 +72,7 @@ def _page(
     rows: Sequence[Variant],
     notes: Sequence[str],
     overall: tables.Table,
+    classes: tables.Table,
     paired: tables.Table,
     folder: Path,
 ) -> str:
@@ -98,7 +99,8 @@ def _page(
         ("Top-1 accuracy", page.picture(folder / "top1.png", "top-1 accuracy of each method")),
         (
             "Groups of classes",
-            page.picture(folder / "groups.png", "accuracy of groups of classes, each method"),
+            page.picture(folder / "groups.png", "accuracy of groups of classes, each method")
+            + page.details("each class", page.table(*classes)),
         ),
     ]
     if paired[1]:

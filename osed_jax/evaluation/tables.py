@@ -42,6 +42,17 @@ def overall(variants: Sequence[Variant]) -> Table:
     return head, rows
 
 
+def classes(variants: Sequence[Variant]) -> Table:
+    """A row for each class, in the data set's order; accuracies in %, mean ± sd over seeds."""
+    facts = variants[0].runs[0].summary
+    head = ["class", "training images", *(variant.name for variant in variants)]
+    rows = [
+        [name, f"{count:,}", *(_figure(variant, "per_class", name) for variant in variants)]
+        for name, count in zip(facts["class_names"], facts["class_counts"])
+    ]
+    return head, rows
+
+
 def paired(pairs: Sequence[Pair]) -> Table:
     """A row for each pair; differences in percentage points."""
     head = [
