@@ -10,7 +10,8 @@ WORKDIR/ROW.seed_N. ERM is trained once a seed, and the deferred rows are forked
 finished is skipped, what was interrupted goes on; processes started side by side, each with some of
 the seeds, share a WORKDIR. The row osed_filtered reads GENERATED.filtered, which --mode=select
 makes. --keep=FOLDER copies each finished run's summary.json there, without the paths of this
-machine, its predicted classes, and what was filtered: enough for all tables.
+machine, its predicted classes, and what was filtered, and --gap=FILE the gap.json that --mode=gap
+wrote of GENERATED: enough for all tables.
 """
 
 import copy
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
+from scipy.stats import spearmanr
 
 from configs.default import METHODS
 from osed_jax import experiment, workdir
@@ -108,6 +110,7 @@ _OF_ALL_ROWS = {
 FIGURE = ("erm", "drs", "open", BEST_ROW, "osed_natural_third", "osed_natural_one")
 
 _BY_CLASS = "2 OSeD against the others"
+_GAP = "gap.json"
 # The first row of a question is what the others are compared with.
 QUESTIONS = {
     "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_natural"),
@@ -143,6 +146,8 @@ def main(argv: list[str]) -> None:
         if given.keep:
             for path in sorted(folder.glob("*/summary.json")):
                 keep(path.parent, Path(given.keep))
+            if given.gap:
+                keep_gap(Path(given.gap), Path(given.keep))
         if given.figure:
             rows = [row for name, row in variants(folder).items() if name in FIGURE]
             draw_groups(Path(given.figure), group_bars(rows))
@@ -258,6 +263,15 @@ def keep(directory: Path, target: Path) -> None:
     workdir.write_json(folder / "summary.json", summary)
 
 
+def keep_gap(source: Path, target: Path) -> None:
+    """Copies what --mode=gap found, without the paths of this machine."""
+    found = workdir.read_json(source)
+    found["dataset"]["data_dir"] = Path(found["dataset"]["data_dir"]).name
+    for name in ("store", "workdir"):
+        found[name] = Path(found[name]).name
+    workdir.write_json(target / _GAP, found)
+
+
 def variants(folder: Path) -> dict[str, Variant]:
     """The finished runs by row, in the order of the rows.
 
@@ -298,7 +312,8 @@ def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
 def answers(folder: Path) -> list[tuple[str, list[tables.Table]]]:
     """For each question that has two rows: its title, their figures and paired differences.
 
-    For the second also the accuracy of each class.
+    For the second also the accuracy of each class. Last, where `keep_gap` left its file: what the
+    distance of generated images from real ones says of the classes that lose by them.
     """
     rows, found = variants(folder), []
     for title, names in QUESTIONS.items():
@@ -308,7 +323,65 @@ def answers(folder: Path) -> list[tuple[str, list[tables.Table]]]:
             if title == _BY_CLASS:
                 shown.append(tables.classes(there))
             found.append((title, shown))
+    names = ("drs", *(f"osed_{road}_one" for road in ROADS))
+    if (folder / _GAP).is_file() and all(name in rows for name in names):
+        classes = workdir.read_json(folder / _GAP)["classes"]
+        table = gap_table(classes, rows["drs"], [rows[name] for name in names[1:]])
+        found.append(("6 The gap and the classes", [table]))
     return found
+
+
+def gap_table(classes: list[dict[str, Any]], first: Variant, others: list[Variant]) -> tables.Table:
+    """How far each class's generated images are from real ones, and what they change.
+
+    Args:
+      classes: of `gap.json`.
+      first: whose accuracy is taken from the others'.
+      others: rows that show generated images.
+
+    Returns:
+      Accuracies in percentage points, means over seeds. The last row has Spearman's rank
+      correlation of a column with the distance, over the classes that show generated images: all
+      but the most frequent.
+    """
+    counts = first.runs[0].summary["class_counts"]
+    distance = [row["generated_frechet_distance"] for row in classes]
+    changes = []
+    for other in others:
+        per_class = [
+            np.mean(other.values("per_class", row["class"]))
+            - np.mean(first.values("per_class", row["class"]))
+            for row in classes
+        ]
+        changes.append([100 * float(change) for change in per_class])
+    head = ["class", "training images", "Fréchet distance", "precision", "recall"]
+    rows = [
+        [
+            row["class"],
+            f"{count:,}",
+            f"{row['generated_frechet_distance']:.2f}",
+            f"{100 * row['generated_precision']:.1f}",
+            f"{100 * row['generated_recall']:.1f}",
+            *(f"{change[c]:+.2f}" for change in changes),
+        ]
+        for c, (row, count) in enumerate(zip(classes, counts))
+    ]
+    shown = [c for c, count in enumerate(counts) if count < max(counts)]
+
+    def rank(change: list[float]) -> float:
+        return spearmanr([distance[c] for c in shown], [change[c] for c in shown]).statistic
+
+    rows.append(
+        [
+            "rank correlation with the distance",
+            "",
+            "",
+            "",
+            "",
+            *(f"{rank(c):+.2f}" for c in changes),
+        ]
+    )
+    return [*head, *(other.name for other in others)], rows
 
 
 if __name__ == "__main__":
@@ -318,5 +391,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("seeds", "0,1,2", "Of weights, plans and augmentation.")
     flags.DEFINE_list("rows", "all", f"Of {', '.join(ROWS)}; or all of them.")
     flags.DEFINE_string("figure", None, "PNG file that gets the groups' accuracies.")
+    flags.DEFINE_string("gap", None, "With --keep: the gap.json of the generated images.")
     flags.DEFINE_string("keep", None, "Folder that gets the figures of every finished run.")
     app.run(main)

@@ -137,10 +137,38 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(
     assert overall[1][1][2] == "85.00 ± 7.07" and paired[1][0][2] == "+10.00 ± 0.00"
     for path in (tmp_path / "kept").rglob("*.json"):
         assert "/here" not in path.read_text()
+    found = {"store": "/here/made", "workdir": "/here/erm", "dataset": {"data_dir": "/here/images"}}
+    (tmp_path / "gap.json").write_text(json.dumps(found))
+    evidence.keep_gap(tmp_path / "gap.json", tmp_path / "kept")
+    assert "/here" not in (tmp_path / "kept" / "gap.json").read_text()
     told = json.loads((tmp_path / "kept/osed_filtered.seed_0/selection.json").read_text())
     assert told["settings"]["classifier_top_k"] == 5 and told["images"] == selection["images"]
     evidence.keep(tmp_path / "kept/osed_filtered.seed_0", tmp_path / "again")
     assert json.loads((tmp_path / "again/osed_filtered.seed_0/selection.json").read_text()) == told
+
+
+def test_changes_of_classes_are_ranked_by_the_distance_of_their_images(tmp_path):
+    accuracy = {"cat": 0.9, "sea_lion": 0.5, "dog": 0.25}, {"cat": 0.8, "sea_lion": 0.6, "dog": 0.2}
+    for seed in (0, 1):
+        for name, method, found in zip(("drs", "osed_aux_one"), ("drs", "osed"), accuracy):
+            shifted = {c: a + 0.02 * seed for c, a in found.items()}
+            directory = tmp_path / f"{name}.seed_{seed}"
+            write_run(directory, method, seed, 3, facts={"per_class": shifted})
+    rows = evidence.variants(tmp_path)
+    of_class = [
+        {
+            "class": name,
+            "generated_frechet_distance": distance,
+            "generated_precision": 0.5,
+            "generated_recall": 0.25,
+        }
+        for name, distance in (("cat", 0.1), ("sea_lion", 0.2), ("dog", 0.3))
+    ]
+    head, lines = evidence.gap_table(of_class, rows["drs"], [rows["osed_aux_one"]])
+    assert head[-1] == "OSeD, aux, δ = 1" and lines[0][:3] == ["cat", "50", "0.10"]
+    assert [line[-1] for line in lines[:3]] == ["-10.00", "+10.00", "-5.00"]
+    # The cat is the most frequent class; of the other two the farther one loses.
+    assert lines[3][-1] == "-1.00"
 
 
 def test_the_script_trains_what_is_missing(tmp_path):
@@ -198,10 +226,10 @@ def test_the_road_and_delta_called_best_are_those_of_the_validation_images():
 def test_the_page_has_the_tables_of_the_kept_runs_where_their_questions_are_asked():
     sections = (ROOT / "docs" / "results.md").read_text().split("\n## ")
     answers = evidence.answers(RESULTS / "small")
-    assert [title for title, _ in answers] == list(evidence.QUESTIONS)
+    assert [title for title, _ in answers] == [*evidence.QUESTIONS, "6 The gap and the classes"]
+    assert all(len(shown) >= 2 for _, shown in answers[:-1])
     for title, shown in answers:
         number = title.split()[0]
         (section,) = (text for text in sections if text.startswith(f"{number}. "))
-        assert len(shown[0][1]) >= 2 and len(shown[1][1]) == len(shown[0][1]) - 1
         for table in shown:
             assert f"\n\n{tables.markdown(table)}\n\n" in section, title
