@@ -8,10 +8,12 @@ r"""The runs behind docs/results.md: trains what is missing, keeps their figures
 A row is a method and the fields in which it differs from the config. Its run with a seed is
 WORKDIR/ROW.seed_N. ERM is trained once a seed, and the deferred rows are forked from it. What is
 finished is skipped, what was interrupted goes on; processes started side by side, each with some of
-the seeds, share a WORKDIR. The row osed_filtered reads GENERATED.filtered, which --mode=select
-makes. --keep=FOLDER copies each finished run's summary.json there, without the paths of this
-machine, its predicted classes, and what was filtered, and --gap=FILE the gap.json that --mode=gap
-wrote of GENERATED: enough for all tables.
+the seeds, share a WORKDIR. What the row osed_filtered shows is selected for the first seed that
+comes to it, by that seed's ERM net, into WORKDIR/GENERATED.filtered.
+
+--keep=FOLDER copies each finished run's summary.json there, without the paths of this machine, its
+predicted classes, and what was filtered, and --gap=FILE the gap.json that --mode=gap wrote of
+GENERATED: enough for all tables.
 """
 
 import copy
@@ -54,6 +56,10 @@ class Row(NamedTuple):
     method: str
     title: str
     fields: Mapping[str, Any] = {}
+
+
+# Of the row osed_filtered, beside those that are on by default: constant images, duplicates.
+_FILTERS = {"classifier_top_k": 5, "max_feature_distance": 1.4}
 
 
 def _osed(road: str, delta: float, **more: Any) -> dict[str, Any]:
@@ -122,7 +128,7 @@ QUESTIONS = {
         *(f"osed_natural_{name}" for name in DELTAS),
     ),
     "3 The road": ("drs", *(f"osed_{road}_{name}" for name in DELTAS for road in ROADS)),
-    "4 Deferral": (BEST_ROW, "osed_from_0"),
+    "4 Deferral": ("osed_from_0", BEST_ROW, "ros", "drs"),
     "5 Lifts": (
         BEST_ROW,
         "osed_real_last",
@@ -195,7 +201,9 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     if name == "osed_real_last":
         run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
     if name == "osed_filtered":
-        run["oversampling"]["generated_dir"] = str(_filtered(experiment.generated_dir(run)))
+        selected = folder / f"{experiment.generated_dir(run).name}.filtered"
+        judge = {"classifier_workdir": str(_workdir(folder, "erm", seed))}
+        run["generation"] |= {**_FILTERS, **judge, "selected_dir": str(selected)}
     if row.method != "osed":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
     if name == "osed_balanced_softmax":
@@ -205,10 +213,6 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     run["init"]["fork_from"] = str(_workdir(folder, "erm", seed)) if forked else ""
     check_fields(run)
     return run
-
-
-def _filtered(generated: Path) -> Path:
-    return generated.with_name(f"{generated.name}.filtered")
 
 
 def _workdir(folder: Path, name: str, seed: int) -> Path:
@@ -225,13 +229,23 @@ def train_all(runs: list[tuple[Path, Config]]) -> None:
     for folder in sorted(shown):
         if not folder.is_dir():
             raise UserError(
-                f"there are no generated images in {folder}; give their folder as "
-                f"--config.oversampling.generated_dir, and for the row osed_filtered make "
-                f"FOLDER.filtered of it: train --rows=erm, then --mode=select of main.py"
+                f"there is no folder of generated images {folder}; give it as "
+                f"--config.oversampling.generated_dir"
             )
     for number, (path, run) in enumerate(runs):
         say(f"run {number + 1} of {len(runs)}: {path}")
+        if path.name.startswith("osed_filtered"):
+            selected = Path(run["generation"]["selected_dir"])
+            if not (selected.exists() or (path / "summary.json").exists()):
+                select.select(run)
+            run = on_selected(run)
         train(run, path)
+
+
+def on_selected(run: Config) -> Config:
+    """The same run, on what its filters keep."""
+    selected = {"generated_dir": run["generation"]["selected_dir"]}
+    return {**run, "oversampling": {**run["oversampling"], **selected}}
 
 
 def keep(directory: Path, target: Path) -> None:
