@@ -16,12 +16,11 @@ predicted classes, and what was filtered, and --gap=FILE the gap.json that --mod
 GENERATED: enough for all tables.
 """
 
-import copy
 import io
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,9 +29,17 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from scipy.stats import spearmanr
 
-from configs.default import METHODS
+from benchmarks.evidence_rows import (
+    BY_CLASS,
+    FIGURE,
+    QUESTIONS,
+    ROWS,
+    config_of,
+    on_selected,
+    run_directory,
+)
 from osed_jax import experiment, workdir
-from osed_jax.config import check, check_fields, differences
+from osed_jax.config import check, differences
 from osed_jax.console import say
 from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
@@ -44,100 +51,10 @@ from osed_jax.experiment import Config
 from osed_jax.generation import select
 from osed_jax.host_memory import use_large_pages
 from osed_jax.reporting.bars import draw_groups
-from osed_jax.training.sweep import is_deferred
 from osed_jax.training.train import train
 
-_PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
-
-
-class Row(NamedTuple):
-    """A method, the fields in which it differs from the config, and what a reader calls it."""
-
-    method: str
-    title: str
-    fields: Mapping[str, Any] = {}
-
-
-# Of the row osed_filtered, beside those that are on by default: constant images, duplicates.
-_FILTERS = {"classifier_top_k": 5, "max_feature_distance": 1.4}
-
-
-def _osed(road: str, delta: float, **more: Any) -> dict[str, Any]:
-    return {"synthetic_road": road, "noise_ratio": delta, **more}
-
-
-# What lifts generated images is asked of the road and delta that are best on validation images.
-_BEST_ROAD, _BEST_DELTA = "dar", "third"
-BEST_ROW = f"osed_{_BEST_ROAD}_{_BEST_DELTA}"
-DELTAS = {"third": 1 / 3, "two_thirds": 2 / 3, "one": 1.0}
-_WRITTEN = {"third": "1/3", "two_thirds": "2/3", "one": "1"}
-_BEST = {"road": _BEST_ROAD, "delta": DELTAS[_BEST_DELTA]}
-
-ROWS = {
-    "erm": Row("erm", "ERM"),
-    "ros": Row("ros", "resampling from epoch 0"),
-    "drs": Row("drs", "deferred resampling (DRS)"),
-    "open": Row("open", "OPeN, DAR-BN"),
-    "open_aux": Row("open", "OPeN, auxiliary BN", {"noise_road": "aux"}),
-    "open_natural": Row("open", "OPeN, standard BN", {"noise_road": "natural"}),
-    **{
-        f"osed_{road}_{name}": Row(
-            "osed", f"OSeD, {road}, δ = {_WRITTEN[name]}", _osed(road, delta)
-        )
-        for name, delta in DELTAS.items()
-        for road in ROADS
-    },
-    "osed_from_0": Row("osed", "OSeD from epoch 0", _osed(**_BEST, start_epoch=0)),
-    "osed_real_last": Row(
-        "osed", "OSeD, real images alone in the last 15 % of the epochs", _osed(**_BEST)
-    ),
-    # At imbalance ratio 100 the tail's formula replaces 0.752 * delta of a balanced batch.
-    "osed_all_classes": Row(
-        "osed",
-        "OSeD, as many images but in all classes",
-        _osed(_BEST_ROAD, 0.75 * DELTAS[_BEST_DELTA], replace_in="all"),
-    ),
-    "osed_filtered": Row("osed", "OSeD, images filtered by the ERM net", _osed(**_BEST)),
-    "osed_half_noise": Row(
-        "osed", "OSeD, half of it noise (DAR-BN)", _osed(**_BEST, noise_share=0.5)
-    ),
-    "osed_balanced_softmax": Row("osed", "OSeD, balanced softmax in all epochs", _osed(**_BEST)),
-}
-# What rows vary: it is the same for all others, whatever the config or the defaults of the day say.
-_OF_ALL_ROWS = {
-    "noise_ratio": 1 / 3,
-    "noise_road": "dar",
-    "noise_share": 0.0,
-    "synthetic_road": "natural",
-    "replace_in": "tail",
-    "real_only_epochs": 0,
-}
-
-FIGURE = ("erm", "drs", "open", BEST_ROW, "osed_natural_third", "osed_natural_one")
-
-_BY_CLASS = "2 OSeD against the others"
 _GAP = "gap.json"
-# The first row of a question is what the others are compared with.
-QUESTIONS = {
-    "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_natural"),
-    _BY_CLASS: (
-        "drs",
-        "erm",
-        "open",
-        BEST_ROW,
-        *(f"osed_natural_{name}" for name in DELTAS),
-    ),
-    "3 The road": ("drs", *(f"osed_{road}_{name}" for name in DELTAS for road in ROADS)),
-    "4 Deferral": ("osed_from_0", BEST_ROW, "ros", "drs"),
-    "5 Lifts": (
-        BEST_ROW,
-        "osed_real_last",
-        "osed_all_classes",
-        "osed_filtered",
-        "osed_half_noise",
-        "osed_balanced_softmax",
-    ),
-}
+_PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
 
 
 def main(argv: list[str]) -> None:
@@ -187,36 +104,10 @@ def planned(
     if any(config_of(config, name, 0, folder)["init"]["fork_from"] for name in names):
         names = ["erm", *(name for name in names if name != "erm")]
     return [
-        (_workdir(folder, name, seed), config_of(config, name, seed, folder))
+        (run_directory(folder, name, seed), config_of(config, name, seed, folder))
         for seed in seeds
         for name in names
     ]
-
-
-def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
-    """The setting's config with what makes the row."""
-    row, run = ROWS[name], copy.deepcopy(config)
-    run["seed"] = seed
-    run["oversampling"] |= {**_OF_ALL_ROWS, **METHODS[row.method], **row.fields}
-    if name == "osed_real_last":
-        run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
-    if name == "osed_filtered":
-        selected = folder / f"{experiment.generated_dir(run).name}.filtered"
-        judge = {"classifier_workdir": str(_workdir(folder, "erm", seed))}
-        run["generation"] |= {**_FILTERS, **judge, "selected_dir": str(selected)}
-    if row.method != "osed":
-        run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
-    if name == "osed_balanced_softmax":
-        run["loss"]["balanced_softmax"] = True
-    # Another loss makes other epochs before the deferral than ERM has.
-    forked = is_deferred(run, row.method) and run["loss"] == config["loss"]
-    run["init"]["fork_from"] = str(_workdir(folder, "erm", seed)) if forked else ""
-    check_fields(run)
-    return run
-
-
-def _workdir(folder: Path, name: str, seed: int) -> Path:
-    return folder / f"{name}.seed_{seed}"
 
 
 def train_all(runs: list[tuple[Path, Config]]) -> None:
@@ -240,12 +131,6 @@ def train_all(runs: list[tuple[Path, Config]]) -> None:
                 select.select(run)
             run = on_selected(run)
         train(run, path)
-
-
-def on_selected(run: Config) -> Config:
-    """The same run, on what its filters keep."""
-    selected = {"generated_dir": run["generation"]["selected_dir"]}
-    return {**run, "oversampling": {**run["oversampling"], **selected}}
 
 
 def keep(directory: Path, target: Path) -> None:
@@ -334,7 +219,7 @@ def answers(folder: Path) -> list[tuple[str, list[tables.Table]]]:
         there = [rows[name] for name in names if name in rows]
         if len(there) > 1 and names[0] in rows:
             shown = [tables.overall(there), tables.paired(pairs_with(there[0], there[1:]))]
-            if title == _BY_CLASS:
+            if title == BY_CLASS:
                 shown.append(tables.classes(there))
             found.append((title, shown))
     names = ("drs", *(f"osed_{road}_one" for road in ROADS))

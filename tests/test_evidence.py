@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import evidence
+from benchmarks import evidence, evidence_rows
 from configs import cifar10_lt, cifar10_lt_small
 from osed_jax import experiment
 from osed_jax.config import check
@@ -24,18 +24,18 @@ RESULTS = ROOT / "docs" / "results"
 def planned(tmp_path, *names, setting=cifar10_lt_small, seeds=(3,)):
     config = setting.get_config()
     config.oversampling.generated_dir = "made"
-    runs = evidence.planned(check(config), tmp_path, names or evidence.ROWS, seeds)
+    runs = evidence.planned(check(config), tmp_path, names or evidence_rows.ROWS, seeds)
     return {path.name: run for path, run in runs}
 
 
 @pytest.mark.parametrize("setting", [cifar10_lt, cifar10_lt_small])
 def test_every_row_can_be_planned_in_every_setting(tmp_path, setting):
     runs = planned(tmp_path, setting=setting, seeds=(0, 1))
-    assert len(runs) == 2 * len(evidence.ROWS)
+    assert len(runs) == 2 * len(evidence_rows.ROWS)
     made = [json.dumps(run) for run in runs.values()]
     assert len(set(made)) == len(made), "no two rows are the same"
-    named = {name for names in evidence.QUESTIONS.values() for name in names}
-    assert named == set(evidence.ROWS)
+    named = {name for names in evidence_rows.QUESTIONS.values() for name in names}
+    assert named == set(evidence_rows.ROWS)
 
 
 def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_path):
@@ -54,9 +54,9 @@ def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_pa
         assert fields["generated_dir"] == ("made" if name.startswith("osed") else "")
     filtered = runs["osed_filtered.seed_3"]
     assert filtered["generation"]["classifier_workdir"] == str(tmp_path / "erm.seed_3")
-    shown = evidence.on_selected(filtered)["oversampling"]
+    shown = evidence_rows.on_selected(filtered)["oversampling"]
     assert shown.pop("generated_dir") == str(tmp_path / "made.filtered")
-    assert shown == {k: v for k, v in over[evidence.BEST_ROW].items() if k != "generated_dir"}
+    assert shown == {k: v for k, v in over[evidence_rows.BEST_ROW].items() if k != "generated_dir"}
 
 
 def test_only_what_is_asked_for_is_planned(tmp_path):
@@ -223,9 +223,9 @@ def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
             setting[section].update({field: kept[section][field] for field in fields})
         if made := kept["oversampling"]["generated_dir"]:
             setting.oversampling.generated_dir = made.removesuffix(".filtered")
-        row = evidence.config_of(check(setting), name, int(seed), tmp_path)
+        row = evidence_rows.config_of(check(setting), name, int(seed), tmp_path)
         if name == "osed_filtered":
-            row = evidence.on_selected(row)
+            row = evidence_rows.on_selected(row)
             row["oversampling"]["generated_dir"] = "generated.filtered"
         if kept["init"]["fork_from"]:
             row["init"]["fork_from"] = f"erm.seed_{seed}"
@@ -239,15 +239,20 @@ def test_the_road_and_delta_called_best_are_those_of_the_validation_images():
     scores = {}
     for run in find_runs(RESULTS / "small"):
         name = run.directory.name.partition(".seed_")[0]
-        if name.startswith("osed_") and name.endswith(tuple(evidence.DELTAS)):
+        if name.startswith("osed_") and name.endswith(tuple(evidence_rows.DELTAS)):
             scores.setdefault(name, []).append(run.summary["validation"]["balanced_accuracy"])
-    assert len(scores) >= 8 and max(scores, key=lambda n: np.mean(scores[n])) == evidence.BEST_ROW
+    assert (
+        len(scores) >= 8 and max(scores, key=lambda n: np.mean(scores[n])) == evidence_rows.BEST_ROW
+    )
 
 
 def test_the_page_has_the_tables_of_the_kept_runs_where_their_questions_are_asked():
     sections = (ROOT / "docs" / "results.md").read_text().split("\n## ")
     answers = evidence.answers(RESULTS / "small")
-    assert [title for title, _ in answers] == [*evidence.QUESTIONS, "6 The gap and the classes"]
+    assert [title for title, _ in answers] == [
+        *evidence_rows.QUESTIONS,
+        "6 The gap and the classes",
+    ]
     assert all(len(shown) >= 2 for _, shown in answers[:-1])
     for title, shown in answers:
         number = title.split()[0]
