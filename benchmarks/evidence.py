@@ -20,7 +20,7 @@ import io
 import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -50,7 +50,7 @@ from osed_jax.evaluation.runs import Run, Variant, by_seed, find_runs, without_s
 from osed_jax.experiment import Config
 from osed_jax.generation import select
 from osed_jax.host_memory import use_large_pages
-from osed_jax.reporting.bars import draw_groups
+from osed_jax.reporting.bars import draw_changes, draw_groups
 from osed_jax.training.train import train
 
 _GAP = "gap.json"
@@ -74,6 +74,8 @@ def main(argv: list[str]) -> None:
         if given.figure:
             rows = [row for name, row in variants(folder).items() if name in FIGURE]
             draw_groups(Path(given.figure), group_bars(rows))
+            if gap := read_gap(folder, variants(folder)):
+                draw_gap(Path(given.figure).with_suffix(".classes.png"), gap)
         for title, shown in answers(folder):
             say("\n\n".join([f"\n{title}", *map(tables.markdown, shown)]))
     except UserError as error:
@@ -222,38 +224,56 @@ def answers(folder: Path) -> list[tuple[str, list[tables.Table]]]:
             if title == BY_CLASS:
                 shown.append(tables.classes(there))
             found.append((title, shown))
-    names = ("drs", *(f"osed_{road}_one" for road in ROADS))
-    if (folder / _GAP).is_file() and all(name in rows for name in names):
-        classes = workdir.read_json(folder / _GAP)["classes"]
-        table = gap_table(classes, rows["drs"], [rows[name] for name in names[1:]])
-        found.append(("6 The gap and the classes", [table]))
+    if gap := read_gap(folder, rows):
+        found.append(("6 The gap and the classes", [gap_table(*gap)]))
     return found
 
 
-def gap_table(classes: list[dict[str, Any]], first: Variant, others: list[Variant]) -> tables.Table:
-    """How far each class's generated images are from real ones, and what they change.
+class Gap(NamedTuple):
+    """How far the generated images of each class are from real ones, and what they change.
 
-    Args:
-      classes: of `gap.json`.
-      first: whose accuracy is taken from the others'.
-      others: rows that show generated images.
-
-    Returns:
-      Accuracies in percentage points, means over seeds. The last row has Spearman's rank
-      correlation of a column with the distance, over the classes that show generated images: all
-      but the most frequent.
+    Attributes:
+      classes: of `gap.json`, C of them.
+      counts: training images of each.
+      changes: of rows that show as many generated images as can be, the change of each class's
+        accuracy from that of deferred resampling, means over seeds.
     """
-    counts = first.runs[0].summary["class_counts"]
-    distance = [row["generated_frechet_distance"] for row in classes]
-    changes = []
-    for other in others:
-        per_class = [
-            np.mean(other.values("per_class", row["class"]))
-            - np.mean(first.values("per_class", row["class"]))
-            for row in classes
-        ]
-        changes.append([100 * float(change) for change in per_class])
-    head = ["class", "training images", "Fréchet distance", "precision", "recall"]
+
+    classes: list[dict[str, Any]]
+    counts: list[int]
+    changes: dict[str, list[float]]
+
+
+def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
+    """What `keep_gap` left in a folder, with its rows; None where one of them is not there."""
+    names = [f"osed_{road}_one" for road in ROADS]
+    if not (folder / _GAP).is_file() or not {"drs", *names} <= rows.keys():
+        return None
+    classes = workdir.read_json(folder / _GAP)["classes"]
+
+    def accuracy(variant: Variant) -> list[float]:
+        return [float(np.mean(variant.values("per_class", row["class"]))) for row in classes]
+
+    before = accuracy(rows["drs"])
+    changes = {
+        rows[name].name: [b - a for a, b in zip(before, accuracy(rows[name]))] for name in names
+    }
+    return Gap(classes, rows["drs"].runs[0].summary["class_counts"], changes)
+
+
+def gap_table(gap: Gap) -> tables.Table:
+    """A row for each class, changes in percentage points.
+
+    The last one has Spearman's rank correlation of a column with the distance, over the classes
+    that show generated images: all but the most frequent.
+    """
+    distance = [row["generated_frechet_distance"] for row in gap.classes]
+    shown = [c for c, count in enumerate(gap.counts) if count < max(gap.counts)]
+
+    def rank(change: list[float]) -> float:
+        return spearmanr([distance[c] for c in shown], [change[c] for c in shown]).statistic
+
+    head = ["class", "training images", "Fréchet distance", "precision", "recall", *gap.changes]
     rows = [
         [
             row["class"],
@@ -261,26 +281,23 @@ def gap_table(classes: list[dict[str, Any]], first: Variant, others: list[Varian
             f"{row['generated_frechet_distance']:.2f}",
             f"{100 * row['generated_precision']:.1f}",
             f"{100 * row['generated_recall']:.1f}",
-            *(f"{change[c]:+.2f}" for change in changes),
+            *(f"{100 * change[c]:+.2f}" for change in gap.changes.values()),
         ]
-        for c, (row, count) in enumerate(zip(classes, counts))
+        for c, (row, count) in enumerate(zip(gap.classes, gap.counts))
     ]
-    shown = [c for c, count in enumerate(counts) if count < max(counts)]
+    ranks = [f"{rank(change):+.2f}" for change in gap.changes.values()]
+    return head, [*rows, ["rank correlation with the distance", "", "", "", "", *ranks]]
 
-    def rank(change: list[float]) -> float:
-        return spearmanr([distance[c] for c in shown], [change[c] for c in shown]).statistic
 
-    rows.append(
-        [
-            "rank correlation with the distance",
-            "",
-            "",
-            "",
-            "",
-            *(f"{rank(c):+.2f}" for c in changes),
-        ]
-    )
-    return [*head, *(other.name for other in others)], rows
+def draw_gap(path: Path, gap: Gap) -> None:
+    """The changes as bars, the class whose images are nearest to real ones on top."""
+    order = np.argsort([row["generated_frechet_distance"] for row in gap.classes])
+    names = [
+        f"{gap.classes[c]['class']} ({gap.classes[c]['generated_frechet_distance']:.2f})"
+        for c in order
+    ]
+    changes = {name: [change[c] for c in order] for name, change in gap.changes.items()}
+    draw_changes(path, names, changes, "Against deferred resampling, by Fréchet distance")
 
 
 if __name__ == "__main__":
@@ -289,7 +306,7 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The setting; without it nothing is trained.")
     flags.DEFINE_list("seeds", "0,1,2", "Of weights, plans and augmentation.")
     flags.DEFINE_list("rows", "all", f"Of {', '.join(ROWS)}; or all of them.")
-    flags.DEFINE_string("figure", None, "PNG file that gets the groups' accuracies.")
+    flags.DEFINE_string("figure", None, "PNG file of the groups; beside it .classes.png.")
     flags.DEFINE_string("gap", None, "With --keep: the gap.json of the generated images.")
     flags.DEFINE_string("keep", None, "Folder that gets the figures of every finished run.")
     app.run(main)

@@ -11,11 +11,13 @@ from benchmarks import evidence, evidence_rows
 from configs import cifar10_lt, cifar10_lt_small
 from osed_jax import experiment
 from osed_jax.config import check
+from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
 from osed_jax.evaluation.runs import find_runs
 from tests.command_line import SMALL, environment
 from tests.conftest import ROOT
+from tests.overlap import figures_checked
 from tests.test_compare import write_run
 
 RESULTS = ROOT / "docs" / "results"
@@ -152,13 +154,19 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(
 
 
 def test_changes_of_classes_are_ranked_by_the_distance_of_their_images(tmp_path):
-    accuracy = {"cat": 0.9, "sea_lion": 0.5, "dog": 0.25}, {"cat": 0.8, "sea_lion": 0.6, "dog": 0.2}
-    for seed in (0, 1):
-        for name, method, found in zip(("drs", "osed_aux_one"), ("drs", "osed"), accuracy):
-            shifted = {c: a + 0.02 * seed for c, a in found.items()}
-            directory = tmp_path / f"{name}.seed_{seed}"
-            write_run(directory, method, seed, 3, facts={"per_class": shifted})
-    rows = evidence.variants(tmp_path)
+    before = {"cat": 0.9, "sea_lion": 0.5, "dog": 0.25}
+    after = {"cat": 0.8, "sea_lion": 0.6, "dog": 0.2}
+    for name in ("drs", *(f"osed_{road}_one" for road in ROADS)):
+        for seed in (0, 1):
+            found = {c: a + 0.02 * seed for c, a in (before if name == "drs" else after).items()}
+            write_run(
+                tmp_path / f"{name}.seed_{seed}",
+                name[:4].strip("_"),
+                seed,
+                3,
+                facts={"per_class": found},
+                oversampling__synthetic_road=name,
+            )
     of_class = [
         {
             "class": name,
@@ -168,11 +176,17 @@ def test_changes_of_classes_are_ranked_by_the_distance_of_their_images(tmp_path)
         }
         for name, distance in (("cat", 0.1), ("sea_lion", 0.2), ("dog", 0.3))
     ]
-    head, lines = evidence.gap_table(of_class, rows["drs"], [rows["osed_aux_one"]])
+    assert evidence.read_gap(tmp_path, evidence.variants(tmp_path)) is None
+    (tmp_path / "gap.json").write_text(json.dumps({"classes": of_class}))
+    gap = evidence.read_gap(tmp_path, evidence.variants(tmp_path))
+    head, lines = evidence.gap_table(gap)
     assert head[-1] == "OSeD, aux, δ = 1" and lines[0][:3] == ["cat", "50", "0.10"]
     assert [line[-1] for line in lines[:3]] == ["-10.00", "+10.00", "-5.00"]
     # The cat is the most frequent class; of the other two the farther one loses.
     assert lines[3][-1] == "-1.00"
+    with figures_checked() as seen:
+        evidence.draw_gap(tmp_path / "x.png", gap)
+    assert {"cat (0.10)", "OSeD, dar, δ = 1"} <= set(seen[0])
 
 
 def test_the_script_trains_what_is_missing(tmp_path):

@@ -165,6 +165,14 @@ def test_comparisons(tmp_path, methods):
     assert f"{100 * made[0].mean:.1f}" in seen[0]
 
 
+@pytest.mark.parametrize("count", SIZES)
+def test_changes(tmp_path, count):
+    changes = {f"OSeD, road {i}": np.linspace(-0.2, 0.1, count) for i in range(4)}
+    with figures_checked() as seen:
+        bars.draw_changes(tmp_path / "x.png", names(count), changes, "Against DRS")
+    assert {*names(count), *changes, "Against DRS"} <= set(seen[0])
+
+
 def test_a_page_needs_no_network_and_escapes_what_it_is_given(tmp_path):
     curves.draw_groups(tmp_path / "x.png", [("a", "b", 0.5, (0.4, 0.6))])
     made = page(

@@ -1,12 +1,12 @@
 """Figures that compare methods."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from osed_jax.reporting.style import BLACK, BLUE, GREY, WIDTH, figure, percent_axis, wrap
+from osed_jax.reporting.style import BLACK, BLUE, CYCLE, GREY, WIDTH, figure, percent_axis, wrap
 
 Interval = tuple[float, float]
 
@@ -80,3 +80,31 @@ def draw_groups(path: Path, groups: Sequence[tuple[str, Sequence[Bar]]]) -> None
         for ax in grid.ravel()[len(groups) :]:
             ax.set_axis_off()
         drawn.supxlabel("accuracy (%), line: 95 % interval", fontsize=10)
+
+
+def draw_changes(
+    path: Path, names: Sequence[str], changes: Mapping[str, Sequence[float]], title: str
+) -> None:
+    """A line of bars for each name, to the right where it gains and to the left where it loses.
+
+    Args:
+      path: PNG file.
+      names: N, from top to bottom.
+      changes: of each method, N changes of accuracy, shares.
+      title: of the figure.
+    """
+    height = 0.8 / len(changes)
+    lines = len(names) * (0.1 + 0.1 * len(changes))
+    with figure(WIDTH, 1.3 + lines + 0.2 * len(changes), path) as drawn:
+        ax = drawn.subplots()
+        for i, (method, values) in enumerate(changes.items()):
+            at = np.arange(len(names)) - 0.4 + height * (i + 0.5)
+            ax.barh(at, values, height=0.9 * height, color=CYCLE[i], label=method)
+        ax.axvline(0, color=BLACK, linewidth=1)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.grid(visible=False, axis="y")
+        percent_axis(ax, axis="x")
+        ax.set_title(title)
+        ax.set_xlabel("change of accuracy (percentage points)", fontsize=10)
+        drawn.legend(loc="outside lower center", ncols=2, fontsize=9)
