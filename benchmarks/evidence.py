@@ -16,9 +16,10 @@ predicted classes, and what was filtered, and --gap=FILE the gap.json that --mod
 GENERATED: enough for all tables.
 """
 
+import fcntl
 import io
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from benchmarks.evidence_rows import (
 from osed_jax import experiment, workdir
 from osed_jax.config import check, differences
 from osed_jax.console import say
+from osed_jax.data.folder import class_folders
 from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
@@ -49,11 +51,12 @@ from osed_jax.evaluation.pairs import pairs_with
 from osed_jax.evaluation.runs import Run, Variant, by_seed, find_runs, without_seed
 from osed_jax.experiment import Config
 from osed_jax.generation import select
+from osed_jax.generation.opinions import FILTERS
 from osed_jax.host_memory import use_large_pages
 from osed_jax.reporting.bars import draw_changes, draw_groups
 from osed_jax.training.train import train
 
-_GAP = "gap.json"
+_GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
 _PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
 
 
@@ -66,17 +69,21 @@ def main(argv: list[str]) -> None:
         if given.config is not None:
             names = list(ROWS) if given.rows == ["all"] else given.rows
             train_all(planned(check(given.config), folder, names, numbers(given.seeds)))
+        if given.gap and not given.keep:
+            raise UserError("--gap says what --keep is to keep; give that, too")
         if given.keep:
             for path in sorted(folder.glob("*/summary.json")):
                 keep(path.parent, Path(given.keep))
             if given.gap:
                 keep_gap(Path(given.gap), Path(given.keep))
+        rows = variants(folder)
+        gap = read_gap(folder, rows)
         if given.figure:
-            rows = [row for name, row in variants(folder).items() if name in FIGURE]
-            draw_groups(Path(given.figure), group_bars(rows))
-            if gap := read_gap(folder, variants(folder)):
+            bars = group_bars([row for name, row in rows.items() if name in FIGURE])
+            draw_groups(Path(given.figure), bars)
+            if gap:
                 draw_gap(Path(given.figure).with_suffix(".classes.png"), gap)
-        for title, shown in answers(folder):
+        for title, shown in answers(rows, gap):
             say("\n\n".join([f"\n{title}", *map(tables.markdown, shown)]))
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -125,14 +132,36 @@ def train_all(runs: list[tuple[Path, Config]]) -> None:
                 f"there is no folder of generated images {folder}; give it as "
                 f"--config.oversampling.generated_dir"
             )
+        class_folders(folder)
     for number, (path, run) in enumerate(runs):
         say(f"run {number + 1} of {len(runs)}: {path}")
-        if path.name.startswith("osed_filtered"):
-            selected = Path(run["generation"]["selected_dir"])
-            if not (selected.exists() or (path / "summary.json").exists()):
-                select.select(run)
+        if run["generation"]["selected_dir"]:
+            if not (path / "summary.json").exists():
+                select_once(run)
             run = on_selected(run)
         train(run, path)
+
+
+def select_once(run: Config) -> None:
+    """Selects the images of a run, unless the process of another seed has done it.
+
+    Raises:
+      UserError: where they were selected by other filters, or of other images.
+    """
+    selected = Path(run["generation"]["selected_dir"])
+    with open(selected.with_name(f".{selected.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not selected.exists():
+            select.select(run)
+    asked = {name: run["generation"][name] for name in FILTERS}
+    asked["generated_dir"] = run["oversampling"]["generated_dir"]
+    done = workdir.read_json(selected / select.FILE)["settings"]
+    asked["classifier_workdir"] = done["classifier_workdir"]  # of the first seed that came
+    if changed := differences(done, asked):
+        raise UserError(
+            f"{selected} was selected otherwise ({'; '.join(changed)}); remove it, or give another "
+            f"--workdir"
+        )
 
 
 def keep(directory: Path, target: Path) -> None:
@@ -141,10 +170,9 @@ def keep(directory: Path, target: Path) -> None:
     Where its generated images were selected, what the filters were and said, too.
     """
     summary = workdir.read_json(directory / "summary.json")
-    selection = directory / select.FILE  # where it was kept already
-    if generated := summary["config"]["oversampling"]["generated_dir"]:
-        made = Path(generated) / select.FILE
-        selection = made if made.is_file() else selection
+    generated = summary["config"]["oversampling"]["generated_dir"]
+    kept, made = directory / select.FILE, Path(generated) / select.FILE
+    selection = made if generated and not kept.is_file() else kept
     for section, field in _PATHS:
         summary["config"][section][field] = Path(summary["config"][section][field]).name
     summary["forked_from"] = summary["config"]["init"]["fork_from"] or None
@@ -170,6 +198,7 @@ def keep_gap(source: Path, target: Path) -> None:
     found["dataset"]["data_dir"] = Path(found["dataset"]["data_dir"]).name
     for name in ("store", "workdir"):
         found[name] = Path(found[name]).name
+    target.mkdir(parents=True, exist_ok=True)
     workdir.write_json(target / _GAP, found)
 
 
@@ -190,7 +219,7 @@ def variants(folder: Path) -> dict[str, Variant]:
                 f"ROW.seed_{run.seed}"
             )
         runs[name].append(run)
-        _check_same(found[0], run, without=("oversampling", "loss", "init", "seed"))
+        _check_same(found[0], run, without=("oversampling", "loss"))
         _check_same(runs[name][0], run)
     return {
         name: Variant(ROWS[name].title, by_seed(members))
@@ -210,25 +239,6 @@ def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
         )
 
 
-def answers(folder: Path) -> list[tuple[str, list[tables.Table]]]:
-    """For each question that has two rows: its title, their figures and paired differences.
-
-    For the second also the accuracy of each class. Last, where `keep_gap` left its file: what the
-    distance of generated images from real ones says of the classes that lose by them.
-    """
-    rows, found = variants(folder), []
-    for title, names in QUESTIONS.items():
-        there = [rows[name] for name in names if name in rows]
-        if len(there) > 1 and names[0] in rows:
-            shown = [tables.overall(there), tables.paired(pairs_with(there[0], there[1:]))]
-            if title == BY_CLASS:
-                shown.append(tables.classes(there))
-            found.append((title, shown))
-    if gap := read_gap(folder, rows):
-        found.append(("6 The gap and the classes", [gap_table(*gap)]))
-    return found
-
-
 class Gap(NamedTuple):
     """How far the generated images of each class are from real ones, and what they change.
 
@@ -236,57 +246,86 @@ class Gap(NamedTuple):
       classes: of `gap.json`, C of them.
       counts: training images of each.
       changes: of rows that show as many generated images as can be, the change of each class's
-        accuracy from that of deferred resampling, means over seeds.
+        accuracy from that of deferred resampling, means over the seeds that both have.
     """
 
     classes: list[dict[str, Any]]
     counts: list[int]
-    changes: dict[str, list[float]]
+    changes: dict[str, tuple[float, ...]]
 
 
 def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
-    """What `keep_gap` left in a folder, with its rows; None where one of them is not there."""
+    """What `keep_gap` left in a folder, with its rows; None where one of them is not there.
+
+    Raises:
+      UserError: where it is of another data set than the runs.
+    """
     names = [f"osed_{road}_one" for road in ROADS]
     if not (folder / _GAP).is_file() or not {"drs", *names} <= rows.keys():
         return None
-    classes = workdir.read_json(folder / _GAP)["classes"]
+    found, run = workdir.read_json(folder / _GAP), rows["drs"].runs[0]
+    if changed := differences(found["dataset"], run.summary["config"]["dataset"]):
+        raise UserError(
+            f"{folder / _GAP} is of other data than {run.directory} ({'; '.join(changed)}); "
+            f"make it with the config of the runs"
+        )
+    pairs = pairs_with(rows["drs"], [rows[name] for name in names])
+    changes = {pair.second: pair.by_class for pair in pairs}
+    return Gap(found["classes"], run.summary["class_counts"], changes)
 
-    def accuracy(variant: Variant) -> list[float]:
-        return [float(np.mean(variant.values("per_class", row["class"]))) for row in classes]
 
-    before = accuracy(rows["drs"])
-    changes = {
-        rows[name].name: [b - a for a, b in zip(before, accuracy(rows[name]))] for name in names
-    }
-    return Gap(classes, rows["drs"].runs[0].summary["class_counts"], changes)
+def answers(
+    rows: dict[str, Variant], gap: Gap | None = None
+) -> list[tuple[str, list[tables.Table]]]:
+    """For each question that has two rows: its title, their figures and paired differences.
+
+    For the second also the accuracy of each class. Last, what the gap says of the classes.
+    """
+    found = []
+    for title, names in QUESTIONS.items():
+        there = [rows[name] for name in names if name in rows]
+        if len(there) > 1 and names[0] in rows:
+            shown = [tables.overall(there), tables.paired(pairs_with(there[0], there[1:]))]
+            if title == BY_CLASS:
+                shown.append(tables.classes(there))
+            found.append((title, shown))
+    if gap:
+        found.append((GAP_TITLE, [gap_table(gap)]))
+    return found
 
 
 def gap_table(gap: Gap) -> tables.Table:
-    """A row for each class, changes in percentage points.
+    """A row for each class: distances in the net's features, shares in %, changes in points.
 
-    The last one has Spearman's rank correlation of a column with the distance, over the classes
-    that show generated images: all but the most frequent.
+    The last row has Spearman's rank correlation of a column with the distance of the generated
+    images, and its p-value, over the classes that show any: all but the most frequent. Distances of
+    few images are biased upwards; that of the test images shows by how much.
     """
-    distance = [row["generated_frechet_distance"] for row in gap.classes]
     shown = [c for c, count in enumerate(gap.counts) if count < max(gap.counts)]
+    distance = [gap.classes[c]["generated_frechet_distance"] for c in shown]
 
-    def rank(change: list[float]) -> float:
-        return spearmanr([distance[c] for c in shown], [change[c] for c in shown]).statistic
+    def rank(change: Sequence[float]) -> str:
+        found = spearmanr(distance, [change[c] for c in shown])
+        return f"{found.statistic:+.2f} (p {tables.p_value(found.pvalue)})"
 
-    head = ["class", "training images", "Fréchet distance", "precision", "recall", *gap.changes]
+    measures = {
+        "distance": ("generated_frechet_distance", 1),
+        "of test images": ("test_frechet_distance", 1),
+        "precision": ("generated_precision", 100),
+        "recall": ("generated_recall", 100),
+    }
     rows = [
         [
             row["class"],
             f"{count:,}",
-            f"{row['generated_frechet_distance']:.2f}",
-            f"{100 * row['generated_precision']:.1f}",
-            f"{100 * row['generated_recall']:.1f}",
+            *(f"{scale * row[key]:.{2 if scale == 1 else 1}f}" for key, scale in measures.values()),
             *(f"{100 * change[c]:+.2f}" for change in gap.changes.values()),
         ]
         for c, (row, count) in enumerate(zip(gap.classes, gap.counts))
     ]
-    ranks = [f"{rank(change):+.2f}" for change in gap.changes.values()]
-    return head, [*rows, ["rank correlation with the distance", "", "", "", "", *ranks]]
+    ranks = map(rank, gap.changes.values())
+    rows.append(["rank correlation with the distance", "", *([""] * len(measures)), *ranks])
+    return ["class", "training images", *measures, *gap.changes], rows
 
 
 def draw_gap(path: Path, gap: Gap) -> None:

@@ -113,6 +113,8 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
         selected = folder / f"{experiment.generated_dir(run).name}.filtered"
         judge = {"classifier_workdir": str(run_directory(folder, "erm", seed))}
         run["generation"] |= {**_FILTERS, **judge, "selected_dir": str(selected)}
+    else:
+        run["generation"]["selected_dir"] = ""
     if row.method != "osed":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
     if name == "osed_balanced_softmax":

@@ -15,12 +15,18 @@ from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
 from osed_jax.evaluation.runs import find_runs
+from osed_jax.generation.opinions import FILTERS
 from tests.command_line import SMALL, environment
 from tests.conftest import ROOT
 from tests.overlap import figures_checked
 from tests.test_compare import write_run
 
 RESULTS = ROOT / "docs" / "results"
+
+
+def answers(folder):
+    rows = evidence.variants(folder)
+    return evidence.answers(rows, evidence.read_gap(folder, rows))
 
 
 def planned(tmp_path, *names, setting=cifar10_lt_small, seeds=(3,)):
@@ -113,7 +119,7 @@ def test_runs_are_averaged_by_what_they_are_not_by_their_folders_names(
     write_run(tmp_path / "erm.seed_0", "erm", 0, 6)
     write_run(tmp_path / folder, **{"method": "erm", "wrong": 5, **changes})
     with pytest.raises(UserError, match=message):
-        evidence.answers(tmp_path)
+        answers(tmp_path)
 
 
 def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(tmp_path):
@@ -133,7 +139,7 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(
     (tmp_path / "here" / "made.filtered" / "selection.json").write_text(json.dumps(selection))
     for directory in (tmp_path / "runs").iterdir():
         evidence.keep(directory, tmp_path / "kept")
-    kept, runs = evidence.answers(tmp_path / "kept"), evidence.answers(tmp_path / "runs")
+    kept, runs = answers(tmp_path / "kept"), answers(tmp_path / "runs")
     assert kept == runs and [title for title, _ in kept] == [
         "1 Reproduction",
         "2 OSeD against the others",
@@ -154,39 +160,45 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(
 
 
 def test_changes_of_classes_are_ranked_by_the_distance_of_their_images(tmp_path):
-    before = {"cat": 0.9, "sea_lion": 0.5, "dog": 0.25}
-    after = {"cat": 0.8, "sea_lion": 0.6, "dog": 0.2}
     for name in ("drs", *(f"osed_{road}_one" for road in ROADS)):
-        for seed in (0, 1):
-            found = {c: a + 0.02 * seed for c, a in (before if name == "drs" else after).items()}
+        # Of 20 images of each class; a seed that the other rows do not have is left out.
+        wrong = {"drs": (2, 10, 15)}.get(name, (4, 8, 16))
+        for seed, more in {0: 0, 1: 1, **({2: 4} if name == "drs" else {})}.items():
             write_run(
                 tmp_path / f"{name}.seed_{seed}",
                 name[:4].strip("_"),
                 seed,
-                3,
-                facts={"per_class": found},
+                np.repeat(wrong, 20) + more,
                 oversampling__synthetic_road=name,
             )
     of_class = [
         {
             "class": name,
             "generated_frechet_distance": distance,
+            "test_frechet_distance": 0.012,
             "generated_precision": 0.5,
             "generated_recall": 0.25,
         }
-        for name, distance in (("cat", 0.1), ("sea_lion", 0.2), ("dog", 0.3))
+        for name, distance in (("cat", 0.3), ("sea_lion", 0.1), ("dog", 0.2))
     ]
-    assert evidence.read_gap(tmp_path, evidence.variants(tmp_path)) is None
-    (tmp_path / "gap.json").write_text(json.dumps({"classes": of_class}))
-    gap = evidence.read_gap(tmp_path, evidence.variants(tmp_path))
-    head, lines = evidence.gap_table(gap)
-    assert head[-1] == "OSeD, aux, δ = 1" and lines[0][:3] == ["cat", "50", "0.10"]
+    rows = evidence.variants(tmp_path)
+    assert evidence.read_gap(tmp_path, rows) is None
+    dataset = rows["drs"].runs[0].summary["config"]["dataset"]
+    (tmp_path / "gap.json").write_text(json.dumps({"classes": of_class, "dataset": dataset}))
+    title, ((head, lines),) = answers(tmp_path)[-1]
+    assert title == evidence.GAP_TITLE and head[-1] == "OSeD, aux, δ = 1"
+    assert lines[0][:6] == ["cat", "50", "0.30", "0.01", "50.0", "25.0"]
     assert [line[-1] for line in lines[:3]] == ["-10.00", "+10.00", "-5.00"]
     # The cat is the most frequent class; of the other two the farther one loses.
-    assert lines[3][-1] == "-1.00"
+    assert lines[3][-1].startswith("-1.00")
     with figures_checked() as seen:
-        evidence.draw_gap(tmp_path / "x.png", gap)
-    assert {"cat (0.10)", "OSeD, dar, δ = 1"} <= set(seen[0])
+        evidence.draw_gap(tmp_path / "x.png", evidence.read_gap(tmp_path, rows))
+    order = [text for text in seen[0] if " (0." in text]
+    assert order == ["sea_lion (0.10)", "dog (0.20)", "cat (0.30)"]
+    other = {"classes": of_class, "dataset": {**dataset, "num_max": 7}}
+    (tmp_path / "gap.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r"of other data than .*num_max: 7 -> 0"):
+        answers(tmp_path)
 
 
 def test_the_script_trains_what_is_missing(tmp_path):
@@ -211,13 +223,24 @@ def test_the_script_trains_what_is_missing(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     folders = {"erm.seed_0", "drs.seed_0", "osed_filtered.seed_0", "generated.filtered"}
-    assert {p.name for p in tmp_path.iterdir()} - {".cache"} == folders
+    assert {p.name for p in tmp_path.iterdir() if p.name[0] != "."} == folders
     images = json.loads((tmp_path / "generated.filtered/selection.json").read_text())["images"]
     facts = json.loads((tmp_path / "osed_filtered.seed_0/summary.json").read_text())
     assert facts["generated_counts"] == [images[n].get("kept", 0) for n in facts["class_names"]]
     assert "| deferred resampling (DRS) vs ERM |     1 |" in done.stdout
-    ((_, shown),) = (answer for answer in evidence.answers(tmp_path) if answer[0][0] == "1")
+    ((_, shown),) = (answer for answer in answers(tmp_path) if answer[0][0] == "1")
     assert all(tables.markdown(table) in done.stdout for table in shown)
+    # What another seed finds there is used, if it is what it asks for.
+    selection = tmp_path / "generated.filtered" / "selection.json"
+    before, run = selection.read_bytes(), json.loads(selection.read_text())["settings"]
+    asked = {"generation": {**run, "selected_dir": str(tmp_path / "generated.filtered")}}
+    asked["oversampling"] = {"generated_dir": run.pop("generated_dir")}
+    asked["generation"]["classifier_workdir"] = str(tmp_path / "erm.seed_1")
+    evidence.select_once(asked)
+    assert selection.read_bytes() == before
+    asked["generation"]["classifier_top_k"] = 3
+    with pytest.raises(UserError, match=r"selected otherwise .classifier_top_k: 5 -> 3.; remove"):
+        evidence.select_once(asked)
 
 
 def kept_runs():
@@ -239,6 +262,10 @@ def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
             setting.oversampling.generated_dir = made.removesuffix(".filtered")
         row = evidence_rows.config_of(check(setting), name, int(seed), tmp_path)
         if name == "osed_filtered":
+            told = json.loads((run.directory / "selection.json").read_text())["settings"]
+            assert {f: told[f] for f in FILTERS if f != "classifier_workdir"} == {
+                f: row["generation"][f] for f in FILTERS if f != "classifier_workdir"
+            }
             row = evidence_rows.on_selected(row)
             row["oversampling"]["generated_dir"] = "generated.filtered"
         if kept["init"]["fork_from"]:
@@ -262,13 +289,9 @@ def test_the_road_and_delta_called_best_are_those_of_the_validation_images():
 
 def test_the_page_has_the_tables_of_the_kept_runs_where_their_questions_are_asked():
     sections = (ROOT / "docs" / "results.md").read_text().split("\n## ")
-    answers = evidence.answers(RESULTS / "small")
-    assert [title for title, _ in answers] == [
-        *evidence_rows.QUESTIONS,
-        "6 The gap and the classes",
-    ]
-    assert all(len(shown) >= 2 for _, shown in answers[:-1])
-    for title, shown in answers:
+    found = answers(RESULTS / "small")
+    assert [title for title, _ in found] == [*evidence_rows.QUESTIONS, evidence.GAP_TITLE]
+    for title, shown in found:
         number = title.split()[0]
         (section,) = (text for text in sections if text.startswith(f"{number}. "))
         for table in shown:

@@ -27,7 +27,8 @@ class Pair:
       seeds: that both have.
       top1: difference in top-1, paired by seed.
       over_images: 95 % interval of its mean over these seeds when test images are drawn anew.
-      balanced: mean difference in balanced accuracy.
+      by_class: mean difference in the accuracy of each class that has test images.
+      balanced: mean difference in balanced accuracy: their mean.
       over_classes: its 95 % interval when classes are drawn anew.
       tests: McNemar's for each seed.
     """
@@ -37,6 +38,7 @@ class Pair:
     seeds: tuple[int, ...]
     top1: Spread
     over_images: tuple[float, float]
+    by_class: tuple[float, ...]
     balanced: float
     over_classes: tuple[float, float]
     tests: tuple[McNemar, ...]
@@ -67,6 +69,7 @@ def _pair(first: Variant, second: Variant, seeds: tuple[int, ...]) -> Pair:
         seeds=seeds,
         top1=over_seeds(top1),
         over_images=over_images([(a.correct, b.correct) for a, b in zip(*runs)]),
+        by_class=tuple(by_class.tolist()),
         balanced=float(by_class.mean()),
         over_classes=bootstrap_over_classes(by_class),
         tests=tuple(mcnemar(a.correct, b.correct) for a, b in zip(*runs)),
