@@ -279,7 +279,8 @@ def answers(
 ) -> list[tuple[str, list[tables.Table]]]:
     """For each question that has two rows: its title, their figures and paired differences.
 
-    For the second also the accuracy of each class. Last, what the gap says of the classes.
+    For the second also the differences from OPeN and the accuracy of each class. Last, what the gap
+    says of the classes.
     """
     found = []
     for title, names in QUESTIONS.items():
@@ -287,6 +288,9 @@ def answers(
         if len(there) > 1 and names[0] in rows:
             shown = [tables.overall(there), tables.paired(pairs_with(there[0], there[1:]))]
             if title == BY_CLASS:
+                osed = [rows[name] for name in names if name in rows and name.startswith("osed")]
+                if "open" in rows and osed:
+                    shown.append(tables.paired(pairs_with(rows["open"], osed)))
                 shown.append(tables.classes(there))
             found.append((title, shown))
     if gap:

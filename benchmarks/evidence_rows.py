@@ -76,7 +76,7 @@ _OF_ALL_ROWS = {
     "real_only_epochs": 0,
 }
 
-FIGURE = ("erm", "drs", "open", BEST_ROW, "osed_natural_third", "osed_natural_one")
+FIGURE = ("erm", "ros", "drs", "open", BEST_ROW, "osed_natural_one", "osed_from_0")
 
 BY_CLASS = "2 OSeD against the others"
 # The first row of a question is what the others are compared with.
