@@ -84,9 +84,8 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
             ) from error
         if not (workdir / "config.json").exists():
             write_json(workdir / "config.json", config)
-        changed = differences(
-            read_config(workdir), completed(config)
-        )  # of sections, some are kept in part
+        # Both are filled up, as --mode=adapt keeps a part of a section only.
+        changed = differences(read_config(workdir), completed(config))
         if changed:
             raise UserError(
                 f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
