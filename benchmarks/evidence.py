@@ -309,7 +309,8 @@ def gap_table(gap: Gap) -> tables.Table:
     distance = [gap.classes[c]["generated_frechet_distance"] for c in shown]
 
     def rank(change: Sequence[float]) -> str:
-        found = spearmanr(distance, [change[c] for c in shown])
+        # Rounded, so that classes that change alike share a rank.
+        found = spearmanr(distance, np.round([change[c] for c in shown], 9))
         return f"{found.statistic:+.2f} (p {tables.p_value(found.pvalue)})"
 
     measures = {

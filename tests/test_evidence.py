@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from benchmarks import evidence, evidence_rows
 from configs import cifar10_lt, cifar10_lt_small
@@ -296,3 +297,26 @@ def test_the_page_has_the_tables_of_the_kept_runs_where_their_questions_are_aske
         (section,) = (text for text in sections if text.startswith(f"{number}. "))
         for table in shown:
             assert f"\n\n{tables.markdown(table)}\n\n" in section, title
+
+
+def test_the_page_says_the_correlations_of_the_kept_figures():
+    folder = RESULTS / "small"
+
+    def accuracies(row):  # by class
+        runs = [run for run in find_runs(folder) if run.directory.name.startswith(f"{row}.")]
+        correct = np.mean([run.prediction == run.label for run in runs], axis=0)
+        return np.array([correct[runs[0].label == c].mean() for c in range(10)])
+
+    def correlation(file, row):  # airplane, the most frequent class, shows no generated image
+        classes = json.loads((folder / file).read_text())["classes"][1:]
+        distance = np.array([row["generated_frechet_distance"] for row in classes])
+        change = (accuracies(row) - accuracies("drs"))[1:].round(6)
+        return spearmanr(distance, change)
+
+    page = (RESULTS.parent / "results.md").read_text().replace("\n", " ")
+    one, third = (correlation("gap.json", f"osed_natural_{name}") for name in ("one", "third"))
+    said = f"correlate with {one.statistic:.2f} at δ = 1 and {third.statistic:.2f} at δ = 1/3"
+    assert said in page and max(one.pvalue, third.pvalue) < 0.001
+    few = correlation("gap_45_images.json", "osed_natural_one")
+    said = f"the correlation is {few.statistic:.2f}, p {few.pvalue:.2f})"
+    assert f"`--config.gap.max_images=45`, {said}" in page
