@@ -8,8 +8,8 @@ r"""The runs behind docs/results.md: trains what is missing, keeps their figures
 A row is a method and the fields in which it differs from the config. Its run with a seed is
 WORKDIR/ROW.seed_N. ERM is trained once a seed, and the deferred rows are forked from it. What is
 finished is skipped, what was interrupted goes on; processes started side by side, each with some of
-the seeds, share a WORKDIR. What the row osed_filtered shows is selected for the first seed that
-comes to it, by that seed's ERM net, into WORKDIR/GENERATED.filtered.
+the seeds, share a WORKDIR. What filtered rows show is selected for the first seed that comes to it,
+by that seed's ERM net, into WORKDIR/GENERATED.filtered.
 
 --keep=FOLDER copies each finished run's summary.json there, without the paths of this machine, its
 predicted classes, and what was filtered, and --gap=FILE the gap.json that --mode=gap wrote of

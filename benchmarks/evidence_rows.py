@@ -14,14 +14,24 @@ from osed_jax.training.sweep import is_deferred
 
 
 class Row(NamedTuple):
-    """A method, the fields in which it differs from the config, and what a reader calls it."""
+    """A method, what a reader calls it, and in what it differs from the config.
+
+    Attributes:
+      fields: of `oversampling`.
+      real_last: in the last 15 % of the epochs real images alone are shown.
+      filtered: the generated images shown are those that the ERM net of the seed lets pass.
+      balanced_softmax: the loss of all epochs; such a row is not forked from ERM.
+    """
 
     method: str
     title: str
     fields: Mapping[str, Any] = {}
+    real_last: bool = False
+    filtered: bool = False
+    balanced_softmax: bool = False
 
 
-# Of the row osed_filtered, beside those that are on by default: constant images, duplicates.
+# Of filtered rows, beside those that are on by default: constant images, duplicates.
 _FILTERS = {"classifier_top_k": 5, "max_feature_distance": 1.4}
 
 
@@ -52,7 +62,10 @@ ROWS = {
     },
     "osed_from_0": Row("osed", "OSeD from epoch 0", _osed(**_BEST, start_epoch=0)),
     "osed_real_last": Row(
-        "osed", "OSeD, real images alone in the last 15 % of the epochs", _osed(**_BEST)
+        "osed",
+        "OSeD, real images alone in the last 15 % of the epochs",
+        _osed(**_BEST),
+        real_last=True,
     ),
     # At imbalance ratio 100 the tail's formula replaces 0.752 * delta of a balanced batch.
     "osed_all_classes": Row(
@@ -60,11 +73,28 @@ ROWS = {
         "OSeD, as many images but in all classes",
         _osed(_BEST_ROAD, 0.75 * DELTAS[_BEST_DELTA], replace_in="all"),
     ),
-    "osed_filtered": Row("osed", "OSeD, images filtered by the ERM net", _osed(**_BEST)),
+    "osed_filtered": Row(
+        "osed", "OSeD, images filtered by the ERM net", _osed(**_BEST), filtered=True
+    ),
     "osed_half_noise": Row(
         "osed", "OSeD, half of it noise (DAR-BN)", _osed(**_BEST, noise_share=0.5)
     ),
-    "osed_balanced_softmax": Row("osed", "OSeD, balanced softmax in all epochs", _osed(**_BEST)),
+    "osed_balanced_softmax": Row(
+        "osed", "OSeD, balanced softmax in all epochs", _osed(**_BEST), balanced_softmax=True
+    ),
+    # The same two where generated images teach all layers and cost most of what they can cost.
+    "osed_natural_one_real_last": Row(
+        "osed",
+        "OSeD, natural, δ = 1, real images alone in the last 15 % of the epochs",
+        _osed("natural", 1.0),
+        real_last=True,
+    ),
+    "osed_natural_one_filtered": Row(
+        "osed",
+        "OSeD, natural, δ = 1, images filtered by the ERM net",
+        _osed("natural", 1.0),
+        filtered=True,
+    ),
 }
 # What rows vary: it is the same for all others, whatever the config or the defaults of the day say.
 _OF_ALL_ROWS = {
@@ -99,6 +129,11 @@ QUESTIONS = {
         "osed_half_noise",
         "osed_balanced_softmax",
     ),
+    "5 Lifts of natural": (
+        "osed_natural_one",
+        "osed_natural_one_real_last",
+        "osed_natural_one_filtered",
+    ),
 }
 
 
@@ -107,9 +142,9 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     row, run = ROWS[name], copy.deepcopy(config)
     run["seed"] = seed
     run["oversampling"] |= {**_OF_ALL_ROWS, **METHODS[row.method], **row.fields}
-    if name == "osed_real_last":
+    if row.real_last:
         run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
-    if name == "osed_filtered":
+    if row.filtered:
         selected = folder / f"{experiment.generated_dir(run).name}.filtered"
         judge = {"classifier_workdir": str(run_directory(folder, "erm", seed))}
         run["generation"] |= {**_FILTERS, **judge, "selected_dir": str(selected)}
@@ -117,7 +152,7 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
         run["generation"]["selected_dir"] = ""
     if row.method != "osed":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
-    if name == "osed_balanced_softmax":
+    if row.balanced_softmax:
         run["loss"]["balanced_softmax"] = True
     # Another loss makes other epochs before the deferral than ERM has.
     forked = is_deferred(run, row.method) and run["loss"] == config["loss"]

@@ -58,14 +58,19 @@ def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_pa
     assert over["osed_dar_grad_two_thirds"]["noise_ratio"] == pytest.approx(2 / 3)
     assert over["open_aux"]["noise_road"] == "aux" and over["open"]["noise_road"] == "dar"
     assert over["osed_real_last"]["real_only_epochs"] == 6
+    assert over["osed_natural_one_real_last"] == {**over["osed_natural_one"], "real_only_epochs": 6}
     assert over["osed_from_0"]["start_epoch"] == 0 and over["drs"]["start_epoch"] == 32
     for name, fields in over.items():
         assert fields["generated_dir"] == ("made" if name.startswith("osed") else "")
-    filtered = runs["osed_filtered.seed_3"]
-    assert filtered["generation"]["classifier_workdir"] == str(tmp_path / "erm.seed_3")
-    shown = evidence_rows.on_selected(filtered)["oversampling"]
-    assert shown.pop("generated_dir") == str(tmp_path / "made.filtered")
-    assert shown == {k: v for k, v in over[evidence_rows.BEST_ROW].items() if k != "generated_dir"}
+    for name, of in (
+        ("osed_filtered", evidence_rows.BEST_ROW),
+        ("osed_natural_one_filtered", "osed_natural_one"),
+    ):
+        filtered = runs[f"{name}.seed_3"]
+        assert filtered["generation"]["classifier_workdir"] == str(tmp_path / "erm.seed_3")
+        shown = evidence_rows.on_selected(filtered)["oversampling"]
+        assert shown.pop("generated_dir") == str(tmp_path / "made.filtered")
+        assert shown == {k: v for k, v in over[of].items() if k != "generated_dir"}
 
 
 def test_only_what_is_asked_for_is_planned(tmp_path):
@@ -262,7 +267,7 @@ def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
         if made := kept["oversampling"]["generated_dir"]:
             setting.oversampling.generated_dir = made.removesuffix(".filtered")
         row = evidence_rows.config_of(check(setting), name, int(seed), tmp_path)
-        if name == "osed_filtered":
+        if evidence_rows.ROWS[name].filtered:
             told = json.loads((run.directory / "selection.json").read_text())["settings"]
             assert {f: told[f] for f in FILTERS if f != "classifier_workdir"} == {
                 f: row["generation"][f] for f in FILTERS if f != "classifier_workdir"
@@ -283,9 +288,8 @@ def test_the_road_and_delta_called_best_are_those_of_the_validation_images():
         name = run.directory.name.partition(".seed_")[0]
         if name.startswith("osed_") and name.endswith(tuple(evidence_rows.DELTAS)):
             scores.setdefault(name, []).append(run.summary["validation"]["balanced_accuracy"])
-    assert (
-        len(scores) >= 8 and max(scores, key=lambda n: np.mean(scores[n])) == evidence_rows.BEST_ROW
-    )
+    assert len(scores) == len(ROADS) * len(evidence_rows.DELTAS)
+    assert max(scores, key=lambda n: np.mean(scores[n])) == evidence_rows.BEST_ROW
 
 
 def test_the_page_has_the_tables_of_the_kept_runs_where_their_questions_are_asked():
