@@ -140,7 +140,7 @@ def get_config(method: str = "erm") -> ConfigDict:
     config.init.fork_from = ""  # work directory whose checkpoint at start_epoch to start from
 
     config.evaluate = ConfigDict()
-    config.evaluate.batch_size = 500  # images, over all devices together
+    config.evaluate.batch_size = 500  # images over all devices, rounded up to share them evenly
 
     report = config.report = ConfigDict()  # report/ of a run: figures and one page
     report.enabled = True

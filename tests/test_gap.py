@@ -172,6 +172,7 @@ def config_of(store, **changes):
     config = digits.get_config("erm")
     config.dataset.update(TAIL)
     config.oversampling.generated_dir = str(store)
+    config.evaluate.batch_size = 99  # which devices cannot share: it is rounded up
     config.gap.update(changes)
     return check(config)
 
@@ -292,10 +293,6 @@ def test_what_cannot_be_measured_is_said(trained, store, tmp_path):
     (store / "ten").mkdir()
     with pytest.raises(UserError, match="generated images of class 'ten'"):
         gap(config_of(store), trained)
-    uneven = config_of(store)
-    uneven["evaluate"]["batch_size"] = jax.device_count() + 1
-    with pytest.raises(UserError, match=r"evaluate.batch_size is \d+, which"):
-        gap(uneven, trained)
 
 
 @pytest.mark.parametrize(

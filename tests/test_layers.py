@@ -115,7 +115,10 @@ def test_imports_go_down(path):
 def test_training_starts_without_tensorflow_and_help_without_jax():
     code = "import sys; {}; print(*[m for m in {} if m in sys.modules])"
     for statement, absent in (
-        ("import osed_jax.training.train", ["tensorflow", "sklearn", "scipy.stats", "matplotlib"]),
+        (
+            "import osed_jax.training.train",
+            ["tensorflow", "diffusers", "sklearn", "scipy.stats", "matplotlib"],
+        ),
         ("import main, osed_jax.config", ["jax", "flax", "orbax", "tensorflow"]),
     ):
         done = subprocess.run(

@@ -7,6 +7,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 
+def shared_evenly(sharding: NamedSharding, size: int) -> int:
+    """The number of rows, at least `size`, that the devices of `sharding` share evenly."""
+    return -(-size // sharding.num_devices) * sharding.num_devices
+
+
 def own_rows(sharding: NamedSharding, size: int) -> slice:
     """Which of `size` rows, split by `sharding` along their axis, this process holds: a range."""
     indices = sharding.addressable_devices_indices_map((size,)).values()

@@ -13,7 +13,7 @@ from osed_jax.evaluation.predict import predict
 from osed_jax.evaluation.subject import Subject
 from osed_jax.evaluation.summary import figures, format_summary
 from osed_jax.experiment import Config, Data
-from osed_jax.training.mesh import check_batch_size, jit_eval_step, make_mesh, split
+from osed_jax.training.mesh import jit_eval_step, make_mesh, split
 from osed_jax.training.step import make_eval_step
 
 
@@ -32,8 +32,6 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     run, facts = read_run(directory)
     _check_same_net(run, config, directory)
     mesh = make_mesh()
-    batch_size = config["evaluate"]["batch_size"]
-    check_batch_size("config.evaluate.batch_size", batch_size, mesh)
     with cluster.first_goes_first("test set"):
         test = experiment.load_split(config, "test", experiment.open_cache(directory))
     _check_same_classes(test, facts)
@@ -43,7 +41,7 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         jit_eval_step(make_eval_step(model=saved.model, augmentation=saved.augmentation), mesh),
         saved.state,
         test.images,
-        batch_size=batch_size,
+        batch_size=config["evaluate"]["batch_size"],
         sharding=split(mesh),
     )
     result = {

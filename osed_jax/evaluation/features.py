@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from osed_jax.console import progress
 from osed_jax.data.augment import normalise
 from osed_jax.data.images import Images
-from osed_jax.data.placing import own_rows, place
+from osed_jax.data.placing import own_rows, place, shared_evenly
 from osed_jax.data.sampling import Kind
 from osed_jax.evaluation.classifier import Classifier
 from osed_jax.training.mesh import replicated, split
@@ -28,8 +28,9 @@ class Extractor:
     """A net at test time, jitted for one batch size."""
 
     def __init__(self, classifier: Classifier, mesh: Mesh, *, batch_size: int):
-        """Batches of `batch_size` images, a multiple of the mesh's devices; the last is filled."""
-        self._state, self._batch_size, self._sharding = classifier.state, batch_size, split(mesh)
+        """Batches of `batch_size` images, or what devices share evenly; the last is filled."""
+        self._state, self._sharding = classifier.state, split(mesh)
+        self._batch_size = shared_evenly(self._sharding, batch_size)
         self._outputs = jax.jit(
             lambda state, image: _outputs(classifier, state, image),
             in_shardings=(replicated(mesh), split(mesh)),

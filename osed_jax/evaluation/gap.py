@@ -19,7 +19,7 @@ from osed_jax.evaluation.distances import frechet_distance, nearest, precision_r
 from osed_jax.evaluation.features import Extractor
 from osed_jax.experiment import Config
 from osed_jax.reporting.pairs import Pairs, draw_gap, draw_pairs, gap_page
-from osed_jax.training.mesh import check_batch_size, make_mesh
+from osed_jax.training.mesh import make_mesh
 
 # Root mean square difference of pixels in [0, 1]. A choice, not a standard: differences of about
 # 13 of 255 levels are those of a lossy copy; how often unrelated real images come as close is told
@@ -72,11 +72,10 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
         or another image size.
     """
     store = experiment.generated_dir(config)
-    mesh, batch_size = make_mesh(), config["evaluate"]["batch_size"]
-    check_batch_size("config.evaluate.batch_size", batch_size, mesh)
+    mesh = make_mesh()
     classifier = load_classifier(directory, mesh)
     sets = _load(config, store, directory, classifier)
-    net = Extractor(classifier, mesh, batch_size=batch_size)
+    net = Extractor(classifier, mesh, batch_size=config["evaluate"]["batch_size"])
     measured = {name: _measure(config, net, name, data) for name, data in sets.items()}
     found = {pair: _search(measured[pair[0]], measured[pair[1]]) for pair in _SEARCHES}
 

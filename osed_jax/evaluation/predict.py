@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 
 from osed_jax.console import progress
 from osed_jax.data.images import Images
-from osed_jax.data.placing import own_rows, place
+from osed_jax.data.placing import own_rows, place, shared_evenly
 from osed_jax.training.state import TrainState
 
 
@@ -26,10 +26,12 @@ def predict(
       eval_step: jitted, see `training.step.make_eval_step`.
       state: its weights and running statistics are used.
       images: N images.
-      batch_size: of all devices together; the last batch is filled up, its filling dropped.
+      batch_size: of all devices together; more where they could not share it evenly. The last batch
+        is filled up, its filling dropped.
       sharding: how a batch is split over the devices.
     """
     logits = []
+    batch_size = shared_evenly(sharding, batch_size)
     own = own_rows(sharding, batch_size)
     with progress(total=len(images), unit="image", label="evaluating") as bar:
         for first in range(0, len(images), batch_size):

@@ -83,7 +83,7 @@ def feature_map(subject: Subject, data: Data, total: int, mesh: Mesh, folder: Pa
 
     sets = {"test": subject.test, "natural": data.train, "generated": data.generated}
     present = {kind: images for kind, images in sets.items() if images is not None}
-    net = Extractor(subject.classifier, mesh, batch_size=-(-100 // mesh.size) * mesh.size)
+    net = Extractor(subject.classifier, mesh, batch_size=100)
     features, kinds, labels = [], [], []
     for kind, images in present.items():
         rows = _balanced_rows(images.label, total // len(present), subject.config["seed"])

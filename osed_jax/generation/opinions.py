@@ -66,7 +66,7 @@ def classifier_opinions(
     Args:
       directory: work directory of the classifier.
       train: real training images, some of every class. Test images have no part in this.
-      batch_size: images at a time, a multiple of the number of devices.
+      batch_size: images at a time, over all devices.
       only_of_subset: see `only_subset`.
 
     Raises:

@@ -65,7 +65,6 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
 def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str, Any]:
     mesh = make_mesh()
     check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
-    check_batch_size("config.evaluate.batch_size", config["evaluate"]["batch_size"], mesh)
     with cluster.first_goes_first("data"):
         data = experiment.load_data(config, experiment.open_cache(directory))
         if cluster.is_first():
