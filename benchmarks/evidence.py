@@ -19,44 +19,29 @@ GENERATED: enough for all tables.
 import fcntl
 import io
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
-from scipy.stats import spearmanr
 
-from benchmarks.evidence_rows import (
-    BY_CLASS,
-    FIGURE,
-    QUESTIONS,
-    ROWS,
-    config_of,
-    on_selected,
-    run_directory,
-)
+from benchmarks import evidence_answers as tell
+from benchmarks.evidence_rows import ROWS, config_of, on_selected, run_directory
 from osed_jax import experiment, workdir
 from osed_jax.config import check, differences
 from osed_jax.console import say
 from osed_jax.data.folder import class_folders
-from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
-from osed_jax.evaluation.compare import group_bars
-from osed_jax.evaluation.pairs import pairs_with
-from osed_jax.evaluation.runs import Run, Variant, by_seed, find_runs, without_seed
 from osed_jax.experiment import Config
 from osed_jax.generation import select
 from osed_jax.generation.opinions import FILTERS
 from osed_jax.host_memory import use_large_pages
-from osed_jax.reporting.bars import draw_changes, draw_groups
 from osed_jax.training.train import train
 
-_GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
 _PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
 
 
@@ -76,14 +61,11 @@ def main(argv: list[str]) -> None:
                 keep(path.parent, Path(given.keep))
             if given.gap:
                 keep_gap(Path(given.gap), Path(given.keep))
-        rows = variants(folder)
-        gap = read_gap(folder, rows)
+        rows = tell.variants(folder)
+        gap = tell.read_gap(folder, rows)
         if given.figure:
-            bars = group_bars([row for name, row in rows.items() if name in FIGURE])
-            draw_groups(Path(given.figure), bars)
-            if gap:
-                draw_gap(Path(given.figure).with_suffix(".classes.png"), gap)
-        for title, shown in answers(rows, gap):
+            tell.draw(Path(given.figure), rows, gap)
+        for title, shown in tell.answers(rows, gap):
             say("\n\n".join([f"\n{title}", *map(tables.markdown, shown)]))
     except UserError as error:
         sys.exit(f"error: {error}")
@@ -199,149 +181,7 @@ def keep_gap(source: Path, target: Path) -> None:
     for name in ("store", "workdir"):
         found[name] = Path(found[name]).name
     target.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(target / _GAP, found)
-
-
-def variants(folder: Path) -> dict[str, Variant]:
-    """The finished runs by row, in the order of the rows.
-
-    Raises:
-      UserError: for a folder that is not named after row and seed, a seed that is there twice, runs
-        of a row that differ in more than the seed, rows of different settings.
-    """
-    runs: dict[str, list[Run]] = {name: [] for name in ROWS}
-    found = find_runs(folder)
-    for run in found:
-        name, _, seed = run.directory.name.partition(".seed_")
-        if name not in runs or seed != str(run.seed):
-            raise UserError(
-                f"{run.directory}, of seed {run.seed}, is no run of a row; its name must be "
-                f"ROW.seed_{run.seed}"
-            )
-        runs[name].append(run)
-        _check_same(found[0], run, without=("oversampling", "loss"))
-        _check_same(runs[name][0], run)
-    return {
-        name: Variant(ROWS[name].title, by_seed(members))
-        for name, members in runs.items()
-        if members
-    }
-
-
-def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
-    """Raises UserError where configs differ in more than the seed and what rows may differ in."""
-    configs = (without_seed(run.summary["config"]) for run in (first, other))
-    changed = differences(*({k: v for k, v in c.items() if k not in without} for c in configs))
-    if changed:
-        raise UserError(
-            f"{first.directory} and {other.directory} are of different settings "
-            f"({'; '.join(changed)}); keep each setting in a folder of its own"
-        )
-
-
-class Gap(NamedTuple):
-    """How far the generated images of each class are from real ones, and what they change.
-
-    Attributes:
-      classes: of `gap.json`, C of them.
-      counts: training images of each.
-      changes: of rows that show as many generated images as can be, the change of each class's
-        accuracy from that of deferred resampling, means over the seeds that both have.
-    """
-
-    classes: list[dict[str, Any]]
-    counts: list[int]
-    changes: dict[str, tuple[float, ...]]
-
-
-def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
-    """What `keep_gap` left in a folder, with its rows; None where one of them is not there.
-
-    Raises:
-      UserError: where it is of another data set than the runs.
-    """
-    names = [f"osed_{road}_one" for road in ROADS]
-    if not (folder / _GAP).is_file() or not {"drs", *names} <= rows.keys():
-        return None
-    found, run = workdir.read_json(folder / _GAP), rows["drs"].runs[0]
-    if changed := differences(found["dataset"], run.summary["config"]["dataset"]):
-        raise UserError(
-            f"{folder / _GAP} is of other data than {run.directory} ({'; '.join(changed)}); "
-            f"make it with the config of the runs"
-        )
-    pairs = pairs_with(rows["drs"], [rows[name] for name in names])
-    changes = {pair.second: pair.by_class for pair in pairs}
-    return Gap(found["classes"], run.summary["class_counts"], changes)
-
-
-def answers(
-    rows: dict[str, Variant], gap: Gap | None = None
-) -> list[tuple[str, list[tables.Table]]]:
-    """For each question that has two rows: its title, their figures and paired differences.
-
-    For the second also the differences from OPeN and the accuracy of each class. Last, what the gap
-    says of the classes.
-    """
-    found = []
-    for title, names in QUESTIONS.items():
-        there = [rows[name] for name in names if name in rows]
-        if len(there) > 1 and names[0] in rows:
-            shown = [tables.overall(there), tables.paired(pairs_with(there[0], there[1:]))]
-            if title == BY_CLASS:
-                osed = [rows[name] for name in names if name in rows and name.startswith("osed")]
-                if "open" in rows and osed:
-                    shown.append(tables.paired(pairs_with(rows["open"], osed)))
-                shown.append(tables.classes(there))
-            found.append((title, shown))
-    if gap:
-        found.append((GAP_TITLE, [gap_table(gap)]))
-    return found
-
-
-def gap_table(gap: Gap) -> tables.Table:
-    """A row for each class: distances in the net's features, shares in %, changes in points.
-
-    The last row has Spearman's rank correlation of a column with the distance of the generated
-    images, and its p-value, over the classes that show any: all but the most frequent. Distances of
-    few images are biased upwards; that of the test images shows by how much.
-    """
-    shown = [c for c, count in enumerate(gap.counts) if count < max(gap.counts)]
-    distance = [gap.classes[c]["generated_frechet_distance"] for c in shown]
-
-    def rank(change: Sequence[float]) -> str:
-        # Rounded, so that classes that change alike share a rank.
-        found = spearmanr(distance, np.round([change[c] for c in shown], 9))
-        return f"{found.statistic:+.2f} (p {tables.p_value(found.pvalue)})"
-
-    measures = {
-        "distance": ("generated_frechet_distance", 1),
-        "of test images": ("test_frechet_distance", 1),
-        "precision": ("generated_precision", 100),
-        "recall": ("generated_recall", 100),
-    }
-    rows = [
-        [
-            row["class"],
-            f"{count:,}",
-            *(f"{scale * row[key]:.{2 if scale == 1 else 1}f}" for key, scale in measures.values()),
-            *(f"{100 * change[c]:+.2f}" for change in gap.changes.values()),
-        ]
-        for c, (row, count) in enumerate(zip(gap.classes, gap.counts))
-    ]
-    ranks = map(rank, gap.changes.values())
-    rows.append(["rank correlation with the distance", "", *([""] * len(measures)), *ranks])
-    return ["class", "training images", *measures, *gap.changes], rows
-
-
-def draw_gap(path: Path, gap: Gap) -> None:
-    """The changes as bars, the class whose images are nearest to real ones on top."""
-    order = np.argsort([row["generated_frechet_distance"] for row in gap.classes])
-    names = [
-        f"{gap.classes[c]['class']} ({gap.classes[c]['generated_frechet_distance']:.2f})"
-        for c in order
-    ]
-    changes = {name: [change[c] for c in order] for name, change in gap.changes.items()}
-    draw_changes(path, names, changes, "Against deferred resampling, by Fréchet distance")
+    workdir.write_json(target / tell.GAP, found)
 
 
 if __name__ == "__main__":
@@ -350,7 +190,9 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The setting; without it nothing is trained.")
     flags.DEFINE_list("seeds", "0,1,2", "Of weights, plans and augmentation.")
     flags.DEFINE_list("rows", "all", f"Of {', '.join(ROWS)}; or all of them.")
-    flags.DEFINE_string("figure", None, "PNG file of the groups; beside it .classes.png.")
+    flags.DEFINE_string(
+        "figure", None, "PNG file of the groups; beside it .roads.png and .classes.png."
+    )
     flags.DEFINE_string("gap", None, "With --keep: the gap.json of the generated images.")
     flags.DEFINE_string("keep", None, "Folder that gets the figures of every finished run.")
     app.run(main)

@@ -43,7 +43,7 @@ def _osed(road: str, delta: float, **more: Any) -> dict[str, Any]:
 _BEST_ROAD, _BEST_DELTA = "dar", "third"
 BEST_ROW = f"osed_{_BEST_ROAD}_{_BEST_DELTA}"
 DELTAS = {"third": 1 / 3, "two_thirds": 2 / 3, "one": 1.0}
-_WRITTEN = {"third": "1/3", "two_thirds": "2/3", "one": "1"}
+WRITTEN = {"third": "1/3", "two_thirds": "2/3", "one": "1"}
 _BEST = {"road": _BEST_ROAD, "delta": DELTAS[_BEST_DELTA]}
 
 ROWS = {
@@ -54,9 +54,7 @@ ROWS = {
     "open_aux": Row("open", "OPeN, auxiliary BN", {"noise_road": "aux"}),
     "open_natural": Row("open", "OPeN, standard BN", {"noise_road": "natural"}),
     **{
-        f"osed_{road}_{name}": Row(
-            "osed", f"OSeD, {road}, δ = {_WRITTEN[name]}", _osed(road, delta)
-        )
+        f"osed_{road}_{name}": Row("osed", f"OSeD, {road}, δ = {WRITTEN[name]}", _osed(road, delta))
         for name, delta in DELTAS.items()
         for road in ROADS
     },

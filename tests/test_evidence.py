@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import spearmanr
 
-from benchmarks import evidence, evidence_rows
+from benchmarks import evidence, evidence_answers, evidence_rows
 from configs import cifar10_lt, cifar10_lt_small
 from osed_jax import experiment
 from osed_jax.config import check
@@ -26,8 +27,8 @@ RESULTS = ROOT / "docs" / "results"
 
 
 def answers(folder):
-    rows = evidence.variants(folder)
-    return evidence.answers(rows, evidence.read_gap(folder, rows))
+    rows = evidence_answers.variants(folder)
+    return evidence_answers.answers(rows, evidence_answers.read_gap(folder, rows))
 
 
 def planned(tmp_path, *names, setting=cifar10_lt_small, seeds=(3,)):
@@ -187,18 +188,18 @@ def test_changes_of_classes_are_ranked_by_the_distance_of_their_images(tmp_path)
         }
         for name, distance in (("cat", 0.3), ("sea_lion", 0.1), ("dog", 0.2))
     ]
-    rows = evidence.variants(tmp_path)
-    assert evidence.read_gap(tmp_path, rows) is None
+    rows = evidence_answers.variants(tmp_path)
+    assert evidence_answers.read_gap(tmp_path, rows) is None
     dataset = rows["drs"].runs[0].summary["config"]["dataset"]
     (tmp_path / "gap.json").write_text(json.dumps({"classes": of_class, "dataset": dataset}))
     title, ((head, lines),) = answers(tmp_path)[-1]
-    assert title == evidence.GAP_TITLE and head[-1] == "OSeD, aux, δ = 1"
+    assert title == evidence_answers.GAP_TITLE and head[-1] == "OSeD, aux, δ = 1"
     assert lines[0][:6] == ["cat", "50", "0.30", "0.01", "50.0", "25.0"]
     assert [line[-1] for line in lines[:3]] == ["-10.00", "+10.00", "-5.00"]
     # The cat is the most frequent class; of the other two the farther one loses.
     assert lines[3][-1].startswith("-1.00")
     with figures_checked() as seen:
-        evidence.draw_gap(tmp_path / "x.png", evidence.read_gap(tmp_path, rows))
+        evidence_answers.draw_gap(tmp_path / "x.png", evidence_answers.read_gap(tmp_path, rows))
     order = [text for text in seen[0] if " (0." in text]
     assert order == ["sea_lion (0.10)", "dog (0.20)", "cat (0.30)"]
     other = {"classes": of_class, "dataset": {**dataset, "num_max": 7}}
@@ -295,12 +296,26 @@ def test_the_road_and_delta_called_best_are_those_of_the_validation_images():
 def test_the_page_has_the_tables_of_the_kept_runs_where_their_questions_are_asked():
     sections = (ROOT / "docs" / "results.md").read_text().split("\n## ")
     found = answers(RESULTS / "small")
-    assert [title for title, _ in found] == [*evidence_rows.QUESTIONS, evidence.GAP_TITLE]
+    assert [title for title, _ in found] == [*evidence_rows.QUESTIONS, evidence_answers.GAP_TITLE]
     for title, shown in found:
         number = title.split()[0]
         (section,) = (text for text in sections if text.startswith(f"{number}. "))
         for table in shown:
             assert f"\n\n{tables.markdown(table)}\n\n" in section, title
+
+
+def test_the_figures_are_those_of_the_kept_runs(tmp_path):
+    rows = evidence_answers.variants(RESULTS / "small")
+    gap = evidence_answers.read_gap(RESULTS / "small", rows)
+    evidence_answers.draw(tmp_path / "new" / "results_small.png", rows, gap)
+    drawn = sorted((tmp_path / "new").iterdir())
+    assert len(drawn) == 3
+    for path in drawn:
+        with Image.open(path) as new, Image.open(RESULTS.parent / "figures" / path.name) as kept:
+            assert new.size == kept.size
+            # Another processor may round a shade otherwise, but moves nothing.
+            difference = np.abs(np.asarray(new, float) - np.asarray(kept, float))
+            assert difference.max() < 50, path.name
 
 
 def test_the_page_says_the_correlations_of_the_kept_figures():

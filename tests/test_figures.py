@@ -173,6 +173,18 @@ def test_changes(tmp_path, count):
     assert {*names(count), *changes, "Against DRS"} <= set(seen[0])
 
 
+def test_trends(tmp_path):
+    trends = {
+        name: [(0.0, None), (-0.01 * i, (-0.01 * i - 0.02, 0.02)), (-0.1, None)]
+        for i, name in enumerate(("natural", "dar", "dar_grad", "aux"))
+    }
+    said = {"title": "Roads", "xlabel": "share", "ylabel": "change (points)"}
+    ticks = ["0 (DRS)", "1/3", "1"]
+    with figures_checked() as seen:
+        bars.draw_trends(tmp_path / "x.png", ticks, trends, **said)
+    assert {*trends, *ticks, *said.values(), "-10"} <= set(seen[0])
+
+
 def test_a_page_needs_no_network_and_escapes_what_it_is_given(tmp_path):
     curves.draw_groups(tmp_path / "x.png", [("a", "b", 0.5, (0.4, 0.6))])
     made = page(

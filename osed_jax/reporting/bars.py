@@ -9,6 +9,9 @@ import numpy as np
 from osed_jax.reporting.style import BLACK, BLUE, CYCLE, GREY, WIDTH, figure, percent_axis, wrap
 
 Interval = tuple[float, float]
+Trend = Sequence[tuple[float, Interval | None]]  # mean and 95 % interval at each tick
+
+_MARKERS = "osD^vP*X"  # beside colours, for who does not tell these apart
 
 
 class Bar(NamedTuple):
@@ -70,6 +73,8 @@ def draw_groups(path: Path, groups: Sequence[tuple[str, Sequence[Bar]]]) -> None
                     va="center",
                     color="white" if inside else BLACK,
                     fontsize=9,
+                    # So that the line of a wide interval does not strike it out.
+                    bbox={"facecolor": BLUE, "edgecolor": "none", "pad": 0.5} if inside else None,
                 )
             ax.set_title(name)
             ax.set_yticks(range(methods), [wrap(bar.name, 26) for bar in bars])
@@ -108,3 +113,42 @@ def draw_changes(
         ax.set_title(title)
         ax.set_xlabel("change of accuracy (percentage points)", fontsize=10)
         drawn.legend(loc="outside lower center", ncols=2, fontsize=9)
+
+
+def draw_trends(
+    path: Path,
+    ticks: Sequence[str],
+    trends: Mapping[str, Trend],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """A line for each name over the same ticks, with the 95 % interval of every mean; 0 is marked.
+
+    Args:
+      path: PNG file.
+      ticks: T, from left to right.
+      trends: T changes of accuracy each, shares.
+      title: of the figure.
+      xlabel: what the ticks are.
+      ylabel: what changes.
+    """
+    with figure(WIDTH, 3.8, path) as drawn:
+        ax = drawn.subplots()
+        ax.axhline(0, color=BLACK, linewidth=1)
+        for i, (name, trend) in enumerate(trends.items()):
+            # Side by side, so that intervals at one tick can be told apart.
+            at = np.arange(len(ticks)) + 0.05 * (i - (len(trends) - 1) / 2)
+            colour = CYCLE[i]
+            ax.plot(at, [mean for mean, _ in trend], color=colour, marker=_MARKERS[i], label=name)
+            for x, (_, interval) in zip(at, trend):
+                if interval:
+                    ax.plot([x, x], interval, color=colour, linewidth=1)
+        ax.set_xticks(range(len(ticks)), ticks)
+        ax.grid(visible=False, axis="x")
+        percent_axis(ax)
+        ax.set_title(title)
+        ax.set_xlabel(xlabel, fontsize=10)
+        ax.set_ylabel(ylabel, fontsize=10)
+        drawn.legend(loc="outside lower center", ncols=len(trends), fontsize=9)

@@ -1,0 +1,190 @@
+"""What the kept runs of docs/results.md say: rows, tables of each question, figures."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from benchmarks.evidence_rows import BY_CLASS, DELTAS, FIGURE, QUESTIONS, ROWS, WRITTEN
+from osed_jax import workdir
+from osed_jax.config import differences
+from osed_jax.data.sampling import ROADS
+from osed_jax.errors import UserError
+from osed_jax.evaluation import tables
+from osed_jax.evaluation.compare import group_bars
+from osed_jax.evaluation.pairs import pairs_with
+from osed_jax.evaluation.runs import Run, Variant, by_seed, find_runs, without_seed
+from osed_jax.reporting.bars import Trend, draw_changes, draw_groups, draw_trends
+
+GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
+
+
+def variants(folder: Path) -> dict[str, Variant]:
+    """The finished runs by row, in the order of the rows.
+
+    Raises:
+      UserError: for a folder that is not named after row and seed, a seed that is there twice, runs
+        of a row that differ in more than the seed, rows of different settings.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in ROWS}
+    found = find_runs(folder)
+    for run in found:
+        name, _, seed = run.directory.name.partition(".seed_")
+        if name not in runs or seed != str(run.seed):
+            raise UserError(
+                f"{run.directory}, of seed {run.seed}, is no run of a row; its name must be "
+                f"ROW.seed_{run.seed}"
+            )
+        runs[name].append(run)
+        _check_same(found[0], run, without=("oversampling", "loss"))
+        _check_same(runs[name][0], run)
+    return {
+        name: Variant(ROWS[name].title, by_seed(members))
+        for name, members in runs.items()
+        if members
+    }
+
+
+def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
+    """Raises UserError where configs differ in more than the seed and what rows may differ in."""
+    configs = (without_seed(run.summary["config"]) for run in (first, other))
+    changed = differences(*({k: v for k, v in c.items() if k not in without} for c in configs))
+    if changed:
+        raise UserError(
+            f"{first.directory} and {other.directory} are of different settings "
+            f"({'; '.join(changed)}); keep each setting in a folder of its own"
+        )
+
+
+class Gap(NamedTuple):
+    """How far the generated images of each class are from real ones, and what they change.
+
+    Attributes:
+      classes: of `gap.json`, C of them.
+      counts: training images of each.
+      changes: of rows that show as many generated images as can be, the change of each class's
+        accuracy from that of deferred resampling, means over the seeds that both have.
+    """
+
+    classes: list[dict[str, Any]]
+    counts: list[int]
+    changes: dict[str, tuple[float, ...]]
+
+
+def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
+    """What `keep_gap` left in a folder, with its rows; None where one of them is not there.
+
+    Raises:
+      UserError: where it is of another data set than the runs.
+    """
+    names = [f"osed_{road}_one" for road in ROADS]
+    if not (folder / GAP).is_file() or not {"drs", *names} <= rows.keys():
+        return None
+    found, run = workdir.read_json(folder / GAP), rows["drs"].runs[0]
+    if changed := differences(found["dataset"], run.summary["config"]["dataset"]):
+        raise UserError(
+            f"{folder / GAP} is of other data than {run.directory} ({'; '.join(changed)}); "
+            f"make it with the config of the runs"
+        )
+    pairs = pairs_with(rows["drs"], [rows[name] for name in names])
+    changes = {pair.second: pair.by_class for pair in pairs}
+    return Gap(found["classes"], run.summary["class_counts"], changes)
+
+
+def answers(
+    rows: dict[str, Variant], gap: Gap | None = None
+) -> list[tuple[str, list[tables.Table]]]:
+    """For each question that has two rows: its title, their figures and paired differences.
+
+    For the second also the differences from OPeN and the accuracy of each class. Last, what the gap
+    says of the classes.
+    """
+    found = []
+    for title, names in QUESTIONS.items():
+        there = [rows[name] for name in names if name in rows]
+        if len(there) > 1 and names[0] in rows:
+            shown = [tables.overall(there), tables.paired(pairs_with(there[0], there[1:]))]
+            if title == BY_CLASS:
+                osed = [rows[name] for name in names if name in rows and name.startswith("osed")]
+                if "open" in rows and osed:
+                    shown.append(tables.paired(pairs_with(rows["open"], osed)))
+                shown.append(tables.classes(there))
+            found.append((title, shown))
+    if gap:
+        found.append((GAP_TITLE, [gap_table(gap)]))
+    return found
+
+
+def gap_table(gap: Gap) -> tables.Table:
+    """A row for each class: distances in the net's features, shares in %, changes in points.
+
+    The last row has Spearman's rank correlation of a column with the distance of the generated
+    images, and its p-value, over the classes that show any: all but the most frequent. Distances of
+    few images are biased upwards; that of the test images shows by how much.
+    """
+    shown = [c for c, count in enumerate(gap.counts) if count < max(gap.counts)]
+    distance = [gap.classes[c]["generated_frechet_distance"] for c in shown]
+
+    def rank(change: Sequence[float]) -> str:
+        # Rounded, so that classes that change alike share a rank.
+        found = spearmanr(distance, np.round([change[c] for c in shown], 9))
+        return f"{found.statistic:+.2f} (p {tables.p_value(found.pvalue)})"
+
+    measures = {
+        "distance": ("generated_frechet_distance", 1),
+        "of test images": ("test_frechet_distance", 1),
+        "precision": ("generated_precision", 100),
+        "recall": ("generated_recall", 100),
+    }
+    rows = [
+        [
+            row["class"],
+            f"{count:,}",
+            *(f"{scale * row[key]:.{2 if scale == 1 else 1}f}" for key, scale in measures.values()),
+            *(f"{100 * change[c]:+.2f}" for change in gap.changes.values()),
+        ]
+        for c, (row, count) in enumerate(zip(gap.classes, gap.counts))
+    ]
+    ranks = map(rank, gap.changes.values())
+    rows.append(["rank correlation with the distance", "", *([""] * len(measures)), *ranks])
+    return ["class", "training images", *measures, *gap.changes], rows
+
+
+def draw(path: Path, rows: dict[str, Variant], gap: Gap | None) -> None:
+    """Accuracy of groups at `path`; beside it the roads at every delta, and the classes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_groups(path, group_bars([row for name, row in rows.items() if name in FIGURE]))
+    if {"drs", *(f"osed_{road}_{name}" for road in ROADS for name in DELTAS)} <= rows.keys():
+        draw_roads(path.with_suffix(".roads.png"), rows)
+    if gap:
+        draw_gap(path.with_suffix(".classes.png"), gap)
+
+
+def draw_roads(path: Path, rows: dict[str, Variant]) -> None:
+    """A line for each road: what more and more generated images change, paired by seed."""
+    trends: dict[str, Trend] = {}
+    for road in ROADS:
+        osed = [rows[f"osed_{road}_{name}"] for name in DELTAS]
+        pairs = pairs_with(rows["drs"], osed)
+        trends[road] = [(0.0, None), *((pair.top1.mean, pair.top1.interval) for pair in pairs)]
+    draw_trends(
+        path,
+        ["0 (DRS)", *(WRITTEN[name] for name in DELTAS)],
+        trends,
+        title="Generated images, by their road of batch norm",
+        xlabel="δ: share of generated images, of what a class lacks",
+        ylabel="top-1, change from DRS (points)",
+    )
+
+
+def draw_gap(path: Path, gap: Gap) -> None:
+    """The changes as bars, the class whose images are nearest to real ones on top."""
+    order = np.argsort([row["generated_frechet_distance"] for row in gap.classes])
+    names = [
+        f"{gap.classes[c]['class']} ({gap.classes[c]['generated_frechet_distance']:.2f})"
+        for c in order
+    ]
+    changes = {name: [change[c] for c in order] for name, change in gap.changes.items()}
+    draw_changes(path, names, changes, "Against deferred resampling, by Fréchet distance")
