@@ -144,6 +144,20 @@ def test_a_batch_without_natural_rows_keeps_the_running_statistics(road):
     assert np.isfinite(got["y"]).all() and np.isfinite(got["dx"]).all()
 
 
+@pytest.mark.parametrize("road", ROADS[1:])
+def test_padding_beside_no_natural_row_is_normalised_by_what_is_known(road):
+    kind = np.repeat([Kind.NOISE, Kind.PADDING], 6)
+    norm = RoutedBatchNorm("natural", road)
+    variables = norm.init(jax.random.key(0), X, jnp.asarray(kind), train=False)
+    stats = {"mean": jnp.array([1.0, 2.0, 3.0]), "var": jnp.array([4.0, 1.0, 0.25])}
+    y, updated = norm.apply(
+        {**variables, "batch_stats": stats}, X, jnp.asarray(kind), train=True, mutable="batch_stats"
+    )
+    want = (X - np.array([1, 2, 3])) / np.sqrt(np.array([4, 1, 0.25]) + EPSILON)
+    np.testing.assert_allclose(y[6:], want[6:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(updated["batch_stats"]["var"], stats["var"])
+
+
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("road", ROADS)
 def test_statistics_are_global_whatever_falls_on_a_device(road, devices):

@@ -62,11 +62,13 @@ class RoutedBatchNorm(nn.Module):
         moments = _image_moments(x)
         natural = (kind != Kind.PADDING) & ~_is_any(kind, own_road)
         mean, var, count = _group_moments(moments, natural)
+        # An empty group would report mean 0 and variance 0, which blows padding up until 0 times it
+        # is not a number any more; what is known is kept instead.
+        mean = jnp.where(count > 0, mean, running_mean.value)
+        var = jnp.where(count > 0, var, running_var.value)
         if not self.is_initializing():
-            # An empty group would report mean 0 and variance 0; keep what is known instead.
-            rate = jnp.where(count > 0, 1 - MOMENTUM, 0.0)
-            running_mean.value += rate * (mean - running_mean.value)
-            running_var.value += rate * (var - running_var.value)
+            running_mean.value += (1 - MOMENTUM) * (mean - running_mean.value)
+            running_var.value += (1 - MOMENTUM) * (var - running_var.value)
 
         factor, offset = _affine(mean, var, scale, bias)
         for own in own_road:
