@@ -4,7 +4,7 @@ The recipe of cifar10_lt.py with its schedule scaled from 200 epochs: warm-up ov
 at 32 and 36, deferred methods from 32. No dropout, as the net is small and the training short. A
 tenth of the training images is held out to choose on; so the most frequent class has 4,500 images,
 and the training set 11,165, all of them part of the published subset.
-Command: python main.py --config=configs/cifar10_lt_small.py:open --workdir=runs/small/open
+Command: python main.py --config=configs/cifar10_lt_small.py:open --workdir=runs/cifar10_small/open
 """
 
 from ml_collections import ConfigDict

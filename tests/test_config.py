@@ -2,14 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from configs import cifar10_lt, cifar100_lt, default, digits, folder
+from configs import cifar10_lt, cifar10_lt_small, cifar100_lt, default, digits, folder
 from osed_jax.config import check, completed, differences, method_name
 from osed_jax.errors import UserError
+from osed_jax.experiment import learning_rates
 
 
-@pytest.mark.parametrize("module", [cifar10_lt, cifar100_lt, digits, folder])
+@pytest.mark.parametrize("module", [cifar10_lt, cifar10_lt_small, cifar100_lt, digits, folder])
 @pytest.mark.parametrize("method", default.METHODS)
 def test_every_config_and_method_is_valid(module, method):
     config = module.get_config(method)
@@ -24,8 +26,44 @@ def test_the_default_recipe_is_that_of_the_papers():
     config = check(cifar10_lt.get_config("open"))
     assert config["oversampling"]["start_epoch"] == 160
     assert config["oversampling"]["noise_ratio"] == pytest.approx(1 / 3)
-    assert config["optimizer"]["warmup_epochs"] == 5
-    assert (config["model"]["depth"], config["model"]["widen_factor"]) == (28, 10)
+    assert config["train"]["num_epochs"] == 200 and config["train"]["batch_size"] == 128
+    assert config["optimizer"] == {
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 2e-4,
+        "warmup_epochs": 5,
+        "decay_at": [0.8, 0.9],
+        "decay_factor": 0.01,
+    }
+    assert config["model"] == {
+        "name": "wide_resnet",
+        "depth": 28,
+        "widen_factor": 10,
+        "dropout_rate": 0.3,
+        "dtype": "float32",
+    }
+    assert config["augment"] == {
+        "flip": True,
+        "crop_padding": 4,
+        "cutout": 16,
+        "color_jitter": [0.4, 0.4, 0.4, 0.1],
+        "color_jitter_prob": 0.8,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,
+        "blur_sigma": [0.1, 2.0],
+    }
+    assert config["dataset"]["mean"] == [0.4914, 0.4822, 0.4465]
+    assert config["dataset"]["std"] == [0.2023, 0.1994, 0.2010]
+    assert config["dataset"]["imbalance_ratio"] == 100
+
+
+@pytest.mark.parametrize("num_epochs", range(2, 62))
+def test_deferral_starts_where_the_learning_rate_decays(num_epochs):
+    config = cifar10_lt.get_config("open")
+    config.train.num_epochs = num_epochs
+    rate = learning_rates(check(config))
+    decayed = np.flatnonzero(rate < 0.01 * rate.max() * 1.001)
+    assert decayed[0] == config.oversampling.start_epoch
 
 
 def test_what_follows_from_num_epochs_moves_along():

@@ -19,15 +19,16 @@ def learning_rate_by_epoch(
     """The learning rate of each epoch, float64 [num_epochs].
 
     One value an epoch, as in Cao et al.'s code: in epoch e (from 0) of the warm-up
-    learning_rate * (e + 1) / warmup_epochs; from each of the epochs round(f * num_epochs), f in
-    decay_at, on, multiplied by decay_factor.
+    learning_rate * (e + 1) / warmup_epochs; from each of the epochs f * num_epochs, f in decay_at,
+    rounded down as the default of start_epoch is, on, multiplied by decay_factor.
     """
     epoch = np.arange(num_epochs)
     rate = np.full(num_epochs, learning_rate)
     if warmup_epochs:
         rate *= np.minimum((epoch + 1) / warmup_epochs, 1)
     for fraction in decay_at:
-        rate[epoch >= round(fraction * num_epochs)] *= decay_factor
+        # 0.7 * 10 is 7.000000000000001 or 6.999999999999999, as the numbers may be.
+        rate[epoch >= int(round(fraction * num_epochs, 6))] *= decay_factor
     return rate
 
 
