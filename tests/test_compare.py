@@ -142,6 +142,10 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(three_methods, 
             {"method": "erm", "seed": 9, "wrong": 1, "label": LABEL[::-1]},
             "of different data .the labels of the test images",
         ),
+        (
+            {"method": "erm", "seed": 9, "wrong": 1, "facts": {"groups": {}}},
+            r"of different data .groups.few: 'absent' -> ",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(three_methods, again, message):
@@ -149,6 +153,14 @@ def test_what_cannot_be_compared_is_refused(three_methods, again, message):
     with pytest.raises(UserError, match=message):
         compare(three_methods)
     assert not (three_methods / "comparison").exists()
+
+
+def test_a_group_without_test_images_is_left_out_of_the_figure(tmp_path):
+    unseen = {"many": {"classes": ["cat"], "accuracy": None}}
+    for seed in (0, 1):
+        write_run(tmp_path / f"{seed}", "erm", seed, 5, facts={"groups": unseen})
+    compare(tmp_path)
+    assert cells(tmp_path / "comparison" / "methods.csv")[0]["many"] == "—"
 
 
 def test_a_run_without_predictions_is_named(three_methods):

@@ -61,9 +61,11 @@ def _bar(variant: Variant, *keys: str) -> Bar:
 
 
 def group_bars(rows: Sequence[Variant]) -> list[tuple[str, list[Bar]]]:
-    """What `draw_groups` takes: all classes, then each group, every variant a bar."""
+    """What `draw_groups` takes: all classes, then each group with test images; variants as bars."""
     found = [("all classes", [_bar(v, "top1") for v in rows])]
     for name in tables.group_names(rows):
+        if not rows[0].values("groups", name, "accuracy"):
+            continue
         found.append((name, [_bar(v, "groups", name, "accuracy") for v in rows]))
     return found
 

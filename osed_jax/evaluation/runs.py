@@ -164,7 +164,11 @@ def _read(directory: Path) -> Run:
 def _check_same_data(first: Run, other: Run) -> None:
     none_held_out = {"num_validation_images": 0}  # runs that are older than the field
     facts = [
-        {key: {**none_held_out, **run.summary}[key] for key in _DATA} for run in (first, other)
+        {
+            **{key: {**none_held_out, **run.summary}[key] for key in _DATA},
+            "groups": {name: group["classes"] for name, group in run.summary["groups"].items()},
+        }
+        for run in (first, other)
     ]
     changed = differences(*facts)
     if not changed and not np.array_equal(first.label, other.label):
