@@ -156,6 +156,17 @@ def test_resizing_is_said_aloud(tmp_path, capsys):
     assert "resized to 8x8" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ending", ["npy", "json"])
+def test_a_broken_cache_is_made_anew(tmp_path, ending):
+    make_folder(tmp_path)
+    whole = load(tmp_path).images.take(np.arange(4))
+    (file,) = (tmp_path / "cache").glob(f"*.{ending}")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) - 5])
+    np.testing.assert_array_equal(load(tmp_path).images.take(np.arange(4)), whole)
+    assert file.read_bytes() == content and len(list((tmp_path / "cache").iterdir())) == 2
+
+
 def damage_empty(root):
     (root / "train" / "dog" / "1.png").write_bytes(b"")
 
@@ -231,6 +242,13 @@ def test_all_classes_may_be_asked_to_have_generated_images(tmp_path):
         generated(tmp_path, in_all_classes=True)
     write(tmp_path / "cat" / "0.png")
     assert generated(tmp_path, in_all_classes=True).class_counts == (1, 1)
+
+
+def test_a_broken_store_file_is_named(tmp_path):
+    write(tmp_path / "dog" / "0.png")
+    (tmp_path / "store.json").write_text('{"class_na')
+    with pytest.raises(UserError, match=r"store.json is broken .*; restore it, or remove it"):
+        generated(tmp_path)
 
 
 def test_an_unknown_generated_class_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """Class counts, subset and groups against the published figures."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -108,6 +110,10 @@ def test_validation_images_are_a_share_of_each_class_and_never_trained_on():
         long_tailed_rows(natural, validation_fraction=0.01, **none)
     with pytest.raises(UserError, match="'a' has 36 training images beside the validation images"):
         long_tailed_rows(data, validation_fraction=0.1, **{**exp, "num_max": 40})
+    for profile in (exp, none):
+        empty = dataclasses.replace(data, class_names=(*data.class_names, "yak", "zebu"))
+        with pytest.raises(UserError, match="no training images of class 'yak', 'zebu'; every"):
+            long_tailed_rows(empty, **profile)
 
 
 def test_subset_depends_on_each_class_order_alone():

@@ -68,7 +68,13 @@ def check_classes(folder: Path, class_names: Sequence[str]) -> None:
         )
     if not (folder / STORE_FILE).exists():  # made by another tool
         return
-    made_for = json.loads((folder / STORE_FILE).read_text())["class_names"]
+    try:
+        made_for = json.loads((folder / STORE_FILE).read_text())["class_names"]
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder / STORE_FILE} is broken ({error}); restore it, or remove it to use the "
+            f"images as another tool's"
+        ) from error
     if list(class_names) != made_for:
         raise UserError(
             f"{folder} was generated for the classes {', '.join(made_for)}, but the data set's are "

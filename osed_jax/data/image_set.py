@@ -57,6 +57,11 @@ def long_tailed_rows(
             f"config.dataset.validation_fraction is {validation_fraction:g}, which holds out no "
             f"image: the most frequent class has {max(data.class_counts)}; raise it, or set it to 0"
         )
+    if empty := [name for name, n in zip(data.class_names, data.class_counts) if not n]:
+        raise UserError(
+            f"there are no training images of class {', '.join(map(repr, empty))}; every class of "
+            f"the data set needs at least one"
+        )
     available = tuple(n - h for n, h in zip(data.class_counts, held_out))
     if profile == "none":
         counts = tuple(min(n, num_max or n) for n in available)

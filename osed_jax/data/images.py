@@ -162,10 +162,11 @@ def read_files(
         return images, Counter(_with_progress(_header, paths, label=f"checking {label}"))
     target = cache_dir / f"{_content_key(paths, image_size, label)}.npy"
     sizes_file = target.with_suffix(".json")
-    if not target.exists():
+    try:
+        return _cached(target, sizes_file)
+    except (OSError, ValueError, EOFError):  # not there, or broken
         _decode_all(paths, image_size, target, sizes_file, label)
-    sizes = {tuple(s): n for s, n in json.loads(sizes_file.read_text())}
-    return ArrayImages(np.load(target, mmap_mode="r")), Counter(sizes)
+        return _cached(target, sizes_file)
 
 
 def channel_statistics(images: Images, sample: int = 10_000) -> tuple[tuple, tuple]:
@@ -186,11 +187,17 @@ def channel_statistics(images: Images, sample: int = 10_000) -> tuple[tuple, tup
     return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
 
 
+def _cached(target: Path, sizes_file: Path) -> tuple[Images, Counter[tuple[int, int]]]:
+    sizes = {tuple(s): n for s, n in json.loads(sizes_file.read_text())}
+    return ArrayImages(np.load(target, mmap_mode="r")), Counter(sizes)
+
+
 def _decode_all(
     paths: Sequence[Path], image_size: int, target: Path, sizes_file: Path, label: str
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(f".{os.getpid()}.partial")
+    partial_sizes = partial.with_suffix(".sizes")
     try:
         shape = (len(paths), image_size, image_size, 3)
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
@@ -200,10 +207,12 @@ def _decode_all(
             array[i] = pixels
             sizes[size] += 1
         array.flush()
-        sizes_file.write_text(json.dumps(list(sizes.items())))
+        partial_sizes.write_text(json.dumps(list(sizes.items())))
+        os.replace(partial_sizes, sizes_file)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
+        partial_sizes.unlink(missing_ok=True)
 
 
 def _content_key(paths: Sequence[Path], image_size: int, label: str) -> str:
