@@ -1,5 +1,6 @@
 """Trains and compares long-tailed classifiers, generates images for them; see README.md."""
 
+import errno
 import importlib
 import sys
 import traceback
@@ -14,6 +15,10 @@ from osed_jax.errors import UserError
 from osed_jax.host_memory import use_large_pages
 
 FLAGS = flags.FLAGS
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name another place or allow it"),
+}
 app.define_help_flags()
 DRIVERS = {  # mode: the name of a module and of the function in it that does it
     mode: f"osed_jax.{package}.{mode}"
@@ -94,7 +99,7 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         message = str(error)
     except OSError as error:
-        message = f"{error}; free some space or name another place, then start again"
+        message = f"{error}; {_ADVICE.get(error.errno, 'mend that')}, then start again"
     except KeyboardInterrupt:
         message = "interrupted; the same command goes on from what is saved"
     except Exception as error:

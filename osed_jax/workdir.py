@@ -82,7 +82,7 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
             raise UserError(
                 f"another process is training in {workdir}; wait for it or give another {setting}"
             ) from error
-        if not (workdir / "config.json").exists():
+        if not (workdir / "config.json").exists() or not is_begun(workdir):
             write_json(workdir / "config.json", config)
         # Both are filled up, as --mode=adapt keeps a part of a section only.
         changed = differences(read_config(workdir), completed(config))
@@ -92,6 +92,18 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
                 f"give another {setting}, or the old values to go on with that run"
             )
         yield
+
+
+def is_begun(workdir: Path) -> bool:
+    """Whether an experiment has left something there that another config would not have made.
+
+    Until then a config that proved unusable binds nobody: its correction starts in the same place.
+    """
+    metrics = workdir / "metrics.jsonl"
+    made = ("summary.json", "base", "model_index.json")  # the last two by --mode=adapt
+    return (metrics.exists() and metrics.stat().st_size > 0) or any(
+        (workdir / name).exists() for name in made
+    )
 
 
 @contextlib.contextmanager

@@ -192,6 +192,7 @@ def test_a_workdir_that_another_process_uses(tmp_path):
 
 
 def test_a_workdir_with_a_broken_config(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}')
     (tmp_path / "config.json").write_text('{"seed": ')
     assert "not valid JSON" in refused(DIGITS + "erm", f"--workdir={tmp_path}")
 
@@ -207,14 +208,19 @@ def fork(source, *more):
 
 
 def test_forks(finished, tmp_path):
-    where = f"--workdir={tmp_path / 'fork'}"
-    assert "is" in refused(*fork(tmp_path), where) and "no" in refused(*fork(tmp_path), where)
+    line = refused(*fork(tmp_path), f"--workdir={tmp_path / 'fork'}")
+    assert f"there is no {tmp_path / 'config.json'}; is {tmp_path} a work directory?" in line
     line = refused(*fork(finished, "--config.seed=3"), f"--workdir={tmp_path / 'seed'}")
     assert "differs in seed: 0 -> 3" in line
     shutil.copytree(finished, tmp_path / "late")
     shutil.rmtree(tmp_path / "late" / "checkpoints" / "1")
     line = refused(*fork(tmp_path / "late"), f"--workdir={tmp_path / 'checkpoint'}")
     assert "no checkpoint of epoch 1, only of [2]" in line
+    facts = json.loads((finished / "dataset.json").read_text())
+    (tmp_path / "late" / "dataset.json").write_text(json.dumps({**facts, "class_counts": [9]}))
+    line = refused(*fork(tmp_path / "late"), f"--workdir={tmp_path / 'images'}")
+    assert "differs in class_counts: [9] -> [40, " in line
+    (tmp_path / "late" / "dataset.json").write_text(json.dumps(facts))
     content = json.loads((finished / "config.json").read_text())
     content["oversampling"].update(mode="resample", start_epoch=0)
     (tmp_path / "late" / "config.json").write_text(json.dumps(content))
@@ -248,6 +254,26 @@ def test_damaged_checkpoints(finished, tmp_path):
     run_well(DIGITS + "erm", f"--workdir={workdir}", *SMALL, "--config.train.num_epochs=2")
     one, two = (np.load(d / "predictions.npz")["logits"] for d in (finished, workdir))
     np.testing.assert_array_equal(one, two)
+
+
+def test_other_images_in_the_midst_of_a_run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    kept = tmp_path / "run" / "dataset.json"
+    facts = json.loads(kept.read_text()) | {"generated_counts": [3]}
+    kept.write_text(json.dumps(facts))
+    again = (DIGITS + "erm", f"--workdir={tmp_path / 'run'}", *SMALL)
+    line = refused(*again, "--config.train.num_epochs=2")
+    assert "images have changed since" in line and "(generated_counts: [3] -> None)" in line
+    assert json.loads(kept.read_text()) == facts
+
+
+def test_the_advice_on_a_value_can_be_followed_in_the_same_place(tmp_path):
+    again = (DIGITS + "erm", f"--workdir={tmp_path / 'run'}", *SMALL, "--config.train.num_epochs=1")
+    line = refused(*again, "--config.dataset.num_max=1000")
+    assert "lower config.dataset.num_max" in line
+    run_well(*again)
+    assert "belongs to a run with another config" in refused(*again, "--config.dataset.num_max=30")
 
 
 def test_a_folder_without_finished_runs(tmp_path):

@@ -44,9 +44,12 @@ def fork_state(
     start = config["oversampling"]["start_epoch"]
     other = workdir.read_config(source)
     changed = [d for d in differences(other, config) if not d.startswith(_FREE)]
-    subset = workdir.read_json(source / "dataset.json")["subset_sha256"]
-    if not changed and subset != facts["subset_sha256"]:
-        changed = [f"training subset: {subset} -> {facts['subset_sha256']}"]
+    if not changed:  # other images of the same name
+        kept = workdir.read_json(source / "dataset.json")
+        natural = [name for name in kept if name != "generated_counts"]
+        changed = differences(
+            *({name: known.get(name) for name in natural} for known in (kept, facts))
+        )
     if changed:
         raise UserError(
             f"cannot fork from {source}: it differs in {'; '.join(changed)}; "

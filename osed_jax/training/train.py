@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
 from osed_jax import cluster, experiment, workdir
+from osed_jax.config import differences
 from osed_jax.console import progress, say
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.sampling import Kind
@@ -68,7 +69,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     with cluster.first_goes_first("data"):
         data = experiment.load_data(config, experiment.open_cache(directory))
         if cluster.is_first():
-            workdir.write_json(directory / "dataset.json", data.facts)
+            _keep_facts(directory, data.facts)
     _say_data(data.facts)
     run = _Run(config, directory, mesh, data)
     with Checkpoints.writing(
@@ -91,6 +92,19 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
         subject = Subject(directory, config, summary, logits, data.test, classifier, data)
         write_report(subject, report, mesh)
     return summary
+
+
+def _keep_facts(directory: Path, facts: dict[str, Any]) -> None:
+    """Writes `dataset.json`; raises UserError where a run goes on with other images than it had."""
+    path = directory / "dataset.json"
+    if path.exists() and workdir.is_begun(directory):
+        before = workdir.read_json(path)
+        if changed := differences(before, {name: facts.get(name) for name in before}):
+            raise UserError(
+                f"the images have changed since {directory} began ({'; '.join(changed)}); restore "
+                f"them to go on, or give another --workdir to train on these"
+            )
+    workdir.write_json(path, facts)
 
 
 def _say_data(facts: dict[str, Any]) -> None:
@@ -153,7 +167,8 @@ class _Run:
         metrics = self._directory / "metrics.jsonl"
         workdir.keep_lines_before(metrics, "epoch", first_epoch)
         board = SummaryWriter(
-            str(self._directory / "tensorboard"), purge_step=first_epoch * self._steps_per_epoch
+            str(self._directory / "tensorboard"),
+            purge_step=first_epoch * self._steps_per_epoch + 1,  # an epoch is at its last step
         )
 
         def write(record: dict[str, Any]) -> None:
