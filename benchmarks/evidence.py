@@ -3,7 +3,8 @@ r"""The runs behind docs/results.md: trains what is missing, keeps their figures
     python benchmarks/evidence.py --config=configs/cifar10_lt_small.py --workdir=runs/small \
         --seeds=0,1 --config.dataset.name=folder --config.dataset.image_size=32 \
         --config.dataset.data_dir=DIR --config.oversampling.generated_dir=GENERATED
-    python benchmarks/evidence.py --workdir=docs/results/small     # the tables of what is there
+    python benchmarks/evidence.py --workdir=docs/results/small     # the tables of what is there,
+        # each question's of the seeds that all its rows have; with --seeds of these alone
 
 A row is a method and the fields in which it differs from the config. Its run with a seed is
 WORKDIR/ROW.seed_N. ERM is trained once a seed, and the deferred rows are forked from it. What is
@@ -12,8 +13,8 @@ the seeds, share a WORKDIR. What filtered rows show is selected for the first se
 by that seed's ERM net, into WORKDIR/GENERATED.filtered.
 
 --keep=FOLDER copies each finished run's summary.json there, without the paths of this machine, its
-predicted classes, and what was filtered, and --gap=FILE the gap.json that --mode=gap wrote of
-GENERATED: enough for all tables.
+metrics.jsonl, its predicted classes, and what was filtered, and --gap=FILE the gap.json that
+--mode=gap wrote of GENERATED: enough for all tables.
 """
 
 import fcntl
@@ -42,6 +43,7 @@ from osed_jax.generation.opinions import FILTERS
 from osed_jax.host_memory import use_large_pages
 from osed_jax.training.train import train
 
+_SEEDS = (0, 1, 2)  # that are trained where none are given
 _PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
 
 
@@ -51,17 +53,21 @@ def main(argv: list[str]) -> None:
     given = flags.FLAGS
     folder = Path(given.workdir)
     try:
-        if given.config is not None:
-            names = list(ROWS) if given.rows == ["all"] else given.rows
-            train_all(planned(check(given.config), folder, names, numbers(given.seeds)))
         if given.gap and not given.keep:
             raise UserError("--gap says what --keep is to keep; give that, too")
+        seeds = numbers(given.seeds) if given.seeds else None
+        if given.config is not None:
+            names = list(ROWS) if given.rows == ["all"] else given.rows
+            runs = planned(check(given.config), folder, names, seeds or _SEEDS)
+            if any(folder.rglob("summary.json")):
+                tell.variants(folder)  # what does not belong there is told before hours of training
+            train_all(runs)
+        rows = tell.variants(folder, seeds)
         if given.keep:
-            for path in sorted(folder.glob("*/summary.json")):
-                keep(path.parent, Path(given.keep))
+            for run in (run for row in rows.values() for run in row.runs):
+                keep(run.directory, Path(given.keep))
             if given.gap:
                 keep_gap(Path(given.gap), Path(given.keep))
-        rows = tell.variants(folder)
         gap = tell.read_gap(folder, rows)
         if given.figure:
             tell.draw(Path(given.figure), rows, gap)
@@ -147,7 +153,7 @@ def select_once(run: Config) -> None:
 
 
 def keep(directory: Path, target: Path) -> None:
-    """Copies a run's figures and, as one-hot logits of a few kB, its predicted classes.
+    """Copies a run's figures, epochs and, as one-hot logits of a few kB, its predicted classes.
 
     Where its generated images were selected, what the filters were and said, too.
     """
@@ -166,6 +172,10 @@ def keep(directory: Path, target: Path) -> None:
     folder = target / directory.name
     folder.mkdir(parents=True, exist_ok=True)
     workdir.write_atomically(folder / "predictions.npz", buffer.getvalue())
+    if (directory / "metrics.jsonl").is_file():
+        workdir.write_atomically(
+            folder / "metrics.jsonl", (directory / "metrics.jsonl").read_text()
+        )
     if selection.is_file():
         found = workdir.read_json(selection)
         for name in ("generated_dir", "classifier_workdir"):
@@ -188,7 +198,7 @@ if __name__ == "__main__":
     use_large_pages()
     flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
     config_flags.DEFINE_config_file("config", None, "The setting; without it nothing is trained.")
-    flags.DEFINE_list("seeds", "0,1,2", "Of weights, plans and augmentation.")
+    flags.DEFINE_list("seeds", None, "Trained (0,1,2) and shown (all that are there).")
     flags.DEFINE_list("rows", "all", f"Of {', '.join(ROWS)}; or all of them.")
     flags.DEFINE_string(
         "figure", None, "PNG file of the groups; beside it .roads.png and .classes.png."

@@ -1,11 +1,12 @@
 """What the kept runs of docs/results.md say: rows, tables of each question, figures."""
 
-from collections.abc import Collection, Sequence
+import dataclasses
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import permutation_test, rankdata
 
 from benchmarks.evidence_rows import BY_CLASS, DELTAS, FIGURE, QUESTIONS, ROWS, WRITTEN
 from osed_jax import workdir
@@ -21,8 +22,8 @@ from osed_jax.reporting.bars import Trend, draw_changes, draw_groups, draw_trend
 GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
 
 
-def variants(folder: Path) -> dict[str, Variant]:
-    """The finished runs by row, in the order of the rows.
+def variants(folder: Path, seeds: Collection[int] | None = None) -> dict[str, Variant]:
+    """The finished runs by row, in the order of the rows; of all seeds, or of some.
 
     Raises:
       UserError: for a folder that is not named after row and seed, a seed that is there twice, runs
@@ -40,11 +41,24 @@ def variants(folder: Path) -> dict[str, Variant]:
         runs[name].append(run)
         _check_same(found[0], run, without=("oversampling", "loss"))
         _check_same(runs[name][0], run)
-    return {
-        name: Variant(ROWS[name].title, by_seed(members))
-        for name, members in runs.items()
-        if members
-    }
+    made = {name: Variant(ROWS[name].title, by_seed(found)) for name, found in runs.items()}
+    if seeds is not None:
+        made = {name: _of(variant, seeds) for name, variant in made.items()}
+    return {name: variant for name, variant in made.items() if variant.runs}
+
+
+def on_shared_seeds(rows: Iterable[Variant]) -> list[Variant]:
+    """Rows on the seeds that all of them have; none where there is no such seed.
+
+    Means over different seeds, side by side, would show the seeds' differences as the rows'.
+    """
+    rows = list(rows)
+    shared = set.intersection(*(set(row.seeds) for row in rows)) if rows else set()
+    return [_of(row, shared) for row in rows] if shared else []
+
+
+def _of(row: Variant, seeds: Collection[int]) -> Variant:
+    return dataclasses.replace(row, runs=tuple(run for run in row.runs if run.seed in seeds))
 
 
 def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
@@ -65,7 +79,7 @@ class Gap(NamedTuple):
       classes: of `gap.json`, C of them.
       counts: training images of each.
       changes: of rows that show as many generated images as can be, the change of each class's
-        accuracy from that of deferred resampling, means over the seeds that both have.
+        accuracy from that of deferred resampling, means over the seeds that all have.
     """
 
     classes: list[dict[str, Any]]
@@ -88,8 +102,8 @@ def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
             f"{folder / GAP} is of other data than {run.directory} ({'; '.join(changed)}); "
             f"make it with the config of the runs"
         )
-    pairs = pairs_with(rows["drs"], [rows[name] for name in names])
-    changes = {pair.second: pair.by_class for pair in pairs}
+    drs, *osed = on_shared_seeds([rows["drs"], *(rows[name] for name in names)])
+    changes = {pair.second: pair.by_class for pair in pairs_with(drs, osed)}
     return Gap(found["classes"], run.summary["class_counts"], changes)
 
 
@@ -98,19 +112,21 @@ def answers(
 ) -> list[tuple[str, list[tables.Table]]]:
     """For each question that has two rows: its title, their figures and paired differences.
 
-    For the second also the differences from OPeN and the accuracy of each class. Last, what the gap
-    says of the classes.
+    A question's tables are of the seeds that all its rows have. For the second also the differences
+    from OPeN and the accuracy of each class. Last, what the gap says of the classes.
     """
     found = []
     for title, names in QUESTIONS.items():
-        there = [rows[name] for name in names if name in rows]
-        if len(there) > 1 and names[0] in rows:
-            shown = [tables.overall(there), tables.paired(pairs_with(there[0], there[1:]))]
+        names = [name for name in names if name in rows]
+        there = dict(zip(names, on_shared_seeds(rows[name] for name in names)))
+        if len(there) > 1 and QUESTIONS[title][0] in there:
+            first, *others = there.values()
+            shown = [tables.overall([first, *others]), tables.paired(pairs_with(first, others))]
             if title == BY_CLASS:
-                osed = [rows[name] for name in names if name in rows and name.startswith("osed")]
-                if "open" in rows and osed:
-                    shown.append(tables.paired(pairs_with(rows["open"], osed)))
-                shown.append(tables.classes(there))
+                osed = [row for name, row in there.items() if name.startswith("osed")]
+                if "open" in there and osed:
+                    shown.append(tables.paired(pairs_with(there["open"], osed)))
+                shown.append(tables.classes([first, *others]))
             found.append((title, shown))
     if gap:
         found.append((GAP_TITLE, [gap_table(gap)]))
@@ -120,17 +136,16 @@ def answers(
 def gap_table(gap: Gap) -> tables.Table:
     """A row for each class: distances in the net's features, shares in %, changes in points.
 
-    The last row has Spearman's rank correlation of a column with the distance of the generated
-    images, and its p-value, over the classes that show any: all but the most frequent. Distances of
-    few images are biased upwards; that of the test images shows by how much.
+    The last row has the rank correlation of a column with the distance of the generated images,
+    over the classes that show any: all but the most frequent. Distances of few images are biased
+    upwards; that of the test images shows by how much.
     """
     shown = [c for c, count in enumerate(gap.counts) if count < max(gap.counts)]
     distance = [gap.classes[c]["generated_frechet_distance"] for c in shown]
 
     def rank(change: Sequence[float]) -> str:
-        # Rounded, so that classes that change alike share a rank.
-        found = spearmanr(distance, np.round([change[c] for c in shown], 9))
-        return f"{found.statistic:+.2f} (p {tables.p_value(found.pvalue)})"
+        statistic, p_value = rank_correlation(distance, [change[c] for c in shown])
+        return f"{statistic:+.2f} (p {tables.p_value(p_value)})"
 
     measures = {
         "distance": ("generated_frechet_distance", 1),
@@ -152,10 +167,28 @@ def gap_table(gap: Gap) -> tables.Table:
     return ["class", "training images", *measures, *gap.changes], rows
 
 
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rank correlation, and its p-value by permutation: exact for up to nine pairs."""
+    # Rounded, so that classes that change alike share a rank.
+    ranks = [rankdata(np.round(values, 9)) for values in (x, y)]
+    x_score, y_score = ((r - r.mean()) / (r.std() * len(r) ** 0.5) for r in ranks)
+    found = permutation_test(
+        (x_score,),
+        lambda score, axis: (score * y_score).sum(axis=axis),
+        permutation_type="pairings",
+        n_resamples=400_000,  # nine pairs can be permuted in 362,880 ways
+        batch=50_000,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.statistic), float(found.pvalue)
+
+
 def draw(path: Path, rows: dict[str, Variant], gap: Gap | None) -> None:
     """Accuracy of groups at `path`; beside it the roads at every delta, and the classes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_groups(path, group_bars([row for name, row in rows.items() if name in FIGURE]))
+    if shown := on_shared_seeds(row for name, row in rows.items() if name in FIGURE):
+        draw_groups(path, group_bars(shown))
     if {"drs", *(f"osed_{road}_{name}" for road in ROADS for name in DELTAS)} <= rows.keys():
         draw_roads(path.with_suffix(".roads.png"), rows)
     if gap:
@@ -164,11 +197,13 @@ def draw(path: Path, rows: dict[str, Variant], gap: Gap | None) -> None:
 
 def draw_roads(path: Path, rows: dict[str, Variant]) -> None:
     """A line for each road: what more and more generated images change, paired by seed."""
+    names = [f"osed_{road}_{name}" for road in ROADS for name in DELTAS]
+    drs, *osed = on_shared_seeds([rows["drs"], *(rows[name] for name in names)])
+    pairs = dict(zip(names, pairs_with(drs, osed)))
     trends: dict[str, Trend] = {}
     for road in ROADS:
-        osed = [rows[f"osed_{road}_{name}"] for name in DELTAS]
-        pairs = pairs_with(rows["drs"], osed)
-        trends[road] = [(0.0, None), *((pair.top1.mean, pair.top1.interval) for pair in pairs)]
+        changes = [pairs[f"osed_{road}_{name}"].top1 for name in DELTAS]
+        trends[road] = [(0.0, None), *((change.mean, change.interval) for change in changes)]
     draw_trends(
         path,
         ["0 (DRS)", *(WRITTEN[name] for name in DELTAS)],
