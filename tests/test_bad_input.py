@@ -268,6 +268,18 @@ def test_other_images_in_the_midst_of_a_run(finished, tmp_path):
     assert json.loads(kept.read_text()) == facts
 
 
+def test_a_last_update_that_goes_astray(tmp_path):
+    one_step = ("--config.train.num_epochs=1", "--config.train.eval_every_epochs=0")
+    line = refused(
+        *(DIGITS + "erm", f"--workdir={tmp_path / 'run'}", *SMALL, *one_step),
+        "--config.train.batch_size=400",
+        "--config.optimizer.learning_rate=1e38",
+        "--config.optimizer.weight_decay=1e30",
+    )
+    assert "outputs are not finite after step" in line and "lower config.optimizer" in line
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
 def test_the_advice_on_a_value_can_be_followed_in_the_same_place(tmp_path):
     again = (DIGITS + "erm", f"--workdir={tmp_path / 'run'}", *SMALL, "--config.train.num_epochs=1")
     line = refused(*again, "--config.dataset.num_max=1000")

@@ -179,14 +179,20 @@ class _Run:
             yield write
 
     def evaluate(self, state: TrainState, data: ImageSet) -> np.ndarray:
-        """Logits of its images."""
-        return predict(
+        """Logits of its images; raises UserError where the last update has left no numbers."""
+        logits = predict(
             self._eval_step,
             state.replace(opt_state=()),
             data.images,
             batch_size=self._config["evaluate"]["batch_size"],
             sharding=split(self._mesh),
         )
+        if not np.isfinite(logits).all():
+            raise UserError(
+                f"the net's outputs are not finite after step {int(state.step)}; lower "
+                f"config.optimizer.learning_rate, in another --workdir"
+            )
+        return logits
 
     def _phase(self, *, routed: bool) -> _Phase:
         init, train_step = experiment.make_training(
