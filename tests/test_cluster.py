@@ -10,7 +10,7 @@ import pytest
 
 from tests.command_line import SMALL, command, environment, run, run_together, run_well
 
-NUM_EPOCHS = 8
+NUM_EPOCHS = 6
 OPEN = (
     "--config=configs/digits.py:open",
     *SMALL,
