@@ -12,7 +12,6 @@ from ml_collections import ConfigDict, config_flags
 
 from osed_jax import cluster
 from osed_jax.errors import UserError
-from osed_jax.host_memory import use_large_pages
 
 FLAGS = flags.FLAGS
 _ADVICE = {
@@ -20,17 +19,21 @@ _ADVICE = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name another place or allow it"),
 }
 app.define_help_flags()
-DRIVERS = {  # mode: the name of a module and of the function in it that does it
-    mode: f"osed_jax.{package}.{mode}"
-    for package, modes in {
-        "training": ("train", "sweep"),
-        "evaluation": ("evaluate", "diagnose", "gap", "compare"),
-        "generation": ("adapt", "generate", "verify", "select"),
-    }.items()
-    for mode in modes
-}
-WITHOUT_WORKDIR = ("generate", "verify", "adapt", "select")  # their folders are config fields
-flags.DEFINE_enum("mode", "train", list(DRIVERS), "What to do.")
+MODES = (  # each a module of osed_jax/commands/, with a function of the same name
+    "train",
+    "sweep",
+    "evaluate",
+    "compare",
+    "diagnose",
+    "gap",
+    "generate",
+    "verify",
+    "filter",
+    "finetune",
+)
+OLD_MODES = {"adapt": "finetune", "select": "filter"}
+WITHOUT_WORKDIR = ("generate", "verify", "finetune", "filter")  # their folders are config fields
+flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string(
     "workdir", None, "Folder of the run; with --mode=sweep or compare, of many runs."
 )
@@ -51,7 +54,10 @@ def parse(argv: list[str]) -> ConfigDict | None:
         if config is not None:
             config.keys()  # a missing file makes itself known only when it is used
     except Exception as error:  # a config file's own complaint comes wrapped in a traceback
-        text = " ".join(str(error.args[0] if error.args else error).split())
+        from osed_jax.renames import renamed_flags
+
+        text = renamed_flags(argv)
+        text = text or " ".join(str(error.args[0] if error.args else error).split())
         raise UserError(f"{text.split('UserError: ')[-1]} (see python main.py --help)") from error
     if extra:
         raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
@@ -59,7 +65,11 @@ def parse(argv: list[str]) -> ConfigDict | None:
 
 
 def main(config: ConfigDict | None) -> None:
-    """Calls one driver, imported late, so that a mistyped value is answered at once."""
+    """Calls one command, imported late, so that a mistyped value is answered at once."""
+    if FLAGS.mode in OLD_MODES:
+        raise UserError(f"--mode={FLAGS.mode} is called --mode={OLD_MODES[FLAGS.mode]} now")
+    if FLAGS.mode not in MODES:
+        raise UserError(f"unknown --mode={FLAGS.mode}; use one of {', '.join(MODES)}")
     arguments: list[Any] = []
     if FLAGS.mode != "compare":
         if config is None:
@@ -72,7 +82,8 @@ def main(config: ConfigDict | None) -> None:
             raise UserError("--workdir is missing; give the folder that holds or will hold the run")
         arguments.append(Path(FLAGS.workdir))
     join()
-    getattr(importlib.import_module(DRIVERS[FLAGS.mode]), FLAGS.mode)(*arguments)
+    module = importlib.import_module(f"osed_jax.commands.{FLAGS.mode}")
+    getattr(module, FLAGS.mode)(*arguments)
 
 
 def join() -> None:
@@ -113,5 +124,4 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    use_large_pages()
     sys.exit(run(sys.argv))

@@ -3,7 +3,7 @@ r"""The runs behind docs/results.md: trains what is missing, keeps their figures
     python benchmarks/evidence.py --config=configs/cifar10_lt_small.py --workdir=runs/small \
         --seeds=0,1 --config.dataset.name=folder --config.dataset.image_size=32 \
         --config.dataset.data_dir=DIR --config.oversampling.generated_dir=GENERATED
-    python benchmarks/evidence.py --workdir=docs/results/small     # the tables of what is there,
+    python benchmarks/evidence.py --workdir=results/small     # the tables of what is there,
         # each question's of the seeds that all its rows have; with --seeds of these alone
 
 A row is a method and the fields in which it differs from the config. Its run with a seed is
@@ -32,16 +32,16 @@ from ml_collections import config_flags
 from benchmarks import evidence_answers as tell
 from benchmarks.evidence_rows import ROWS, config_of, on_selected, run_directory
 from osed_jax import experiment, workdir
+from osed_jax.commands.filter import FILE as FILTER_FILE
+from osed_jax.commands.filter import filter as filter_store
+from osed_jax.commands.train import train
 from osed_jax.config import check, differences
 from osed_jax.console import say
 from osed_jax.data.folder import class_folders
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
 from osed_jax.experiment import Config
-from osed_jax.generation import select
-from osed_jax.generation.opinions import FILTERS
-from osed_jax.host_memory import use_large_pages
-from osed_jax.training.train import train
+from osed_jax.generation.classifier_filter import FILTERS
 
 _SEEDS = (0, 1, 2)  # that are trained where none are given
 _PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
@@ -112,7 +112,7 @@ def train_all(runs: list[tuple[Path, Config]]) -> None:
     shown = {
         experiment.generated_dir(run)
         for path, run in runs
-        if run["oversampling"]["mode"] == "diffusion" and not (path / "summary.json").exists()
+        if run["oversampling"]["mode"] == "generated" and not (path / "summary.json").exists()
     }
     for folder in sorted(shown):
         if not folder.is_dir():
@@ -123,7 +123,7 @@ def train_all(runs: list[tuple[Path, Config]]) -> None:
         class_folders(folder)
     for number, (path, run) in enumerate(runs):
         say(f"run {number + 1} of {len(runs)}: {path}")
-        if run["generation"]["selected_dir"]:
+        if run["generation"]["filtered_dir"]:
             if not (path / "summary.json").exists():
                 select_once(run)
             run = on_selected(run)
@@ -136,14 +136,14 @@ def select_once(run: Config) -> None:
     Raises:
       UserError: where they were selected by other filters, or of other images.
     """
-    selected = Path(run["generation"]["selected_dir"])
+    selected = Path(run["generation"]["filtered_dir"])
     with open(selected.with_name(f".{selected.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not selected.exists():
-            select.select(run)
+            filter_store(run)
     asked = {name: run["generation"][name] for name in FILTERS}
     asked["generated_dir"] = run["oversampling"]["generated_dir"]
-    done = workdir.read_json(selected / select.FILE)["settings"]
+    done = workdir.read_json(selected / FILTER_FILE)["settings"]
     asked["classifier_workdir"] = done["classifier_workdir"]  # of the first seed that came
     if changed := differences(done, asked):
         raise UserError(
@@ -159,7 +159,7 @@ def keep(directory: Path, target: Path) -> None:
     """
     summary = workdir.read_json(directory / "summary.json")
     generated = summary["config"]["oversampling"]["generated_dir"]
-    kept, made = directory / select.FILE, Path(generated) / select.FILE
+    kept, made = directory / FILTER_FILE, Path(generated) / FILTER_FILE
     selection = made if generated and not kept.is_file() else kept
     for section, field in _PATHS:
         summary["config"][section][field] = Path(summary["config"][section][field]).name
@@ -180,7 +180,7 @@ def keep(directory: Path, target: Path) -> None:
         found = workdir.read_json(selection)
         for name in ("generated_dir", "classifier_workdir"):
             found["settings"][name] = Path(found["settings"][name]).name
-        workdir.write_json(folder / select.FILE, found)
+        workdir.write_json(folder / FILTER_FILE, found)
     workdir.write_json(folder / "summary.json", summary)
 
 
@@ -195,13 +195,12 @@ def keep_gap(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    use_large_pages()
     flags.DEFINE_string("workdir", None, "Folder of all runs.", required=True)
     config_flags.DEFINE_config_file("config", None, "The setting; without it nothing is trained.")
     flags.DEFINE_list("seeds", None, "Trained (0,1,2) and shown (all that are there).")
     flags.DEFINE_list("rows", "all", f"Of {', '.join(ROWS)}; or all of them.")
     flags.DEFINE_string(
-        "figure", None, "PNG file of the groups; beside it .roads.png and .classes.png."
+        "figure", None, "PNG file of the groups; beside it .norms.png and .classes.png."
     )
     flags.DEFINE_string("gap", None, "With --keep: the gap.json of the generated images.")
     flags.DEFINE_string("keep", None, "Folder that gets the figures of every finished run.")

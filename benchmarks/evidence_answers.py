@@ -10,13 +10,13 @@ from scipy.stats import permutation_test, rankdata
 
 from benchmarks.evidence_rows import BY_CLASS, DELTAS, FIGURE, QUESTIONS, ROWS, WRITTEN
 from osed_jax import workdir
+from osed_jax.commands.compare import group_bars
 from osed_jax.config import differences
-from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
-from osed_jax.evaluation.compare import group_bars
-from osed_jax.evaluation.pairs import pairs_with
+from osed_jax.evaluation.paired_tests import pairs_with
 from osed_jax.evaluation.runs import Run, Variant, by_seed, find_runs, without_seed
+from osed_jax.kinds import NORMS
 from osed_jax.reporting.bars import Trend, draw_changes, draw_groups, draw_trends
 
 GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
@@ -93,7 +93,7 @@ def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
     Raises:
       UserError: where it is of another data set than the runs.
     """
-    names = [f"osed_{road}_one" for road in ROADS]
+    names = [f"osed_{norm}_one" for norm in NORMS]
     if not (folder / GAP).is_file() or not {"drs", *names} <= rows.keys():
         return None
     found, run = workdir.read_json(folder / GAP), rows["drs"].runs[0]
@@ -185,30 +185,30 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, flo
 
 
 def draw(path: Path, rows: dict[str, Variant], gap: Gap | None) -> None:
-    """Accuracy of groups at `path`; beside it the roads at every delta, and the classes."""
+    """Accuracy of groups at `path`; beside it the norms at every delta, and the classes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if shown := on_shared_seeds(row for name, row in rows.items() if name in FIGURE):
         draw_groups(path, group_bars(shown))
-    if {"drs", *(f"osed_{road}_{name}" for road in ROADS for name in DELTAS)} <= rows.keys():
-        draw_roads(path.with_suffix(".roads.png"), rows)
+    if {"drs", *(f"osed_{norm}_{name}" for norm in NORMS for name in DELTAS)} <= rows.keys():
+        draw_norms(path.with_suffix(".norms.png"), rows)
     if gap:
         draw_gap(path.with_suffix(".classes.png"), gap)
 
 
-def draw_roads(path: Path, rows: dict[str, Variant]) -> None:
-    """A line for each road: what more and more generated images change, paired by seed."""
-    names = [f"osed_{road}_{name}" for road in ROADS for name in DELTAS]
+def draw_norms(path: Path, rows: dict[str, Variant]) -> None:
+    """A line for each norm: what more and more generated images change, paired by seed."""
+    names = [f"osed_{norm}_{name}" for norm in NORMS for name in DELTAS]
     drs, *osed = on_shared_seeds([rows["drs"], *(rows[name] for name in names)])
     pairs = dict(zip(names, pairs_with(drs, osed)))
     trends: dict[str, Trend] = {}
-    for road in ROADS:
-        changes = [pairs[f"osed_{road}_{name}"].top1 for name in DELTAS]
-        trends[road] = [(0.0, None), *((change.mean, change.interval) for change in changes)]
+    for norm in NORMS:
+        changes = [pairs[f"osed_{norm}_{name}"].top1 for name in DELTAS]
+        trends[norm] = [(0.0, None), *((change.mean, change.interval) for change in changes)]
     draw_trends(
         path,
         ["0 (DRS)", *(WRITTEN[name] for name in DELTAS)],
         trends,
-        title="Generated images, by their road of batch norm",
+        title="Generated images, by their batch norm",
         xlabel="δ: share of generated images, of what a class lacks",
         ylabel="top-1, change from DRS (points)",
     )

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.default import METHODS
 from osed_jax import experiment
+from osed_jax.commands.sweep import is_deferred
 from osed_jax.config import check_fields
-from osed_jax.data.sampling import ROADS
 from osed_jax.experiment import Config
-from osed_jax.training.sweep import is_deferred
+from osed_jax.kinds import NORMS
+from osed_jax.methods import METHODS
 
 
 class Row(NamedTuple):
@@ -35,29 +35,29 @@ class Row(NamedTuple):
 _FILTERS = {"classifier_top_k": 5, "max_feature_distance": 1.4}
 
 
-def _osed(road: str, delta: float, **more: Any) -> dict[str, Any]:
-    return {"synthetic_road": road, "noise_ratio": delta, **more}
+def _osed(norm: str, delta: float, **more: Any) -> dict[str, Any]:
+    return {"generated_norm": norm, "replace_ratio": delta, **more}
 
 
 DELTAS = {"third": 1 / 3, "two_thirds": 2 / 3, "one": 1.0}
 WRITTEN = {"third": "1/3", "two_thirds": "2/3", "one": "1"}
-# Deferral, and what lifts generated images, are asked of the road and delta that were best on the
+# Deferral, and what lifts generated images, are asked of the norm and delta that were best on the
 # validation images of seeds 0 and 1.
-_LIFTED_ROAD, _LIFTED_DELTA = "dar", "third"
-LIFTED_ROW = f"osed_{_LIFTED_ROAD}_{_LIFTED_DELTA}"
-_LIFTED = {"road": _LIFTED_ROAD, "delta": DELTAS[_LIFTED_DELTA]}
+_LIFTED_NORM, _LIFTED_DELTA = "dar", "third"
+LIFTED_ROW = f"osed_{_LIFTED_NORM}_{_LIFTED_DELTA}"
+_LIFTED = {"norm": _LIFTED_NORM, "delta": DELTAS[_LIFTED_DELTA]}
 
 ROWS = {
     "erm": Row("erm", "ERM"),
     "ros": Row("ros", "resampling from epoch 0"),
     "drs": Row("drs", "deferred resampling (DRS)"),
     "open": Row("open", "OPeN, DAR-BN"),
-    "open_aux": Row("open", "OPeN, auxiliary BN", {"noise_road": "aux"}),
-    "open_natural": Row("open", "OPeN, standard BN", {"noise_road": "natural"}),
+    "open_aux": Row("open", "OPeN, auxiliary BN", {"noise_norm": "aux"}),
+    "open_shared": Row("open", "OPeN, standard BN", {"noise_norm": "shared"}),
     **{
-        f"osed_{road}_{name}": Row("osed", f"OSeD, {road}, δ = {WRITTEN[name]}", _osed(road, delta))
+        f"osed_{norm}_{name}": Row("osed", f"OSeD, {norm}, δ = {WRITTEN[name]}", _osed(norm, delta))
         for name, delta in DELTAS.items()
-        for road in ROADS
+        for norm in NORMS
     },
     "osed_from_0": Row("osed", "OSeD from epoch 0", _osed(**_LIFTED, start_epoch=0)),
     "osed_real_last": Row(
@@ -70,7 +70,7 @@ ROWS = {
     "osed_all_classes": Row(
         "osed",
         "OSeD, as many images but in all classes",
-        _osed(_LIFTED_ROAD, 0.75 * DELTAS[_LIFTED_DELTA], replace_in="all"),
+        _osed(_LIFTED_NORM, 0.75 * DELTAS[_LIFTED_DELTA], replace_in="all"),
     ),
     "osed_filtered": Row(
         "osed", "OSeD, images filtered by the ERM net", _osed(**_LIFTED), filtered=True
@@ -82,43 +82,43 @@ ROWS = {
         "osed", "OSeD, balanced softmax in all epochs", _osed(**_LIFTED), balanced_softmax=True
     ),
     # The same two where generated images teach all layers and cost most of what they can cost.
-    "osed_natural_one_real_last": Row(
+    "osed_shared_one_real_last": Row(
         "osed",
-        "OSeD, natural, δ = 1, real images alone in the last 15 % of the epochs",
-        _osed("natural", 1.0),
+        "OSeD, shared, δ = 1, real images alone in the last 15 % of the epochs",
+        _osed("shared", 1.0),
         real_last=True,
     ),
-    "osed_natural_one_filtered": Row(
+    "osed_shared_one_filtered": Row(
         "osed",
-        "OSeD, natural, δ = 1, images filtered by the ERM net",
-        _osed("natural", 1.0),
+        "OSeD, shared, δ = 1, images filtered by the ERM net",
+        _osed("shared", 1.0),
         filtered=True,
     ),
 }
 # What rows vary: it is the same for all others, whatever the config or the defaults of the day say.
 _OF_ALL_ROWS = {
-    "noise_ratio": 1 / 3,
-    "noise_road": "dar",
+    "replace_ratio": 1 / 3,
+    "noise_norm": "dar",
     "noise_share": 0.0,
-    "synthetic_road": "natural",
+    "generated_norm": "shared",
     "replace_in": "tail",
     "real_only_epochs": 0,
 }
 
-FIGURE = ("erm", "drs", "open", LIFTED_ROW, "osed_natural_third", "osed_natural_one")
+FIGURE = ("erm", "drs", "open", LIFTED_ROW, "osed_shared_third", "osed_shared_one")
 
 BY_CLASS = "2 OSeD against the others"
 # The first row of a question is what the others are compared with.
 QUESTIONS = {
-    "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_natural"),
+    "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_shared"),
     BY_CLASS: (
         "drs",
         "erm",
         "open",
         LIFTED_ROW,
-        *(f"osed_natural_{name}" for name in DELTAS),
+        *(f"osed_shared_{name}" for name in DELTAS),
     ),
-    "3 The road": ("drs", *(f"osed_{road}_{name}" for name in DELTAS for road in ROADS)),
+    "3 The norm": ("drs", *(f"osed_{norm}_{name}" for name in DELTAS for norm in NORMS)),
     "4 Deferral": ("osed_from_0", LIFTED_ROW, "ros", "drs"),
     "5 Lifts": (
         LIFTED_ROW,
@@ -128,10 +128,10 @@ QUESTIONS = {
         "osed_half_noise",
         "osed_balanced_softmax",
     ),
-    "5 Lifts of natural": (
-        "osed_natural_one",
-        "osed_natural_one_real_last",
-        "osed_natural_one_filtered",
+    "5 Lifts of shared": (
+        "osed_shared_one",
+        "osed_shared_one_real_last",
+        "osed_shared_one_filtered",
     ),
 }
 
@@ -140,19 +140,19 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     """The setting's config with what makes the row."""
     row, run = ROWS[name], copy.deepcopy(config)
     run["seed"] = seed
-    run["oversampling"] |= {**_OF_ALL_ROWS, **METHODS[row.method], **row.fields}
+    run["oversampling"] |= {**_OF_ALL_ROWS, **METHODS[row.method].sets, **row.fields}
     if row.real_last:
         run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
     if row.filtered:
         selected = folder / f"{experiment.generated_dir(run).name}.filtered"
         judge = {"classifier_workdir": str(run_directory(folder, "erm", seed))}
-        run["generation"] |= {**_FILTERS, **judge, "selected_dir": str(selected)}
+        run["generation"] |= {**_FILTERS, **judge, "filtered_dir": str(selected)}
     else:
-        run["generation"]["selected_dir"] = ""
+        run["generation"]["filtered_dir"] = ""
     if row.method != "osed":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
     if row.balanced_softmax:
-        run["loss"]["balanced_softmax"] = True
+        run["loss"]["name"] = "balanced_softmax"
     # Another loss makes other epochs before the deferral than ERM has.
     forked = is_deferred(run, row.method) and run["loss"] == config["loss"]
     run["init"]["fork_from"] = str(run_directory(folder, "erm", seed)) if forked else ""
@@ -162,7 +162,7 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
 
 def on_selected(run: Config) -> Config:
     """The same run, on what its filters keep."""
-    selected = {"generated_dir": run["generation"]["selected_dir"]}
+    selected = {"generated_dir": run["generation"]["filtered_dir"]}
     return {**run, "oversampling": {**run["oversampling"], **selected}}
 
 

@@ -31,7 +31,7 @@ from configs import default
 from osed_jax import experiment
 from osed_jax.config import check
 from osed_jax.data.long_tail import class_counts
-from osed_jax.training.mesh import abstract, jit_train_step, make_mesh, split
+from osed_jax.sharding import abstract, jit_train_step, make_mesh, split
 
 COUNTS = class_counts(5000, 10, 100.0, "exp")
 FACTS = {"class_counts": COUNTS, "mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32}

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax
 import jax.numpy as jnp
 
-from osed_jax.generation.choices import SCHEDULERS
-from osed_jax.generation.sampling import Sampler
+from osed_jax.choices import SCHEDULERS
+from osed_jax.generation.sampler import Sampler
 from osed_jax.generation.stable_diffusion import StableDiffusion, init_random
 
 

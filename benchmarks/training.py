@@ -41,14 +41,13 @@ import numpy as np
 from configs import default
 from osed_jax import experiment
 from osed_jax.config import check
-from osed_jax.data import sampling
+from osed_jax.data import epoch_plan
 from osed_jax.data.augment import augment
 from osed_jax.data.images import ArrayImages, Bank
 from osed_jax.data.long_tail import class_counts
-from osed_jax.data.pipeline import TfDataFeeder
-from osed_jax.data.resident import ResidentFeeder
-from osed_jax.host_memory import use_large_pages
-from osed_jax.training.mesh import jit_eval_step, jit_train_step, make_mesh, replicate, split
+from osed_jax.data.resident_feeder import ResidentFeeder
+from osed_jax.data.tfdata_feeder import TfDataFeeder
+from osed_jax.sharding import jit_eval_step, jit_train_step, make_mesh, replicate, split
 from osed_jax.training.state import create_state
 from osed_jax.training.step import make_eval_step
 
@@ -228,7 +227,7 @@ def _evaluation(size: str) -> Step:
 
     def run(count: int) -> None:
         for _ in range(count):
-            np.asarray(eval_step(state, jax.device_put(image, split(mesh))))
+            jax.device_get(eval_step(state, jax.device_put(image, split(mesh))))
 
     return run
 
@@ -267,18 +266,18 @@ def _config(size: str) -> dict[str, Any]:
     return check(config)
 
 
-def _plan(size: str) -> sampling.Plan:
+def _plan(size: str) -> epoch_plan.Plan:
     """Whole batches of a deferred epoch."""
-    plan = sampling.balanced_plan(
+    plan = epoch_plan.balanced_plan(
         seed=0,
         epoch=160,
         label=np.repeat(np.arange(10), COUNTS),
-        synthetic_label=np.zeros(0, np.int64),
-        replace_prob=sampling.replace_probability(COUNTS, 1 / 3),
+        generated_label=np.zeros(0, np.int64),
+        replace_prob=epoch_plan.replace_probability(COUNTS, 1 / 3),
         noise_share=1.0,
         batch_size=int(size.split("-")[2]),
     )
-    return sampling.Plan(plan.label[:-1], plan.kind[:-1], plan.row[:-1])
+    return epoch_plan.Plan(plan.label[:-1], plan.kind[:-1], plan.row[:-1])
 
 
 def _bank() -> Bank:
@@ -286,7 +285,7 @@ def _bank() -> Bank:
     return Bank(ArrayImages(pixels))
 
 
-def _endless(feeder: ResidentFeeder, plan: sampling.Plan) -> Any:
+def _endless(feeder: ResidentFeeder, plan: epoch_plan.Plan) -> Any:
     while True:
         yield from feeder.batches(plan)
 
@@ -425,5 +424,4 @@ def _shares_of_a_step(size: str, step_seconds: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    use_large_pages()
     main()

@@ -13,21 +13,21 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from osed_jax.data import datasets, long_tail, sampling
+from osed_jax.data import datasets, epoch_plan, long_tail
 from osed_jax.data.augment import Augmentation
+from osed_jax.data.epoch_plan import Plan
 from osed_jax.data.generated import load_generated
 from osed_jax.data.image_set import ImageSet, long_tailed_rows
 from osed_jax.data.images import Bank, channel_statistics
-from osed_jax.data.pipeline import TfDataFeeder
-from osed_jax.data.resident import ResidentFeeder, fits
-from osed_jax.data.sampling import Plan
+from osed_jax.data.resident_feeder import ResidentFeeder, fits
+from osed_jax.data.tfdata_feeder import TfDataFeeder
 from osed_jax.errors import UserError
-from osed_jax.models.resnet import ResNet
-from osed_jax.models.wide_resnet import WideResNet
+from osed_jax.models.nets import NETS
+from osed_jax.sharding import split
 from osed_jax.training import optimizer
-from osed_jax.training.mesh import split
+from osed_jax.training.losses import LOSSES, LossFacts, LossFn
 from osed_jax.training.state import TrainState, create_state
-from osed_jax.training.step import LossFn, cross_entropy, make_train_step
+from osed_jax.training.step import make_train_step
 
 Config = dict[str, Any]
 
@@ -70,11 +70,11 @@ class Data:
 def of_a_run(config: Config) -> Config:
     """The part of a config that a run is bound to and that its `config.json` keeps.
 
-    A road that no row takes is `natural` there, as in the net, whatever the default of the day.
+    A norm that no row goes through is `shared` there, as in the net, whatever the default is.
     """
     kept = {name: config[name] for name in _OF_A_RUN}
-    if config["oversampling"]["mode"] != "diffusion":
-        kept["oversampling"] = {**config["oversampling"], "synthetic_road": "natural"}
+    if config["oversampling"]["mode"] != "generated":
+        kept["oversampling"] = {**config["oversampling"], "generated_norm": "shared"}
     return kept
 
 
@@ -137,7 +137,7 @@ def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray, n
 def load_data(config: Config, cache_dir: Path) -> Data:
     """Loads everything that training and its evaluation need, and takes the long tail."""
     dataset, over = config["dataset"], config["oversampling"]
-    folder = generated_dir(config) if over["mode"] == "diffusion" else None
+    folder = generated_dir(config) if over["mode"] == "generated" else None
     whole, rows, held_out = load_train(config, cache_dir)
     train = whole.select(rows)
     generated = None
@@ -176,30 +176,26 @@ def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:
     Args:
       config: the checked config.
       num_classes: K.
-      routed: whether rows other than natural ones will come. Where none will, every road is
-        `natural`, so that a deferred method is plain ERM, to the last bit, until it starts.
+      routed: whether rows other than natural ones will come. Where none will, every norm is
+        `shared`, so that a deferred method is plain ERM, to the last bit, until it starts.
     """
     model, over = config["model"], config["oversampling"]
-    synthetic = routed and over["mode"] == "diffusion"
+    generated = routed and over["mode"] == "generated"
     noise = routed and has_noise(config)
-    common = {
-        "num_classes": num_classes,
-        "depth": model["depth"],
-        "synthetic_road": over["synthetic_road"] if synthetic else "natural",
-        "noise_road": over["noise_road"] if noise else "natural",
-        "dtype": jnp.dtype(model["dtype"]),
-    }
-    if model["name"] == "resnet":
-        return ResNet(**common)
-    return WideResNet(
-        **common, widen_factor=model["widen_factor"], dropout_rate=model["dropout_rate"]
+    net = NETS[model["name"]]
+    return net.load()(
+        num_classes=num_classes,
+        generated_norm=over["generated_norm"] if generated else "shared",
+        noise_norm=over["noise_norm"] if noise else "shared",
+        dtype=jnp.dtype(model["dtype"]),
+        **{name: model[name] for name in net.settings},
     )
 
 
 def routed_from(config: Config) -> int:
     """The first epoch whose batches may hold rows other than natural ones."""
     over = config["oversampling"]
-    if over["mode"] in ("noise", "diffusion"):
+    if over["mode"] in ("noise", "generated"):
         return over["start_epoch"]
     return config["train"]["num_epochs"]
 
@@ -207,7 +203,7 @@ def routed_from(config: Config) -> int:
 def has_noise(config: Config) -> bool:
     """Whether plans after start_epoch hold noise rows."""
     over = config["oversampling"]
-    return over["mode"] == "noise" or (over["mode"] == "diffusion" and over["noise_share"] > 0)
+    return over["mode"] == "noise" or (over["mode"] == "generated" and over["noise_share"] > 0)
 
 
 def make_augmentation(config: Config, facts: dict[str, Any], *, noise: bool) -> Augmentation:
@@ -233,12 +229,13 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
 
 
 def make_loss(config: Config, facts: dict[str, Any]) -> LossFn:
-    """Cross-entropy with the configured smoothing and, for balanced softmax, class prior."""
-    counts = jnp.asarray(facts["class_counts"], jnp.float32)
-    return cross_entropy(
-        label_smoothing=config["loss"]["label_smoothing"],
-        log_prior=jnp.log(counts) if config["loss"]["balanced_softmax"] else None,
+    """The configured loss."""
+    known = LossFacts(
+        class_counts=np.asarray(facts["class_counts"]),
+        num_epochs=config["train"]["num_epochs"],
+        start_epoch=config["oversampling"]["start_epoch"],
     )
+    return LOSSES[config["loss"]["name"]](config["loss"], known)
 
 
 def make_training(
@@ -259,6 +256,8 @@ def make_training(
         tx=tx,
         loss_fn=make_loss(config, facts),
         augmentation=make_augmentation(config, facts, noise=routed and has_noise(config)),
+        num_classes=len(facts["class_counts"]),
+        steps_per_epoch=steps_per_epoch,
     )
 
     def init(seed: jax.Array) -> TrainState:
@@ -286,13 +285,13 @@ def make_plan(config: Config, data: Data, epoch: int) -> Plan:
         "batch_size": config["train"]["batch_size"],
     }
     if over["mode"] == "none" or epoch < over["start_epoch"]:
-        return sampling.natural_plan(**common)
+        return epoch_plan.natural_plan(**common)
     real_only = epoch >= config["train"]["num_epochs"] - over["real_only_epochs"]
-    ratio = 0.0 if over["mode"] == "resample" or real_only else over["noise_ratio"]
-    return sampling.balanced_plan(
+    ratio = 0.0 if over["mode"] == "resample" or real_only else over["replace_ratio"]
+    return epoch_plan.balanced_plan(
         **common,
-        synthetic_label=data.generated.label if data.generated else np.zeros(0, np.int64),
-        replace_prob=sampling.replace_probability(
+        generated_label=data.generated.label if data.generated else np.zeros(0, np.int64),
+        replace_prob=epoch_plan.replace_probability(
             data.train.class_counts, ratio, in_all_classes=over["replace_in"] == "all"
         ),
         noise_share=1.0 if over["mode"] == "noise" else over["noise_share"],

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from osed_jax import cluster
-from osed_jax.config import completed, differences
+from osed_jax.config import differences
 from osed_jax.errors import UserError
+from osed_jax.renames import completed
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -84,7 +85,7 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
             ) from error
         if not (workdir / "config.json").exists() or not is_begun(workdir):
             write_json(workdir / "config.json", config)
-        # Both are filled up, as --mode=adapt keeps a part of a section only.
+        # Both are filled up, as --mode=finetune keeps a part of a section only.
         changed = differences(read_config(workdir), completed(config))
         if changed:
             raise UserError(
@@ -100,7 +101,7 @@ def is_begun(workdir: Path) -> bool:
     Until then a config that proved unusable binds nobody: its correction starts in the same place.
     """
     metrics = workdir / "metrics.jsonl"
-    made = ("summary.json", "base", "model_index.json")  # the last two by --mode=adapt
+    made = ("summary.json", "base", "model_index.json")  # the last two by --mode=finetune
     return (metrics.exists() and metrics.stat().st_size > 0) or any(
         (workdir / name).exists() for name in made
     )

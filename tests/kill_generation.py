@@ -1,6 +1,6 @@
 """Kills the real generate command at random moments, then compares its store with a whole one.
 
-Run by hand, from the repository's root; the model is the miniature that `--mode=adapt` makes:
+Run by hand, from the repository's root; the model is the miniature that `--mode=finetune` makes:
 
     python -m tests.kill_generation WHOLE KILLED 20
 

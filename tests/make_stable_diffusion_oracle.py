@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from osed_jax.generation.tiny_tokenizer import write_tokenizer
+from osed_jax.generation.miniature import write_tokenizer
 
 DATA = Path(__file__).parent / "data"
 WEIGHTS = {

@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage, stats
 
 from osed_jax.data import augment as aug
-from osed_jax.data.sampling import Kind
+from osed_jax.kinds import Kind
 
 RANDOM = np.random.RandomState(0)
 UINT8 = RANDOM.randint(0, 256, (6, 16, 16, 3)).astype(np.uint8)
@@ -194,7 +194,7 @@ def test_normalised_noise_is_not_normalised_again():
 
 
 def test_only_noise_rows_become_noise():
-    kind = np.array([Kind.NATURAL, Kind.SYNTHETIC, Kind.NOISE, Kind.NATURAL, Kind.NOISE, 1])
+    kind = np.array([Kind.NATURAL, Kind.GENERATED, Kind.NOISE, Kind.NATURAL, Kind.NOISE, 1])
     out = seen(kind=kind, noise_space="pixel")
     kept = kind != Kind.NOISE
     np.testing.assert_allclose(out[kept], X[kept], atol=1e-5)

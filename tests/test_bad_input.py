@@ -59,7 +59,10 @@ def folder(images, *more):
     [
         ([DIGITS + "erm"], "--workdir is missing"),
         (["--workdir=w"], "--config is missing"),
-        (["--workdir=w", "--mode=fly"], "train|sweep|evaluate|diagnose|gap|compare|adapt"),
+        (
+            ["--workdir=w", "--mode=fly"],
+            "use one of train, sweep, evaluate, compare, diagnose",
+        ),
         (["--workdir=w", "--wrkdir=w", DIGITS + "erm"], "wrkdir"),
         (["--workdir=w", "extra", DIGITS + "erm"], "unexpected argument 'extra'"),
         (["--workdir=w", "--config=configs/none.py:erm"], "none.py"),
@@ -68,7 +71,7 @@ def folder(images, *more):
         (["--workdir=w", DIGITS + "erm", "--config.seed=abc"], "'abc'"),
         (["--workdir=w", DIGITS + "erm", "--config.train.batch_size=0"], "at least 1"),
         (
-            ["--workdir=w", DIGITS + "open", "--config.oversampling.noise_ratio=2"],
+            ["--workdir=w", DIGITS + "open", "--config.oversampling.replace_ratio=2"],
             "between 0 and 1",
         ),
         (["--workdir=w", DIGITS + "erm", "--config.dataset.name=mnist"], "digits, cifar10"),
@@ -169,7 +172,7 @@ def test_generated_images(images, classes, said):
     for name in classes:
         shutil.copytree(images / "train" / "cat", store / name)
     # With the profile `exp`, dog is the class that lacks images.
-    osed = [f"--config.oversampling.generated_dir={store}", "--config.oversampling.mode=diffusion"]
+    osed = [f"--config.oversampling.generated_dir={store}", "--config.oversampling.mode=generated"]
     assert said in refused(*folder(images, *osed, "--config.oversampling.start_epoch=0"))
 
 

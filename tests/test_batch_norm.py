@@ -1,4 +1,4 @@
-"""Every road of batch norm against NumPy: forward, running statistics and gradients."""
+"""Every norm of batch norm against NumPy: forward, running statistics and gradients."""
 
 import flax.linen as nn
 import jax
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from osed_jax.data.sampling import ROADS, Kind
+from osed_jax.kinds import NORMS, Kind
 from osed_jax.models.batch_norm import RoutedBatchNorm
 
 EPSILON = 1e-5
@@ -20,19 +20,19 @@ COTANGENT[KIND == Kind.PADDING] = 0  # as the masked loss gives
 AFFINE = {
     "scale": np.array([1.5, -0.5, 2.0], np.float32),
     "bias": np.array([0.1, 0.2, -0.3], np.float32),
-    "synthetic_scale": np.array([0.7, 1.1, 0.9], np.float32),
-    "synthetic_bias": np.array([1.0, 0.0, 0.5], np.float32),
+    "generated_scale": np.array([0.7, 1.1, 0.9], np.float32),
+    "generated_bias": np.array([1.0, 0.0, 0.5], np.float32),
     "noise_scale": np.array([2.7, 0.1, 1.9], np.float32),
     "noise_bias": np.array([0.0, -1.0, 0.4], np.float32),
 }
 
 
-def oracle(synthetic_road: str, noise_road: str) -> dict:
+def oracle(generated_norm: str, noise_norm: str) -> dict:
     """Output, gradients and batch statistics, group by group, in float64."""
-    road = {Kind.SYNTHETIC: synthetic_road, Kind.NOISE: noise_road}
-    joined = [Kind.NATURAL] + [k for k, r in road.items() if r == "natural"]
-    groups = [(np.isin(KIND, joined), "natural", "")]
-    groups += [(k == KIND, r, f"{k.name.lower()}_") for k, r in road.items() if r != "natural"]
+    norm = {Kind.GENERATED: generated_norm, Kind.NOISE: noise_norm}
+    joined = [Kind.NATURAL] + [k for k, r in norm.items() if r == "shared"]
+    groups = [(np.isin(KIND, joined), "shared", "")]
+    groups += [(k == KIND, r, f"{k.name.lower()}_") for k, r in norm.items() if r != "shared"]
     y, dx = np.zeros(X.shape), np.zeros(X.shape)
     grads = {name: np.zeros(3) for name in AFFINE}
     stats = None
@@ -55,8 +55,8 @@ def oracle(synthetic_road: str, noise_road: str) -> dict:
     return {"y": y, "dx": dx, "grads": grads, "mean": stats[0], "var": stats[1]}
 
 
-def run(synthetic_road, noise_road, x=X, kind=KIND):
-    norm = RoutedBatchNorm(synthetic_road, noise_road)
+def run(generated_norm, noise_norm, x=X, kind=KIND):
+    norm = RoutedBatchNorm(generated_norm, noise_norm)
     variables = norm.init(jax.random.key(0), jnp.asarray(x), jnp.asarray(kind), train=False)
     params = {name: jnp.asarray(AFFINE[name]) for name in variables["params"]}
 
@@ -75,10 +75,10 @@ def run(synthetic_road, noise_road, x=X, kind=KIND):
     return {"y": y, "dx": x_grad, "grads": params_grad, **stats}
 
 
-@pytest.mark.parametrize("synthetic_road", ROADS)
-@pytest.mark.parametrize("noise_road", ROADS)
-def test_every_pair_of_roads_agrees_with_numpy(synthetic_road, noise_road):
-    want, got = oracle(synthetic_road, noise_road), run(synthetic_road, noise_road)
+@pytest.mark.parametrize("generated_norm", NORMS)
+@pytest.mark.parametrize("noise_norm", NORMS)
+def test_every_pair_of_roads_agrees_with_numpy(generated_norm, noise_norm):
+    want, got = oracle(generated_norm, noise_norm), run(generated_norm, noise_norm)
     real = KIND != Kind.PADDING
     np.testing.assert_allclose(got["y"][real], want["y"][real], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(got["dx"][real], want["dx"][real], rtol=1e-4, atol=2e-5)
@@ -87,7 +87,7 @@ def test_every_pair_of_roads_agrees_with_numpy(synthetic_road, noise_road):
     # Flax momentum 0.9 from the initial 0 and 1, with the biased variance.
     np.testing.assert_allclose(got["mean"], 0.1 * want["mean"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(got["var"], 0.9 + 0.1 * want["var"], rtol=1e-5)
-    auxiliary = {"synthetic_": synthetic_road, "noise_": noise_road}
+    auxiliary = {"generated_": generated_norm, "noise_": noise_norm}
     expected = {"scale", "bias"} | {
         prefix + name for prefix, r in auxiliary.items() if r == "aux" for name in ("scale", "bias")
     }
@@ -95,20 +95,20 @@ def test_every_pair_of_roads_agrees_with_numpy(synthetic_road, noise_road):
 
 
 def test_dar_rows_pass_no_gradient_and_change_nothing():
-    got = run("natural", "dar")
+    got = run("shared", "dar")
     noise = KIND == Kind.NOISE
     assert not np.asarray(got["dx"])[noise].any()
     other = X.copy()
     other[noise] *= -3
-    np.testing.assert_array_equal(run("natural", "dar", other)["y"][~noise], got["y"][~noise])
-    np.testing.assert_array_equal(run("natural", "dar", other)["mean"], got["mean"])
+    np.testing.assert_array_equal(run("shared", "dar", other)["y"][~noise], got["y"][~noise])
+    np.testing.assert_array_equal(run("shared", "dar", other)["mean"], got["mean"])
 
 
 def test_padding_has_no_influence():
     other = X.copy()
     other[KIND == Kind.PADDING] = 1e4
-    for road in ROADS:
-        one, two = run(road, road), run(road, road, other)
+    for norm in NORMS:
+        one, two = run(norm, norm), run(norm, norm, other)
         real = KIND != Kind.PADDING
         np.testing.assert_array_equal(one["y"][real], two["y"][real])
         np.testing.assert_array_equal(one["var"], two["var"])
@@ -126,28 +126,28 @@ def test_natural_rows_alone_equal_flax_batch_norm():
         np.testing.assert_allclose(got[name], updated["batch_stats"][name], rtol=1e-5)
 
 
-@pytest.mark.parametrize("road", ["dar", "dar_grad", "aux"])
-def test_two_halves_equal_two_norms(road):
+@pytest.mark.parametrize("norm", ["dar", "dar_grad", "aux"])
+def test_two_halves_equal_two_norms(norm):
     kind = np.repeat([Kind.NATURAL, Kind.NOISE], 6)
-    both = run("natural", road, kind=kind)
-    half = run("natural", road, X[6:], kind[:6])  # the noise half, taken for natural
-    scale, bias = (AFFINE[("noise_" if road == "aux" else "") + n] for n in ("scale", "bias"))
+    both = run("shared", norm, kind=kind)
+    half = run("shared", norm, X[6:], kind[:6])  # the noise half, taken for natural
+    scale, bias = (AFFINE[("noise_" if norm == "aux" else "") + n] for n in ("scale", "bias"))
     normed = (np.asarray(half["y"]) - AFFINE["bias"]) / AFFINE["scale"]
     np.testing.assert_allclose(both["y"][6:], normed * scale + bias, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("road", ROADS)
-def test_a_batch_without_natural_rows_keeps_the_running_statistics(road):
-    got = run(road, "dar", kind=np.full(len(X), Kind.NOISE))
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_batch_without_natural_rows_keeps_the_running_statistics(norm):
+    got = run(norm, "dar", kind=np.full(len(X), Kind.NOISE))
     np.testing.assert_array_equal(got["mean"], np.zeros(3))
     np.testing.assert_array_equal(got["var"], np.ones(3))
     assert np.isfinite(got["y"]).all() and np.isfinite(got["dx"]).all()
 
 
-@pytest.mark.parametrize("road", ROADS[1:])
-def test_padding_beside_no_natural_row_is_normalised_by_what_is_known(road):
+@pytest.mark.parametrize("norm", NORMS[1:])
+def test_padding_beside_no_natural_row_is_normalised_by_what_is_known(norm):
     kind = np.repeat([Kind.NOISE, Kind.PADDING], 6)
-    norm = RoutedBatchNorm("natural", road)
+    norm = RoutedBatchNorm("shared", norm)
     variables = norm.init(jax.random.key(0), X, jnp.asarray(kind), train=False)
     stats = {"mean": jnp.array([1.0, 2.0, 3.0]), "var": jnp.array([4.0, 1.0, 0.25])}
     y, updated = norm.apply(
@@ -159,12 +159,12 @@ def test_padding_beside_no_natural_row_is_normalised_by_what_is_known(road):
 
 
 @pytest.mark.parametrize("devices", [2, 4])
-@pytest.mark.parametrize("road", ROADS)
-def test_statistics_are_global_whatever_falls_on_a_device(road, devices):
+@pytest.mark.parametrize("norm", NORMS)
+def test_statistics_are_global_whatever_falls_on_a_device(norm, devices):
     mesh = Mesh(np.asarray(jax.devices()[:devices]), ("data",))
     rows = NamedSharding(mesh, PartitionSpec("data"))
     kind = np.array([0, 0, 0, 0, 0, 0, 2, 2, 2, 0, 2, 2])  # one device without a natural row
-    norm = RoutedBatchNorm(road, road)
+    norm = RoutedBatchNorm(norm, norm)
     variables = norm.init(jax.random.key(0), jnp.asarray(X), jnp.asarray(kind), train=False)
 
     @jax.jit

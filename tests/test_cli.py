@@ -92,7 +92,7 @@ def test_evaluation_on_another_set_of_the_same_classes(erm, tmp_path):
 
 
 def test_a_fork_equals_the_run_in_full(erm, tmp_path):
-    method, road = "open", ["--config.oversampling.noise_road=aux"]
+    method, road = "open", ["--config.oversampling.noise_norm=aux"]
     fork = f"--config.init.fork_from={erm}"
     run_well(DIGITS + method, f"--workdir={tmp_path / 'full'}", *SMALL, *road)
     run_well(DIGITS + method, f"--workdir={tmp_path / 'fork'}", *SMALL, *road, fork)
@@ -116,7 +116,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_forked_and_gone_on_with(erm, t
     config = json.loads((old / "config.json").read_text())
     del config["dataset"]["validation_fraction"]
     del config["oversampling"]["replace_in"], config["oversampling"]["real_only_epochs"]
-    config["oversampling"]["synthetic_road"] = "natural"  # the default of that time
+    config["oversampling"]["generated_norm"] = "natural"  # the default of that time
     (old / "config.json").write_text(json.dumps(config))
     facts = json.loads((old / "dataset.json").read_text())
     del facts["num_validation_images"]
@@ -171,18 +171,18 @@ def test_generated_images_and_noise_in_one_run_on_four_devices(erm, tmp_path):
         f"--config.init.fork_from={erm}",
         f"--config.oversampling.generated_dir={tmp_path / 'generated'}",
         "--config.oversampling.noise_share=0.5",
-        "--config.oversampling.noise_ratio=1.0",
-        "--config.oversampling.synthetic_road=dar_grad",
+        "--config.oversampling.replace_ratio=1.0",
+        "--config.oversampling.generated_norm=dar_grad",
     )
     said = run_well(*mixed, f"--workdir={tmp_path / 'one'}")
     assert "16x16" in said and "repeat: 1 (4 of 9)" in said
     run_well(*mixed, f"--workdir={tmp_path / 'four'}", "--config.train.feeder=tfdata", devices=4)
     np.testing.assert_allclose(logits(tmp_path / "one"), logits(tmp_path / "four"), atol=0.05)
     (one,), (four,) = metrics(tmp_path / "one"), metrics(tmp_path / "four")
-    assert one["noise"] == four["noise"] > 20 and one["synthetic"] == four["synthetic"] > 20
+    assert one["noise"] == four["noise"] > 20 and one["generated"] == four["generated"] > 20
     assert one["loss"] == pytest.approx(four["loss"], rel=1e-3)
     used = summary(tmp_path / "one")["generated_used"]
-    assert used["slots"] == one["synthetic"] and 20 < used["different"] <= 36
+    assert used["slots"] == one["generated"] and 20 < used["different"] <= 36
     assert len(summary(tmp_path / "four")["devices"]) == 4
 
 
@@ -207,7 +207,7 @@ def kill_when(process, condition):
 
 
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
-    arguments = [DIGITS + "open", *SMALL, "--config.oversampling.noise_road=aux"]
+    arguments = [DIGITS + "open", *SMALL, "--config.oversampling.noise_norm=aux"]
     run_well(*arguments, f"--workdir={tmp_path / 'whole'}")
     workdir = tmp_path / "killed"
     log, saved = workdir / "metrics.jsonl", workdir / "checkpoints"

@@ -9,11 +9,11 @@ import pytest
 
 from configs import default
 from osed_jax import experiment
+from osed_jax.commands.compare import compare
 from osed_jax.config import check
 from osed_jax.errors import UserError
-from osed_jax.evaluation.compare import compare
 from osed_jax.evaluation.metrics import classification_report
-from osed_jax.evaluation.pairs import all_pairs
+from osed_jax.evaluation.paired_tests import all_pairs
 from osed_jax.evaluation.runs import find_runs, variants
 
 NAMES = ["cat", "sea_lion", "dog"]
@@ -119,8 +119,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(three_methods, 
     rows = {row["method"]: row["seeds"] for row in cells(three_methods / "comparison/methods.csv")}
     assert rows == {
         "erm": "3",
-        "open (noise_road=dar)": "3",
-        "open (noise_road=aux)": "1",
+        "open (noise_norm=dar)": "3",
+        "open (noise_norm=aux)": "1",
         "osed": "1",
     }
     assert "open: 2 configs are kept apart, as they differ in more than" in capsys.readouterr().out

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from configs import cifar10_lt, cifar10_lt_small, cifar100_lt, default, digits, folder
-from osed_jax.config import check, completed, differences, method_name
+from osed_jax.config import check, differences, method_name
 from osed_jax.errors import UserError
 from osed_jax.experiment import learning_rates
+from osed_jax.methods import METHODS
+from osed_jax.renames import completed
 
 
 @pytest.mark.parametrize("module", [cifar10_lt, cifar10_lt_small, cifar100_lt, digits, folder])
-@pytest.mark.parametrize("method", default.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_config_and_method_is_valid(module, method):
     config = module.get_config(method)
     if method == "osed":
@@ -25,7 +27,7 @@ def test_every_config_and_method_is_valid(module, method):
 def test_the_default_recipe_is_that_of_the_papers():
     config = check(cifar10_lt.get_config("open"))
     assert config["oversampling"]["start_epoch"] == 160
-    assert config["oversampling"]["noise_ratio"] == pytest.approx(1 / 3)
+    assert config["oversampling"]["replace_ratio"] == pytest.approx(1 / 3)
     assert config["train"]["num_epochs"] == 200 and config["train"]["batch_size"] == 128
     assert config["optimizer"] == {
         "learning_rate": 0.1,
@@ -97,11 +99,11 @@ def test_what_follows_from_num_epochs_moves_along():
         ("oversampling.mode", "noize"),
         ("oversampling.replace_in", "head"),
         ("oversampling.real_only_epochs", -1),
-        ("oversampling.noise_ratio", 1.5),
+        ("oversampling.replace_ratio", 1.5),
         ("oversampling.noise_share", -0.1),
         ("oversampling.noise_space", "latent"),
-        ("oversampling.noise_road", "dar-bn"),
-        ("oversampling.synthetic_road", "none"),
+        ("oversampling.noise_norm", "dar-bn"),
+        ("oversampling.generated_norm", "none"),
         ("augment.color_jitter", (0.4, 0.4, 0.4)),
         ("augment.color_jitter", (0.4, 0.4, 0.4, 0.6)),
         ("augment.blur_sigma", (2.0, 0.1)),
@@ -152,13 +154,13 @@ def test_unknown_and_missing_fields_are_named():
     ("method", "changes", "said"),
     [
         ("open", {"oversampling.start_epoch": 200}, "would never start"),
-        ("open", {"oversampling.noise_share": 0.5}, "in mode diffusion only"),
+        ("open", {"oversampling.noise_share": 0.5}, "in mode generated only"),
         ("drs", {"oversampling.real_only_epochs": 1}, "the mode is resample"),
         ("osed", {"oversampling.real_only_epochs": 40}, "must leave them an epoch between"),
-        ("drs", {"oversampling.replace_in": "all"}, "diffusion only; the mode is resample"),
+        ("drs", {"oversampling.replace_in": "all"}, "generated only; the mode is resample"),
         (
             "osed",
-            {"oversampling.replace_in": "all", "oversampling.noise_ratio": 1.0},
+            {"oversampling.replace_in": "all", "oversampling.replace_ratio": 1.0},
             "shows no real image; give a number below 1",
         ),
         ("erm", {"init.fork_from": "x"}, "a mode other than none"),
@@ -177,7 +179,7 @@ def test_conflicts_between_fields_are_explained(method, changes, said):
 
 
 def test_a_config_of_an_earlier_version_gets_the_fields_that_came_since():
-    kept = {"seed": 3, "oversampling": {"mode": "noise", "noise_ratio": 0.5}, "made_up": {"a": 1}}
+    kept = {"seed": 3, "oversampling": {"mode": "noise", "replace_ratio": 0.5}, "made_up": {"a": 1}}
     whole = completed(kept)
     assert whole.keys() == kept.keys(), "sections that it does not have stay absent"
     assert kept["oversampling"].items() <= whole["oversampling"].items()

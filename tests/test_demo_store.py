@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 from sklearn.svm import SVC
 
+from osed_jax.commands.verify import problems
 from osed_jax.data.datasets import load_digits
 from osed_jax.data.image_set import long_tailed_rows
-from osed_jax.generation.records import read_lines
-from osed_jax.generation.verify import problems
+from osed_jax.generation.store_metadata import read_lines
 from tests.conftest import ROOT
 
 STORE = ROOT / "demo" / "generated"

@@ -14,31 +14,33 @@ from PIL import Image
 
 from configs import digits
 from osed_jax import experiment
+from osed_jax.commands.diagnose import diagnose, make_plan
 from osed_jax.config import check
 from osed_jax.data.augment import Augmentation
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
-from osed_jax.data.sampling import ROADS, Kind
 from osed_jax.errors import UserError
-from osed_jax.evaluation import gradients
-from osed_jax.evaluation.diagnose import diagnose, make_plan
-from osed_jax.evaluation.gradients import LayerGradient, layer_name, layers_of, measure
+from osed_jax.evaluation import layer_gradients
+from osed_jax.evaluation.layer_gradients import layer_name, layers_of, measure
 from osed_jax.experiment import Data
+from osed_jax.kinds import NORMS, Kind
 from osed_jax.models.batch_norm import RoutedBatchNorm
 from osed_jax.models.layers import Conv
 from osed_jax.models.resnet import ResNet
 from osed_jax.models.wide_resnet import WideResNet
-from osed_jax.reporting import gradients as report
+from osed_jax.reporting import diagnose_page as report
 from osed_jax.reporting import style
+from osed_jax.reporting.records import LayerGradient
+from osed_jax.sharding import make_mesh, replicate, split
 from osed_jax.training.checkpoint import Checkpoints
-from osed_jax.training.mesh import make_mesh, replicate, split
+from osed_jax.training.losses import LossFacts, cross_entropy
 from osed_jax.training.state import TrainState, create_state
-from osed_jax.training.step import cross_entropy
 from osed_jax.workdir import write_json
 from tests.command_line import run_well
 
 LAYERS = ["Conv_0", "RoutedBatchNorm_0", "Conv_1", "RoutedBatchNorm_1", "Dense_0"]
-KINDS = {"natural": Kind.NATURAL, "generated": Kind.SYNTHETIC, "noise": Kind.NOISE}
+LOSS_FACTS = LossFacts(np.ones(3), num_epochs=1, start_epoch=1)
+KINDS = {"natural": Kind.NATURAL, "generated": Kind.GENERATED, "noise": Kind.NOISE}
 RANDOM = np.random.RandomState(0)
 MEAN, STD = np.array([0.5, 0.4, 0.6]), np.array([0.25, 0.2, 0.3])
 PLAIN = Augmentation(mean=tuple(MEAN), std=tuple(STD))
@@ -51,8 +53,8 @@ IMAGE = RANDOM.randint(0, 256, (*KIND.shape, 6, 6, 3)).astype(np.uint8)
 class Tiny(nn.Module):
     """Two convolutions, two norms and the last layer, whose name is not the last by alphabet."""
 
-    synthetic_road: str = "natural"
-    noise_road: str = "natural"
+    generated_norm: str = "natural"
+    noise_norm: str = "natural"
     dropout_rate: float = 0.0
 
     @nn.compact
@@ -60,14 +62,14 @@ class Tiny(nn.Module):
         x = image
         for features in (4, 5):
             x = Conv(features)(x)
-            x = nn.relu(RoutedBatchNorm(self.synthetic_road, self.noise_road)(x, kind, train=train))
+            x = nn.relu(RoutedBatchNorm(self.generated_norm, self.noise_norm)(x, kind, train=train))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(3)(x.mean(axis=(1, 2)))
 
 
 def tiny_state():
     """As after a run whose noise, but not generated images, had auxiliary norms; all random."""
-    model = Tiny(noise_road="aux")
+    model = Tiny(noise_norm="aux")
     variables = jax.eval_shape(
         lambda: model.init(jax.random.key(0), jnp.zeros((1, 6, 6, 3)), jnp.zeros(1, int), False)
     )
@@ -89,7 +91,8 @@ def measured(*, model=None, state=STATE, which=(0, 1, 2), augmentation=PLAIN, se
         [jax.device_put(batch, split(mesh)) for batch in batches],
         num_batches=len(batches),
         image_size=6,
-        loss_fn=cross_entropy(),
+        loss_fn=cross_entropy({"label_smoothing": 0.0}, LOSS_FACTS),
+        epoch=0,
         augmentation=augmentation,
         seed=seed,
         mesh=mesh,
@@ -101,13 +104,13 @@ def rows():
     return measured()
 
 
-def separate_gradients(road):
+def separate_gradients(batch_norm):
     """By kind, a tree for each batch that holds it (else None): jax.grad of losses written anew."""
     params = jax.tree.map(jnp.asarray, STATE.params)
-    for name in ("RoutedBatchNorm_0", "RoutedBatchNorm_1") if road == "aux" else ():
-        params[name]["synthetic_scale"] = params[name]["scale"]
-        params[name]["synthetic_bias"] = params[name]["bias"]
-    model = Tiny(road, road)
+    for name in ("RoutedBatchNorm_0", "RoutedBatchNorm_1") if batch_norm == "aux" else ():
+        params[name]["generated_scale"] = params[name]["scale"]
+        params[name]["generated_bias"] = params[name]["bias"]
+    model = Tiny(batch_norm, batch_norm)
 
     @jax.jit
     def grad(params, image, label, kind, weight):
@@ -134,10 +137,10 @@ def vector(tree, layer):
     return np.concatenate([leaf.ravel() for leaf in tree[layer].values()]).astype(np.float64)
 
 
-@pytest.mark.parametrize("road", ROADS)
-def test_norms_and_cosines_are_those_of_separate_losses(rows, road):
-    oracle = separate_gradients(road)
-    got = {(r.kind, r.layer): r for r in rows if r.road == road}
+@pytest.mark.parametrize("batch_norm", NORMS)
+def test_norms_and_cosines_are_those_of_separate_losses(rows, batch_norm):
+    oracle = separate_gradients(batch_norm)
+    got = {(r.kind, r.layer): r for r in rows if r.batch_norm == batch_norm}
     assert list(got) == [(kind, layer) for kind in KINDS for layer in LAYERS]
     for (kind, layer), row in got.items():
         pairs = [
@@ -167,7 +170,7 @@ def assert_noise_reaches_the_last_layer_alone(rows, last):
         for row in rows:
             if row.kind != kind:
                 continue
-            if row.road != "dar" or row.layer == last:
+            if row.batch_norm != "dar" or row.layer == last:
                 assert row.norm_mean > 1e-4, row
             else:
                 assert row.norm_mean == 0 and row.ratio_mean == 0, row  # to the bit
@@ -184,12 +187,12 @@ def test_on_dar_noise_reaches_the_last_layer_alone(rows):
 
 def test_own_norms_of_the_auxiliary_road_share_nothing_with_natural_rows(rows):
     for row in rows:
-        if row.kind != "natural" and row.road == "aux" and "Norm" in row.layer:
+        if row.kind != "natural" and row.batch_norm == "aux" and "Norm" in row.layer:
             assert row.cosine_mean == 0 and row.norm_mean > 0
 
 
 def test_each_batch_has_its_own_randomness_and_a_seed_repeats_it(monkeypatch):
-    monkeypatch.setattr(gradients, "ROADS", ("dar_grad",))  # one program to compile, not four
+    monkeypatch.setattr(layer_gradients, "NORMS", ("dar_grad",))  # one program to compile, not four
     noise = Augmentation(mean=tuple(MEAN), std=tuple(STD), noise_space="pixel")
     both = {"model": Tiny(dropout_rate=0.5), "augmentation": noise, "which": (0, 0)}
     one = measured(**both)
@@ -203,7 +206,7 @@ def test_small_gradients_are_not_taken_for_none():
     params = {**STATE.params, "Dense_0": {**STATE.params["Dense_0"]}}
     params["Dense_0"]["kernel"] = 1e-25 * params["Dense_0"]["kernel"]
     tiny = measured(state=STATE.replace(params=params))
-    first = [r for r in tiny if r.layer == "Conv_0" and r.road != "dar"]
+    first = [r for r in tiny if r.layer == "Conv_0" and r.batch_norm != "dar"]
     assert all(0 < r.norm_mean < 1e-20 for r in first)
     assert all(r.cosine_mean == pytest.approx(1) for r in first if r.kind == "natural")
 
@@ -234,38 +237,38 @@ def shown(ax):
     return {line.get_gid(): line.get_xydata() for line in ax.lines if line.get_gid() in GIDS}
 
 
-GIDS = {*ROADS, *(f"{road} no gradient" for road in ROADS)}
+GIDS = {*NORMS, *(f"{batch_norm} no gradient" for batch_norm in NORMS)}
 
 
 def test_the_figure_shows_that_dar_noise_reaches_the_last_layer_alone(drawn, rows):
     for ax, kind in zip(drawn.axes[:2], ("generated", "noise")):
         assert ax.get_title(loc="left").lower().startswith(kind) and ax.get_yscale() == "log"
         lines = shown(ax)
-        assert lines.keys() == {*ROADS, "dar no gradient"}
-        (last,) = (r for r in rows if (r.road, r.kind, r.layer) == ("dar", kind, "Dense_0"))
+        assert lines.keys() == {*NORMS, "dar no gradient"}
+        (last,) = (r for r in rows if (r.batch_norm, r.kind, r.layer) == ("dar", kind, "Dense_0"))
         np.testing.assert_allclose(lines["dar"], [[4, last.ratio_mean]])
         zeros = lines["dar no gradient"]
         np.testing.assert_array_equal(zeros[:, 0], [0, 1, 2, 3])
         # On a line of their own, named, in view, below all that is drawn.
         (floor,) = set(zeros[:, 1])
-        others = [lines[road][:, 1].min() for road in ROADS]
+        others = [lines[batch_norm][:, 1].min() for batch_norm in NORMS]
         assert ax.get_ylim()[0] < floor <= min(others) / 10
         named = dict(zip(drawn.axes[0].get_yticks(), drawn.axes[0].get_yticklabels()))
         assert named[floor].get_text() == "no gradient"
 
 
 def test_the_figure_shows_the_table(drawn, rows):
-    for road in ROADS:
-        own = [r for r in rows if (r.road, r.kind) == (road, "noise")]
-        above, below = (shown(ax)[road] for ax in drawn.axes[1::2])
+    for batch_norm in NORMS:
+        own = [r for r in rows if (r.batch_norm, r.kind) == (batch_norm, "noise")]
+        above, below = (shown(ax)[batch_norm] for ax in drawn.axes[1::2])
         ratio = [(i, r.ratio_mean) for i, r in enumerate(own) if r.norm_mean]
         np.testing.assert_allclose(above, ratio)
         cosine = [(i, r.cosine_mean) for i, r in enumerate(own) if r.cosine_mean]
         np.testing.assert_allclose(below, cosine)
     names = [label.get_text() for label in drawn.axes[2].get_xticklabels()]
     assert names == ["conv 0", "norm 0", "conv 1", "norm 1", "dense 0"]
-    colours = {line.get_color() for line in drawn.axes[0].lines if line.get_gid() in ROADS}
-    assert len(colours) == len(ROADS)
+    colours = {line.get_color() for line in drawn.axes[0].lines if line.get_gid() in NORMS}
+    assert len(colours) == len(NORMS)
 
 
 @pytest.mark.parametrize("size", [(7.2, 7.6), (18, 7.6)])
@@ -275,7 +278,7 @@ def test_the_legend_covers_nothing(drawn, size):
     legend = drawn.legends[0].get_window_extent()
     assert legend.x0 >= 0 and legend.x1 <= drawn.bbox.x1 and legend.y1 <= drawn.bbox.y1
     assert not any(ax.get_tightbbox().overlaps(legend) for ax in drawn.axes)
-    assert [t.get_text().split(":")[0] for t in drawn.legends[0].get_texts()] == list(ROADS)
+    assert [t.get_text().split(":")[0] for t in drawn.legends[0].get_texts()] == list(NORMS)
 
 
 def some_data(generated_label):
@@ -305,7 +308,7 @@ def test_half_of_the_rows_are_natural_and_none_is_padding(with_generated):
     stored = np.concatenate([data.train.label, generated])
     has_image = plan.kind != Kind.NOISE
     np.testing.assert_array_equal(stored[plan.row[has_image]], plan.label[has_image])
-    assert ((plan.kind == Kind.SYNTHETIC) == (plan.row >= 55)).all()
+    assert ((plan.kind == Kind.GENERATED) == (plan.row >= 55)).all()
     share = [[(plan.kind[plan.label == c] == kind).mean() for kind in Kind] for c in range(3)]
     if with_generated:
         want = [[1, 0, 0, 0], [0.5, 0.25, 0.25, 0], [0.5, 0.25, 0.25, 0]]
@@ -372,7 +375,7 @@ def test_the_command_leaves_table_figure_and_page_and_the_checkpoint_alone(run, 
     }
     saved = json.loads((folder / "gradients.json").read_text())
     rows = [LayerGradient(**row) for row in saved["gradients"]]
-    assert len(rows) == len(ROADS) * len(KINDS) * 15
+    assert len(rows) == len(NORMS) * len(KINDS) * 15
     assert saved["epoch"] == 1 and sum(saved["rows"].values()) == 32
     assert min(saved["rows"].values()) > 0
     assert_noise_reaches_the_last_layer_alone(rows, "Dense_0")
@@ -390,10 +393,10 @@ def test_the_command_leaves_table_figure_and_page_and_the_checkpoint_alone(run, 
     ("section", "fields", "message"),
     [
         ("model", {"depth": 14}, r"other settings \(model.depth: 8 -> 14\)"),
-        ("loss", {"balanced_softmax": True}, r"loss.balanced_softmax: False -> True"),
+        ("loss", {"name": "balanced_softmax"}, "loss.name: 'cross_entropy' -> 'balanced_softmax'"),
         ("dataset", {"num_max": 30}, "trained on other images .*subset_sha256"),
         ("train", {"batch_size": 30}, "config.train.batch_size is 30, .*multiple of 4"),
-        ("oversampling", {"mode": "diffusion", "generated_dir": "/nowhere"}, "no folder /nowhere"),
+        ("oversampling", {"mode": "generated", "generated_dir": "/nowhere"}, "no folder /nowhere"),
     ],
 )
 def test_wrong_use_is_told(run, section, fields, message):
@@ -408,7 +411,7 @@ def test_classes_without_generated_images_do_not_stop_it(run, tmp_path):
     for c in range(1, 10):
         (tmp_path / str(c)).mkdir()
         Image.new("RGB", (8, 8), (c, 0, 0)).save(tmp_path / str(c) / "0.png")
-    shown = {"mode": "diffusion", "replace_in": "all", "generated_dir": str(tmp_path)}
+    shown = {"mode": "generated", "replace_in": "all", "generated_dir": str(tmp_path)}
     sections = {**RUN, "oversampling": {**RUN["oversampling"], **shown}}
     sections["dataset"] = {**RUN["dataset"], "num_max": 30}  # which is found out after loading
     with pytest.raises(UserError, match="trained on other images"):

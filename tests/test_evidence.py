@@ -13,18 +13,18 @@ from benchmarks import evidence, evidence_answers, evidence_rows
 from configs import cifar10_lt, cifar10_lt_small, default
 from osed_jax import experiment
 from osed_jax.config import check
-from osed_jax.data.sampling import ROADS
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
-from osed_jax.evaluation.pairs import pairs_with
+from osed_jax.evaluation.paired_tests import pairs_with
 from osed_jax.evaluation.runs import find_runs
-from osed_jax.generation.opinions import FILTERS
+from osed_jax.generation.classifier_filter import FILTERS
+from osed_jax.kinds import NORMS
 from tests.command_line import SMALL, environment
 from tests.conftest import ROOT
 from tests.overlap import figures_checked
 from tests.test_compare import write_run
 
-RESULTS = ROOT / "docs" / "results"
+RESULTS = ROOT / "results"
 
 
 def answers(folder):
@@ -56,17 +56,17 @@ def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_pa
     assert {n for n, source in forks.items() if not source} == full
     assert {source for source in forks.values() if source} == {str(tmp_path / "erm.seed_3")}
     over = {n.removesuffix(".seed_3"): run["oversampling"] for n, run in runs.items()}
-    assert over["osed_dar_grad_two_thirds"]["synthetic_road"] == "dar_grad"
-    assert over["osed_dar_grad_two_thirds"]["noise_ratio"] == pytest.approx(2 / 3)
-    assert over["open_aux"]["noise_road"] == "aux" and over["open"]["noise_road"] == "dar"
+    assert over["osed_dar_grad_two_thirds"]["generated_norm"] == "dar_grad"
+    assert over["osed_dar_grad_two_thirds"]["replace_ratio"] == pytest.approx(2 / 3)
+    assert over["open_aux"]["noise_norm"] == "aux" and over["open"]["noise_norm"] == "dar"
     assert over["osed_real_last"]["real_only_epochs"] == 6
-    assert over["osed_natural_one_real_last"] == {**over["osed_natural_one"], "real_only_epochs": 6}
+    assert over["osed_shared_one_real_last"] == {**over["osed_shared_one"], "real_only_epochs": 6}
     assert over["osed_from_0"]["start_epoch"] == 0 and over["drs"]["start_epoch"] == 32
     for name, fields in over.items():
         assert fields["generated_dir"] == ("made" if name.startswith("osed") else "")
     for name, of in (
         ("osed_filtered", evidence_rows.LIFTED_ROW),
-        ("osed_natural_one_filtered", "osed_natural_one"),
+        ("osed_shared_one_filtered", "osed_shared_one"),
     ):
         filtered = runs[f"{name}.seed_3"]
         assert filtered["generation"]["classifier_workdir"] == str(tmp_path / "erm.seed_3")
@@ -88,7 +88,7 @@ def test_only_what_is_asked_for_is_planned(tmp_path):
 def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_path):
     config = cifar10_lt_small.get_config()
     config.oversampling.generated_dir = str(tmp_path / "made")
-    runs = evidence.planned(check(config), tmp_path, ["erm", "osed_natural_one"], [0])
+    runs = evidence.planned(check(config), tmp_path, ["erm", "osed_shared_one"], [0])
     with pytest.raises(UserError, match=r"no folder of generated images .*made; give it"):
         evidence.train_all(runs)
     assert not list(tmp_path.iterdir())
@@ -111,7 +111,7 @@ def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_pat
         (
             "erm.seed_1",
             {"seed": 1, "oversampling__noise_ratio": 0.5},
-            "are of different settings .oversampling.noise_ratio",
+            "are of different settings .oversampling.replace_ratio",
         ),
         (
             "drs.seed_0",
@@ -145,7 +145,7 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(
     selection = {"settings": settings | {"classifier_top_k": 5}, "images": {"cat": {"kept": 3}}}
     (tmp_path / "runs/erm.seed_0/metrics.jsonl").write_text('{"epoch": 0}\n')
     (tmp_path / "here" / "made.filtered").mkdir(parents=True)
-    (tmp_path / "here" / "made.filtered" / "selection.json").write_text(json.dumps(selection))
+    (tmp_path / "here" / "made.filtered" / "filter.json").write_text(json.dumps(selection))
     for directory in (tmp_path / "runs").iterdir():
         evidence.keep(directory, tmp_path / "kept")
     kept, runs = answers(tmp_path / "kept"), answers(tmp_path / "runs")
@@ -167,10 +167,10 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_folder_of_this_machine(
     (tmp_path / "gap.json").write_text(json.dumps(found))
     evidence.keep_gap(tmp_path / "gap.json", tmp_path / "kept")
     assert "/here" not in (tmp_path / "kept" / "gap.json").read_text()
-    told = json.loads((tmp_path / "kept/osed_filtered.seed_0/selection.json").read_text())
+    told = json.loads((tmp_path / "kept/osed_filtered.seed_0/filter.json").read_text())
     assert told["settings"]["classifier_top_k"] == 5 and told["images"] == selection["images"]
     evidence.keep(tmp_path / "kept/osed_filtered.seed_0", tmp_path / "again")
-    assert json.loads((tmp_path / "again/osed_filtered.seed_0/selection.json").read_text()) == told
+    assert json.loads((tmp_path / "again/osed_filtered.seed_0/filter.json").read_text()) == told
 
 
 def test_rows_of_a_question_are_shown_on_the_seeds_that_all_of_them_have(tmp_path):
@@ -190,7 +190,7 @@ def test_rows_of_a_question_are_shown_on_the_seeds_that_all_of_them_have(tmp_pat
 
 
 def test_changes_of_classes_are_ranked_by_the_distance_of_their_images(tmp_path):
-    for name in ("drs", *(f"osed_{road}_one" for road in ROADS)):
+    for name in ("drs", *(f"osed_{norm}_one" for norm in NORMS)):
         # Of 20 images of each class; a seed that the other rows do not have is left out.
         wrong = {"drs": (2, 10, 15)}.get(name, (4, 8, 16))
         for seed, more in {0: 0, 1: 1, **({2: 4} if name == "drs" else {})}.items():
@@ -199,7 +199,7 @@ def test_changes_of_classes_are_ranked_by_the_distance_of_their_images(tmp_path)
                 name[:4].strip("_"),
                 seed,
                 np.repeat(wrong, 20) + more,
-                oversampling__synthetic_road=name,
+                oversampling__generated_norm=name,
             )
     of_class = [
         {
@@ -254,16 +254,16 @@ def test_the_script_trains_what_is_missing(tmp_path):
     assert done.returncode == 0, done.stderr
     folders = {"erm.seed_0", "drs.seed_0", "osed_filtered.seed_0", "generated.filtered"}
     assert {p.name for p in tmp_path.iterdir() if p.name[0] != "."} == folders
-    images = json.loads((tmp_path / "generated.filtered/selection.json").read_text())["images"]
+    images = json.loads((tmp_path / "generated.filtered/filter.json").read_text())["images"]
     facts = json.loads((tmp_path / "osed_filtered.seed_0/summary.json").read_text())
     assert facts["generated_counts"] == [images[n].get("kept", 0) for n in facts["class_names"]]
     assert "| deferred resampling (DRS) vs ERM |     1 |" in done.stdout
     ((_, shown),) = (answer for answer in answers(tmp_path) if answer[0][0] == "1")
     assert all(tables.markdown(table) in done.stdout for table in shown)
     # What another seed finds there is used, if it is what it asks for.
-    selection = tmp_path / "generated.filtered" / "selection.json"
+    selection = tmp_path / "generated.filtered" / "filter.json"
     before, run = selection.read_bytes(), json.loads(selection.read_text())["settings"]
-    asked = {"generation": {**run, "selected_dir": str(tmp_path / "generated.filtered")}}
+    asked = {"generation": {**run, "filtered_dir": str(tmp_path / "generated.filtered")}}
     asked["oversampling"] = {"generated_dir": run.pop("generated_dir")}
     asked["generation"]["classifier_workdir"] = str(tmp_path / "erm.seed_1")
     evidence.select_once(asked)
@@ -292,7 +292,7 @@ def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
             setting.oversampling.generated_dir = made.removesuffix(".filtered")
         row = evidence_rows.config_of(check(setting), name, int(seed), tmp_path)
         if evidence_rows.ROWS[name].filtered:
-            told = json.loads((run.directory / "selection.json").read_text())["settings"]
+            told = json.loads((run.directory / "filter.json").read_text())["settings"]
             assert {f: told[f] for f in FILTERS if f != "classifier_workdir"} == {
                 f: row["generation"][f] for f in FILTERS if f != "classifier_workdir"
             }
@@ -307,8 +307,8 @@ def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
 
 
 def validation(runs, seeds):
-    """Of each road and delta: balanced accuracy on validation images, mean over seeds."""
-    names = [f"osed_{road}_{delta}" for road in ROADS for delta in evidence_rows.DELTAS]
+    """Of each norm and delta: balanced accuracy on validation images, mean over seeds."""
+    names = [f"osed_{norm}_{delta}" for norm in NORMS for delta in evidence_rows.DELTAS]
     rows = dict(zip(names, evidence_answers.on_shared_seeds(runs[name] for name in names)))
     assert all(set(seeds) <= set(row.seeds) for row in rows.values())
     return {
@@ -351,7 +351,7 @@ def test_the_figures_are_those_of_the_kept_runs(tmp_path):
     drawn = sorted((tmp_path / "new").iterdir())
     assert len(drawn) == 3
     for path in drawn:
-        with Image.open(path) as new, Image.open(RESULTS.parent / "figures" / path.name) as kept:
+        with Image.open(path) as new, Image.open(ROOT / "docs" / "figures" / path.name) as kept:
             assert new.size == kept.size
             # Another processor may round a shade otherwise, but moves nothing.
             difference = np.abs(np.asarray(new, float) - np.asarray(kept, float))
@@ -369,10 +369,10 @@ def test_the_page_says_the_correlations_of_the_kept_figures():
         (pair,) = pairs_with(rows["drs"], [rows[row]])
         return evidence_answers.rank_correlation(distance, pair.by_class[1:])
 
-    page = (RESULTS.parent / "results.md").read_text().replace("\n", " ")
-    one, third = (correlation("gap.json", f"osed_natural_{name}") for name in ("one", "third"))
+    page = (ROOT / "docs" / "results.md").read_text().replace("\n", " ")
+    one, third = (correlation("gap.json", f"osed_shared_{name}") for name in ("one", "third"))
     assert f"correlate with {one[0]:.2f} at δ = 1 and {third[0]:.2f} at δ = 1/3" in page
-    few = correlation("gap_45_images.json", "osed_natural_one")
+    few = correlation("gap_45_images.json", "osed_shared_one")
     assert f"`--config.gap.max_images=45`, the correlation is {few[0]:.2f}, p {few[1]:.2f})" in page
 
 
@@ -380,23 +380,23 @@ def test_the_page_says_what_came_of_what_was_registered():
     rows = evidence_answers.variants(RESULTS / "small", [2, 3])
 
     def from_drs(delta):
-        names = [f"osed_{road}_{delta}" for road in ROADS]
-        return dict(zip(ROADS, pairs_with(rows["drs"], [rows[name] for name in names])))
+        names = [f"osed_{norm}_{delta}" for norm in NORMS]
+        return dict(zip(NORMS, pairs_with(rows["drs"], [rows[name] for name in names])))
 
     third, one = from_drs("third"), from_drs("one")
     assert all(pair.seeds == (2, 3) for pair in (*third.values(), *one.values()))
-    farthest = max(third, key=lambda road: abs(third[road].top1.mean))
-    ordered = sorted(one, key=lambda road: -one[road].top1.mean)
+    farthest = max(third, key=lambda norm: abs(third[norm].top1.mean))
+    ordered = sorted(one, key=lambda norm: -one[norm].top1.mean)
     classes = json.loads((RESULTS / "small" / "gap.json").read_text())["classes"][1:]
     distance = [each["generated_frechet_distance"] for each in classes]
-    rank, _ = evidence_answers.rank_correlation(distance, one["natural"].by_class[1:])
+    rank, _ = evidence_answers.rank_correlation(distance, one["shared"].by_class[1:])
     rarest = np.mean(one["dar"].by_class[-2:])
-    page = (RESULTS.parent / "results.md").read_text().replace("\n", " ")
-    changes = ", ".join(f"`{road}` {100 * one[road].top1.mean:+.2f}" for road in ordered)
+    page = (ROOT / "docs" / "results.md").read_text().replace("\n", " ")
+    changes = ", ".join(f"`{norm}` {100 * one[norm].top1.mean:+.2f}" for norm in ordered)
     for said, holds in {
         f"(a) {{}}: the farthest from DRS is `{farthest}`, by "
         f"{100 * third[farthest].top1.mean:+.2f}": abs(third[farthest].top1.mean) < 0.01,
-        f"(b) {{}}: {changes}": ordered == ["dar", "aux", "natural", "dar_grad"]
+        f"(b) {{}}: {changes}": ordered == ["dar", "aux", "shared", "dar_grad"]
         and one["dar"].top1.mean < 0,
         f"(c) {{}}: {rank:.2f}": rank <= -0.5,
         f"(d) {{}}: {100 * rarest:+.1f}": rarest <= -0.03,

@@ -152,7 +152,7 @@ def test_comparisons(tmp_path, methods):
     random = np.random.default_rng(0)
     made = [
         bars.Bar(
-            f"osed (synthetic_road=dar_grad, {i})" if i % 2 else f"m{i}",
+            f"osed (generated_norm=dar_grad, {i})" if i % 2 else f"m{i}",
             value,
             (value - 0.02, value + 0.02) if i else None,
             [value - 0.01, value + 0.01],

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osed_jax.data.sampling import Kind
 from osed_jax.generation.filters import Filters, Opinions, Prototypes, perceptual_hash, ranks
-from osed_jax.generation.records import encode, sha256
+from osed_jax.generation.store_metadata import encode, sha256
+from osed_jax.kinds import Kind
 from osed_jax.models.resnet import ResNet
 from osed_jax.models.wide_resnet import WideResNet
 

@@ -12,14 +12,14 @@ from scipy import linalg
 
 from configs import digits
 from osed_jax import experiment
+from osed_jax.commands import gap as gap_module
+from osed_jax.commands.gap import gap
 from osed_jax.config import check
 from osed_jax.data.datasets import load_digits
 from osed_jax.data.image_set import long_tailed_rows
 from osed_jax.errors import UserError
-from osed_jax.evaluation import gap as gap_module
-from osed_jax.evaluation.distances import frechet_distance, nearest, precision_recall
-from osed_jax.evaluation.gap import gap
-from osed_jax.reporting.pairs import Pairs, draw_gap, draw_pairs
+from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
+from osed_jax.reporting.gap_page import Pairs, draw_gap, draw_pairs
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.state import create_state
 from osed_jax.workdir import write_json
@@ -88,7 +88,7 @@ def test_precision_and_recall_by_hand():
 
 @pytest.mark.parametrize(("k", "dimension"), [(1, 2), (3, 5), (7, 40)])
 def test_precision_and_recall_equal_a_loop(k, dimension, monkeypatch):
-    monkeypatch.setattr("osed_jax.evaluation.distances._CHUNK", 200)  # several parts
+    monkeypatch.setattr("osed_jax.evaluation.frechet._CHUNK", 200)  # several parts
     random = np.random.RandomState(k)
     real = random.randn(50, dimension) + 5
     generated = np.concatenate([0.9 * random.randn(60, dimension) + 5.7, real[:4]])

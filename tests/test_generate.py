@@ -12,16 +12,16 @@ import pytest
 from PIL import Image
 
 from configs import digits
+from osed_jax.commands.filter import filter as filter_store
+from osed_jax.commands.generate import generate, wanted_counts
+from osed_jax.commands.train import train
+from osed_jax.commands.verify import problems
 from osed_jax.config import check
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier
-from osed_jax.generation.generate import generate, wanted_counts
-from osed_jax.generation.records import read_lines
-from osed_jax.generation.select import select
-from osed_jax.generation.verify import problems
-from osed_jax.training.mesh import make_mesh
+from osed_jax.generation.store_metadata import read_lines
+from osed_jax.sharding import make_mesh
 from osed_jax.training.step import make_eval_step
-from osed_jax.training.train import train
 from tests import make_stable_diffusion_oracle as oracle
 from tests.cheap_store import tree
 from tests.command_line import command, environment, run, run_well
@@ -136,24 +136,25 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
     assert rejected and {r["reason"] for r in rejected} == {"not recognised"}
     assert all(r["classifier_rank"] == 10 for r in rejected)
     classifier = load_classifier(tmp_path / "run", make_mesh())
-    step = make_eval_step(model=classifier.model, augmentation=classifier.augmentation)
+    step = jax.jit(make_eval_step(model=classifier.model, augmentation=classifier.augmentation))
     images = [np.asarray(Image.open(tmp_path / "store" / r["file_name"])) for r in kept]
-    order = np.argsort(-np.asarray(jax.jit(step)(classifier.state, jnp.stack(images))), axis=1)
+    logits, _ = step(classifier.state, jnp.stack(images))
+    order = np.argsort(-np.asarray(logits), axis=1)
     ranks = [1 + order[i].tolist().index(r["label"]) for i, r in enumerate(kept)]
     assert ranks == [r["classifier_rank"] for r in kept]
     assert all(r["feature_distance"] > 0 for r in kept)
     # The same judge, asked to be stricter, of images that are there.
     strict = max(min(ranks[i : i + 2]) for i in range(0, 20, 2))  # one of each class at least
-    judged.generation.update(classifier_top_k=strict, selected_dir=str(tmp_path / "selected"))
-    verdicts = select(check(judged))
+    judged.generation.update(classifier_top_k=strict, filtered_dir=str(tmp_path / "selected"))
+    verdicts = filter_store(check(judged))
     for label, name in enumerate(classifier.facts["class_names"]):
         passed = sum(rank <= strict for rank in ranks[2 * label : 2 * label + 2])
         assert verdicts[name]["kept"] == passed
         assert verdicts[name].get("not recognised", 0) == 2 - passed
-    judged.generation.selected_dir = str(tmp_path / "again")
+    judged.generation.filtered_dir = str(tmp_path / "again")
     # With another validation_fraction alone the canonical subset, and so the judge, is the same.
     judged.dataset.update({"validation_fraction": 0.2, "imbalance_ratio": 4.0})
-    for do in (generate, select):
+    for do in (generate, filter_store):
         with pytest.raises(UserError, match="so it may have seen the validation images"):
             do(check(judged))
     judged.dataset.update({"validation_fraction": 0.0, "imbalance_ratio": 3.0})
@@ -164,8 +165,8 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
 
 def test_a_generator_that_may_have_seen_the_validation_images_is_refused(tmp_path, model):
     def adapted(folder, base):
-        """What --mode=adapt keeps there, among others."""
-        kept = {"dataset": check(config)["dataset"], "adapt": {"base": str(base)}}
+        """What --mode=finetune keeps there, among others."""
+        kept = {"dataset": check(config)["dataset"], "finetune": {"base": str(base)}}
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(json.dumps(kept))
 
@@ -192,9 +193,9 @@ def test_counts_per_class():
     assert wanted_counts(config, counts) == [0, 50, 90]
     config["generation"]["count"] = "7"
     assert wanted_counts(config, counts) == [7, 7, 7]
-    config["generation"]["count"] = "noise_ratio"
+    config["generation"]["count"] = "replace_ratio"
     config["train"]["num_epochs"], config["oversampling"]["start_epoch"] = 10, 9
-    config["oversampling"]["noise_ratio"] = 0.5
+    config["oversampling"]["replace_ratio"] = 0.5
     # One epoch of 160 draws, 53.3 a class, of which 0, 1/4 and 9/20 are replaced.
     assert wanted_counts(config, counts) == [0, 14, 24]
     config["oversampling"]["noise_share"] = 0.5
@@ -209,30 +210,31 @@ def test_counts_per_class():
 
 
 def test_a_run_shows_about_as_many_images_as_noise_ratio_counts():
-    from osed_jax.data.sampling import Kind, balanced_plan, replace_probability
+    from osed_jax.data.epoch_plan import balanced_plan, replace_probability
+    from osed_jax.kinds import Kind
 
     config = check(digits.get_config("erm"))
     config["train"]["num_epochs"], config["oversampling"]["start_epoch"] = 60, 59
     counts = (1000, 400, 100)
-    config["generation"]["count"] = "noise_ratio"
+    config["generation"]["count"] = "replace_ratio"
     label = np.repeat(np.arange(3), counts)
     plan = balanced_plan(
         seed=0,
         epoch=59,
         label=label,
-        synthetic_label=np.arange(3),
-        replace_prob=replace_probability(counts, config["oversampling"]["noise_ratio"]),
+        generated_label=np.arange(3),
+        replace_prob=replace_probability(counts, config["oversampling"]["replace_ratio"]),
         noise_share=0.0,
         batch_size=100,
     )
-    shown = np.bincount(plan.label[plan.kind == Kind.SYNTHETIC], minlength=3)
+    shown = np.bincount(plan.label[plan.kind == Kind.GENERATED], minlength=3)
     np.testing.assert_allclose(wanted_counts(config, counts), shown, atol=30)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": "many"}, "count is 'many'; it must be balance, noise_ratio or a number"),
+        ({"count": "many"}, "count is 'many'; it must be balance, replace_ratio or a number"),
         ({"templates": ("a cat",)}, r"templates .* at least one text with \{class\}"),
         ({"process_index": 2, "process_count": 2}, "it must be less than 2"),
         ({"negative_prompt": "dull", "guidance_scale": 1.0}, "no effect without guidance"),

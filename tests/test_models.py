@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from osed_jax.data.sampling import Kind
+from osed_jax.kinds import Kind
 from osed_jax.models.batch_norm import EPSILON
 from osed_jax.models.convolution import _convolve, convolve
 from osed_jax.models.resnet import ResNet
@@ -38,7 +38,7 @@ def test_sizes_are_the_published_ones():
 
 def test_auxiliary_roads_add_a_scale_and_a_bias_for_each_norm():
     plain = sizes(WideResNet(num_classes=10))[0]
-    both = WideResNet(num_classes=10, synthetic_road="aux", noise_road="aux")
+    both = WideResNet(num_classes=10, generated_norm="aux", noise_norm="aux")
     assert sizes(both) == (plain + 2 * 17_952, 17_952)
 
 
@@ -189,10 +189,10 @@ def test_each_way_to_convolve_is_taken():
 
 
 @pytest.mark.parametrize("model", [WideResNet, ResNet])
-@pytest.mark.parametrize(("road", "reached"), [("dar", 2), ("dar_grad", "all")])
-def test_noise_on_the_dar_road_reaches_the_last_layer_alone(model, road, reached):
+@pytest.mark.parametrize(("norm", "reached"), [("dar", 2), ("dar_grad", "all")])
+def test_noise_on_the_dar_road_reaches_the_last_layer_alone(model, norm, reached):
     size = {"depth": 10, "widen_factor": 1} if model is WideResNet else {"depth": 8}
-    net = model(num_classes=3, noise_road=road, **size)
+    net = model(num_classes=3, noise_norm=norm, **size)
     x = jnp.asarray(RANDOM.randn(6, 8, 8, 3), jnp.float32)
     kind = jnp.asarray([0, 0, 0, 2, 2, 2])
     variables = jax.jit(lambda: net.init(jax.random.key(1), x, kind, train=False))()

@@ -13,11 +13,11 @@ from PIL import Image
 
 from configs import digits
 from osed_jax import workdir
+from osed_jax.commands.evaluate import evaluate
+from osed_jax.commands.train import train
 from osed_jax.config import check
-from osed_jax.evaluation.evaluate import evaluate
 from osed_jax.evaluation.report_images import _balanced_rows
 from osed_jax.experiment import of_a_run
-from osed_jax.training.train import train
 from tests.conftest import ROOT
 from tests.overlap import figures_checked
 
@@ -133,7 +133,7 @@ def test_a_report_can_be_left_out_and_does_not_bind_a_run(tmp_path):
 
 
 def test_the_command_carries_every_kind_of_value(tmp_path):
-    from osed_jax.evaluation.command import reproducing_command
+    from osed_jax.evaluation.report import reproducing_command
 
     config = small("open")
     config.dataset.update({"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 1.0), "data_dir": "a 'b'"})

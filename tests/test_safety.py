@@ -8,12 +8,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from configs import digits
+from osed_jax.commands.generate import generate
 from osed_jax.config import check
 from osed_jax.errors import UserError
 from osed_jax.generation.filters import Filters
-from osed_jax.generation.generate import generate
-from osed_jax.generation.records import read_lines
 from osed_jax.generation.safety import FOLDER, checker_module, load_safety_checker
+from osed_jax.generation.store_metadata import read_lines
 from tests import make_stable_diffusion_oracle as oracle
 from tests.conftest import ROOT
 

@@ -9,7 +9,7 @@ from PIL import Image
 from osed_jax.errors import UserError
 from osed_jax.generation import stable_diffusion
 from osed_jax.generation.resize import resize
-from osed_jax.generation.sampling import Sampler
+from osed_jax.generation.sampler import Sampler
 from tests import make_stable_diffusion_oracle as oracle
 
 SETTINGS = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from osed_jax.commands.verify import problems
 from osed_jax.data.generated import load_generated
 from osed_jax.errors import UserError
 from osed_jax.generation.fill import arranged
-from osed_jax.generation.records import encode, read_lines
 from osed_jax.generation.store import filling
-from osed_jax.generation.verify import problems
+from osed_jax.generation.store_metadata import encode, read_lines
 from tests.cheap_store import (
     CLASSES,
     SETTINGS,

@@ -8,9 +8,9 @@ import pytest
 
 from configs import digits
 from osed_jax import workdir
+from osed_jax.commands.sweep import planned
 from osed_jax.config import check
 from osed_jax.errors import UserError
-from osed_jax.training.sweep import planned
 from tests.command_line import SMALL, command, environment, run_well
 from tests.conftest import ROOT
 
@@ -36,7 +36,7 @@ def test_every_method_with_every_seed_forked_from_erm(tmp_path):
     assert names == [f"{m}/seed_{s}" for s in (3, 5) for m in ("erm", "osed", "ros", "drs")]
     by_name = {name: config for name, (_, config) in zip(names, runs)}
     modes = {name.split("/")[0]: c["oversampling"]["mode"] for name, c in by_name.items()}
-    assert modes == {"erm": "none", "osed": "diffusion", "ros": "resample", "drs": "resample"}
+    assert modes == {"erm": "none", "osed": "generated", "ros": "resample", "drs": "resample"}
     assert by_name["osed/seed_5"]["init"]["fork_from"] == str(tmp_path / "erm" / "seed_5")
     assert by_name["osed/seed_5"]["seed"] == 5
     assert by_name["drs/seed_3"]["oversampling"]["start_epoch"] == 48
@@ -48,7 +48,7 @@ def test_every_method_with_every_seed_forked_from_erm(tmp_path):
 def test_what_serves_replacing_alone_is_given_to_those_that_replace(tmp_path):
     config = digits.get_config("osed")
     replacing = {"replace_in": "all", "real_only_epochs": 2, "noise_share": 0.25}
-    config.oversampling.update({**replacing, "synthetic_road": "aux"})
+    config.oversampling.update({**replacing, "generated_norm": "aux"})
     config.oversampling.generated_dir = str(tmp_path)
     config.sweep.update({"seeds": (0,), "methods": "erm,ros,drs,open,osed"})
     runs = planned(check(config), tmp_path)
@@ -57,7 +57,7 @@ def test_what_serves_replacing_alone_is_given_to_those_that_replace(tmp_path):
     nothing = ["tail", 0, 0.0]
     assert fields["erm"] == fields["ros"] == fields["drs"] == nothing
     assert fields["open"] == ["all", 2, 0.0] and fields["osed"] == ["all", 2, 0.25]
-    assert over["osed"]["synthetic_road"] == "aux", "what the user chose stays"
+    assert over["osed"]["generated_norm"] == "aux", "what the user chose stays"
 
 
 def test_erm_is_trained_where_a_deferred_method_needs_it(tmp_path):

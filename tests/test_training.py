@@ -5,30 +5,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from sklearn.metrics import log_loss
 
-from osed_jax.data import sampling
+from osed_jax import sharding as mesh_lib
+from osed_jax.data import epoch_plan
 from osed_jax.data.augment import Augmentation
 from osed_jax.data.images import ArrayImages, Bank, FileImages
-from osed_jax.data.pipeline import TfDataFeeder
-from osed_jax.data.resident import ResidentFeeder
+from osed_jax.data.resident_feeder import ResidentFeeder
+from osed_jax.data.tfdata_feeder import TfDataFeeder
 from osed_jax.errors import UserError
-from osed_jax.evaluation.predict import predict
+from osed_jax.evaluation.predict import Predictor
+from osed_jax.kinds import Kind
 from osed_jax.models.wide_resnet import WideResNet
-from osed_jax.training import mesh as mesh_lib
+from osed_jax.training.losses import LossFacts, cross_entropy
 from osed_jax.training.optimizer import learning_rate_by_epoch, learning_rate_fn, sgd
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
-from osed_jax.training.step import cross_entropy, make_eval_step, make_train_step
+from osed_jax.training.step import make_eval_step, make_train_step
 
 RANDOM = np.random.RandomState(0)
 AUGMENTATION = Augmentation(
     mean=(0.5,) * 3, std=(0.25,) * 3, noise_space="pixel", flip=True, crop_padding=1, blur_prob=0.5
 )
-PLAN = sampling.balanced_plan(
+PLAN = epoch_plan.balanced_plan(
     seed=0,
     epoch=0,
     label=np.repeat(np.arange(3), [30, 9, 5]),
-    synthetic_label=np.repeat(np.arange(3), 7),
+    generated_label=np.repeat(np.arange(3), 7),
     replace_prob=np.array([0.0, 0.7, 0.8]),
     noise_share=0.5,
     batch_size=16,
@@ -41,19 +42,25 @@ def some_devices(count):
     return Mesh(np.asarray(jax.devices()[:count]), ("data",))
 
 
-def make_parts(model, mesh, **loss):
+def make_parts(model, mesh, num_classes=3):
     tx = sgd(lambda step: 0.05, momentum=0.9, weight_decay=2e-4)
+    facts = LossFacts(np.ones(num_classes), num_epochs=1, start_epoch=1)
     step = make_train_step(
-        model=model, tx=tx, loss_fn=cross_entropy(**loss), augmentation=AUGMENTATION
+        model=model,
+        tx=tx,
+        loss_fn=cross_entropy({"label_smoothing": 0.0}, facts),
+        augmentation=AUGMENTATION,
+        num_classes=num_classes,
+        steps_per_epoch=3,
     )
     state = jax.jit(lambda: create_state(model, tx, seed=0, image_size=8))()
     return mesh_lib.jit_train_step(step, mesh), mesh_lib.replicate(state, mesh)
 
 
-def train_on(count, feeder=ResidentFeeder, bank=BANK, **roads):
+def train_on(count, feeder=ResidentFeeder, bank=BANK, **norms):
     """Losses and last state of one epoch on so many devices."""
     mesh = some_devices(count)
-    step, state = make_parts(WideResNet(num_classes=3, depth=10, widen_factor=1, **roads), mesh)
+    step, state = make_parts(WideResNet(num_classes=3, depth=10, widen_factor=1, **norms), mesh)
     losses = []
     for batch in feeder(bank, mesh_lib.split(mesh)).batches(PLAN):
         state, metrics = step(state, batch, np.uint32(0))
@@ -64,14 +71,14 @@ def train_on(count, feeder=ResidentFeeder, bank=BANK, **roads):
 
 @pytest.fixture(scope="module")
 def on_one_device():
-    return train_on(1, noise_road="dar", synthetic_road="aux")
+    return train_on(1, noise_norm="dar", generated_norm="aux")
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_losses_are_the_same_on_any_number_of_devices(on_one_device, count):
-    noise = (PLAN.kind == sampling.Kind.NOISE).reshape(len(PLAN), count, -1).sum(axis=-1)
+    noise = (PLAN.kind == Kind.NOISE).reshape(len(PLAN), count, -1).sum(axis=-1)
     assert (noise != noise[:, :1]).any()  # the devices' counts of noise rows are unequal
-    losses, state = train_on(count, noise_road="dar", synthetic_road="aux")
+    losses, state = train_on(count, noise_norm="dar", generated_norm="aux")
     for got, want in zip(losses, on_one_device[0]):
         np.testing.assert_allclose(got["loss"], want["loss"], rtol=2e-4)
         assert got["natural"] == want["natural"]
@@ -116,7 +123,7 @@ def test_a_file_that_breaks_while_it_is_streamed_is_named(tmp_path):
         mesh_lib.split(some_devices(1)),
     )
     (tmp_path / "1.png").write_bytes(b"")
-    plan = sampling.natural_plan(seed=0, epoch=0, label=np.array([0, 1]), batch_size=2)
+    plan = epoch_plan.natural_plan(seed=0, epoch=0, label=np.array([0, 1]), batch_size=2)
     with pytest.raises(UserError, match=r"1\.png: the file is empty"):
         list(feeder.batches(plan))
 
@@ -132,32 +139,6 @@ def test_padding_rows_have_no_part_in_a_step():
     results = [step(jax.tree.map(jnp.copy, state), b, np.uint32(0)) for b in (batch, other)]
     jax.tree.map(np.testing.assert_array_equal, *results)
     assert results[0][1]["natural"] == 2
-
-
-def test_loss_is_cross_entropy():
-    logits = RANDOM.randn(5, 3).astype(np.float32)
-    label = np.array([0, 1, 2, 2, 1])
-    prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    got = cross_entropy()(jnp.asarray(logits), jnp.asarray(label))
-    assert float(got.mean()) == pytest.approx(log_loss(label, prob), rel=1e-5)
-
-
-def test_label_smoothing_spreads_the_target():
-    logits, label = RANDOM.randn(4, 3), np.array([0, 1, 2, 1])
-    target = 0.9 * np.eye(3)[label] + 0.1 / 3
-    log_prob = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    got = cross_entropy(label_smoothing=0.1)(jnp.asarray(logits), jnp.asarray(label))
-    np.testing.assert_allclose(got, -(target * log_prob).sum(1), rtol=1e-5)
-
-
-def test_balanced_softmax_weighs_by_the_prior():
-    logits, label, counts = RANDOM.randn(4, 3), np.array([0, 1, 2, 1]), np.array([100, 10, 1])
-    weighted = counts * np.exp(logits)
-    want = -np.log(weighted[np.arange(4), label] / weighted.sum(1))
-    got = cross_entropy(log_prior=jnp.log(jnp.asarray(counts)))(
-        jnp.asarray(logits), jnp.asarray(label)
-    )
-    np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_schedule_is_that_of_the_papers():
@@ -187,8 +168,8 @@ def test_sgd_is_that_of_pytorch():
 
 
 def test_auxiliary_norms_begin_as_copies_without_momentum():
-    def make(road):
-        model = WideResNet(num_classes=3, depth=10, widen_factor=1, noise_road=road)
+    def make(norm):
+        model = WideResNet(num_classes=3, depth=10, widen_factor=1, noise_norm=norm)
         tx = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0)
         return jax.jit(lambda: create_state(model, tx, seed=0, image_size=8))()
 
@@ -211,23 +192,23 @@ def test_evaluation_counts_every_image_once():
     mesh = some_devices(4)
     model = WideResNet(num_classes=3, depth=10, widen_factor=1)
     _, state = make_parts(model, mesh)
-    step = make_eval_step(model=model, augmentation=AUGMENTATION)
+    step = jax.jit(make_eval_step(model=model, augmentation=AUGMENTATION))
     images = ArrayImages(IMAGES[:23])
-
-    def logits(batch_size):
-        return predict(
-            mesh_lib.jit_eval_step(step, mesh),
-            state,
-            images,
-            batch_size=batch_size,
-            sharding=mesh_lib.split(mesh),
-        )
-
-    one_by_one = np.concatenate(
-        [np.asarray(jax.jit(step)(state, IMAGES[i : i + 1])) for i in range(23)]
-    )
+    one_by_one = [step(state, IMAGES[i : i + 1]) for i in range(23)]
     for batch_size in (8, 40, 5, 41):  # the last two are rounded up, to 8 and 44
-        np.testing.assert_allclose(logits(batch_size), one_by_one, rtol=1e-3, atol=1e-4)
+        predictor = Predictor(model, AUGMENTATION, mesh, batch_size=batch_size)
+        for got, want in zip(predictor.of_images(state, images), zip(*one_by_one)):
+            np.testing.assert_allclose(got, np.concatenate(want), rtol=1e-3, atol=1e-4)
+
+
+def test_outputs_that_are_not_finite_are_never_scored():
+    mesh = some_devices(1)
+    model = WideResNet(num_classes=3, depth=10, widen_factor=1)
+    _, state = make_parts(model, mesh)
+    broken = jax.tree.map(lambda leaf: leaf.at[...].set(jnp.nan), state.batch_stats)
+    predictor = Predictor(model, AUGMENTATION, mesh, batch_size=8)
+    with pytest.raises(UserError, match="not finite after step 0"):
+        predictor.of_images(state.replace(batch_stats=broken), ArrayImages(IMAGES[:8]))
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():

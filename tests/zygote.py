@@ -17,14 +17,6 @@ import traceback
 import main
 
 # The drivers, and what they import late.
-import osed_jax.config
-import osed_jax.evaluation.diagnose
-import osed_jax.evaluation.gap
-import osed_jax.evaluation.report
-import osed_jax.generation.adapt
-import osed_jax.generation.generate
-import osed_jax.generation.verify
-import osed_jax.training.sweep  # noqa: F401
 
 
 def child(job: dict) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from osed_jax.data.sampling import Kind
+from osed_jax.kinds import Kind
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The generated images of mode `diffusion`: a folder CLASS/*.png|jpg|... that any tool made."""
+"""The generated images of mode `generated`: a folder CLASS/*.png|jpg|... that any tool made."""
 
 import json
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def load_generated(
     """
     if not generated_dir:
         raise UserError(
-            "config.oversampling.generated_dir is empty; mode diffusion needs a folder of "
+            "config.oversampling.generated_dir is empty; mode generated needs a folder of "
             "generated images, CLASS/*.png|jpg|..."
         )
     folder = Path(generated_dir)

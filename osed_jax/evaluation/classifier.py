@@ -1,4 +1,4 @@
-"""A trained net, from its work directory."""
+"""A trained net, from its work directory, and what a report of it shows."""
 
 import dataclasses
 from pathlib import Path
@@ -6,13 +6,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from osed_jax import experiment, workdir
 from osed_jax.data.augment import Augmentation
+from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
+from osed_jax.experiment import Config, Data
+from osed_jax.sharding import abstract
 from osed_jax.training.checkpoint import Checkpoints
-from osed_jax.training.mesh import abstract
 from osed_jax.training.state import TrainState, create_state
 
 
@@ -24,7 +27,7 @@ class Classifier:
       facts: of its data, as `dataset.json` has them: class_names, image_size and others.
       epoch: number of epochs it was trained for.
       state: its weights and running statistics; no optimizer state.
-      model: the net, without roads other than the natural one.
+      model: the net, with the shared norm alone, as at test time.
       augmentation: how its images are normalised.
     """
 
@@ -69,3 +72,36 @@ def load_classifier(directory: Path, mesh: Mesh) -> Classifier:
         model=experiment.make_model(run, len(facts["class_names"]), routed=False),
         augmentation=experiment.make_augmentation(run, facts, noise=False),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A trained net and what it was tested on.
+
+    Attributes:
+      directory: its work directory.
+      config: of the run, as its `config.json` has it.
+      figures: as `summary.json` or `evaluation.json` has them.
+      logits: float32 [N, K] of the test images.
+      test: N images.
+      classifier: the net.
+      data: what it was trained on; None where that cannot be had here.
+    """
+
+    directory: Path
+    config: Config
+    figures: dict[str, Any]
+    logits: np.ndarray
+    test: ImageSet
+    classifier: Classifier
+    data: Data | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Of the training data, as `dataset.json` has them."""
+        return self.classifier.facts
+
+    @property
+    def class_names(self) -> list[str]:
+        """K names."""
+        return self.facts["class_names"]

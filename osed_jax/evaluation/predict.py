@@ -1,43 +1,98 @@
-"""Logits of every image of a set, each once."""
+"""What a net makes of images at test time: logits, and the features that its last layer sees."""
 
-from collections.abc import Callable
+from typing import NamedTuple
 
-import jax
+import flax.linen as nn
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh
 
 from osed_jax.console import progress
+from osed_jax.data.augment import Augmentation
 from osed_jax.data.images import Images
-from osed_jax.data.placing import own_rows, place, shared_evenly
+from osed_jax.errors import UserError
+from osed_jax.sharding import jit_eval_step, own_rows, place, shared_evenly, split
 from osed_jax.training.state import TrainState
+from osed_jax.training.step import make_eval_step
 
 
-def predict(
-    eval_step: Callable[[TrainState, jax.Array], jax.Array],
-    state: TrainState,
-    images: Images,
-    *,
-    batch_size: int,
-    sharding: NamedSharding,
-) -> np.ndarray:
-    """Logits at test time, float32 [N, K].
+class Outputs(NamedTuple):
+    """Logits float32 [N, K] and features float32 [N, D] of N images, in their order."""
 
-    Args:
-      eval_step: jitted, see `training.step.make_eval_step`.
-      state: its weights and running statistics are used.
-      images: N images.
-      batch_size: of all devices together; more where they could not share it evenly. The last batch
-        is filled up, its filling dropped.
-      sharding: how a batch is split over the devices.
+    logits: np.ndarray
+    features: np.ndarray
+
+
+class Predictor:
+    """A net at test time, jitted for one batch size; every image is seen once.
+
+    All modes predict through this class, so no output that is not finite is ever scored.
     """
-    logits = []
-    batch_size = shared_evenly(sharding, batch_size)
-    own = own_rows(sharding, batch_size)
-    with progress(total=len(images), unit="image", label="evaluating") as bar:
-        for first in range(0, len(images), batch_size):
-            rows = np.arange(first, min(first + batch_size, len(images)))
-            filled = np.resize(rows, batch_size)
-            image = place(images.take(filled[own]), sharding)
-            logits.append(np.asarray(eval_step(state, image))[: len(rows)])
-            bar.update(len(rows))
-    return np.concatenate(logits)
+
+    def __init__(
+        self, model: nn.Module, augmentation: Augmentation, mesh: Mesh, *, batch_size: int
+    ):
+        """Prepares for batches of `batch_size` images over all devices.
+
+        Args:
+          model: the net.
+          augmentation: how its images are normalised.
+          mesh: the devices; a batch grows to what they share evenly, and the last one is filled up.
+          batch_size: images.
+        """
+        self._sharding = split(mesh)
+        self._batch_size = shared_evenly(self._sharding, batch_size)
+        self._eval_step = jit_eval_step(
+            make_eval_step(model=model, augmentation=augmentation), mesh
+        )
+
+    def of_array(self, state: TrainState, image: np.ndarray) -> Outputs:
+        """Outputs for uint8 images [N, H, W, 3], N at most the batch size.
+
+        Args:
+          state: its weights and running statistics are used.
+          image: the images.
+
+        Raises:
+          UserError: where an output is not finite.
+        """
+        filled = np.resize(np.arange(len(image)), self._batch_size)
+        own = own_rows(self._sharding, self._batch_size)
+        found = self._eval_step(
+            state.replace(opt_state=()), place(image[filled[own]], self._sharding)
+        )
+        outputs = Outputs(*(np.asarray(rows)[: len(image)] for rows in found))
+        if not all(np.isfinite(rows).all() for rows in outputs):
+            raise UserError(
+                f"the net's outputs are not finite after step {int(state.step)}: training has "
+                f"diverged; train again with a lower config.optimizer.learning_rate, in another "
+                f"--workdir"
+            )
+        return outputs
+
+    def of_images(
+        self,
+        state: TrainState,
+        images: Images,
+        rows: np.ndarray | None = None,
+        *,
+        label: str = "evaluating",
+    ) -> Outputs:
+        """Outputs for `rows` [N] of `images`, by default all of them.
+
+        Args:
+          state: its weights and running statistics are used.
+          images: holds them.
+          rows: which ones.
+          label: what the progress bar says.
+
+        Raises:
+          UserError: where an output is not finite.
+        """
+        rows = np.arange(len(images)) if rows is None else rows
+        parts = []
+        with progress(total=len(rows), unit="image", label=label) as bar:
+            for first in range(0, len(rows), self._batch_size):
+                part = rows[first : first + self._batch_size]
+                parts.append(self.of_array(state, images.take(part)))
+                bar.update(len(part))
+        return Outputs(*(np.concatenate(column) for column in zip(*parts)))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from osed_jax import cluster, workdir
-from osed_jax.config import changed_fields, method_name
+from osed_jax import cluster, experiment, workdir
+from osed_jax.config import changed_fields, check, get_config, method_name
 from osed_jax.console import say
 from osed_jax.evaluation import report_images, report_numbers
-from osed_jax.evaluation.command import default_of, reproducing_command
+from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.statistics import share_interval
-from osed_jax.evaluation.subject import Subject
+from osed_jax.experiment import Config
 from osed_jax.reporting import page
 
 FOLDER, PAGE = "report", "report.html"
@@ -134,3 +135,27 @@ def _command(subject: Subject) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def default_of(method: str) -> Config:
+    """A method's own defaults, as far as a run's numbers follow from them."""
+    return experiment.of_a_run(check(get_config(method)))
+
+
+def reproducing_command(config: Config, workdir: Path) -> str:
+    """A command line that leads to the same config, whatever file it came from.
+
+    Args:
+      config: plain, as `config.json` has it.
+      workdir: a folder for the run.
+    """
+    method = method_name(config)
+    flags = [f"--config=configs/default.py:{method}", f"--workdir={workdir}"]
+    for field, (_, value) in changed_fields(default_of(method), config).items():
+        flags.append(f"--config.{field}={_written(value)}")
+    return " \\\n    ".join(["python main.py", *map(shlex.quote, flags)])
+
+
+def _written(value: Any) -> str:
+    """A value as the command line takes it."""
+    return repr(tuple(value)) if isinstance(value, list) else str(value)

@@ -9,15 +9,15 @@ from jax.sharding import Mesh
 from osed_jax import experiment
 from osed_jax.data.augment import augment
 from osed_jax.data.image_set import ImageSet
-from osed_jax.data.sampling import Kind
-from osed_jax.evaluation.features import Extractor
+from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.metrics import log_softmax
-from osed_jax.evaluation.subject import KINDS, Subject
+from osed_jax.evaluation.predict import Predictor
 from osed_jax.experiment import Data
+from osed_jax.kinds import KIND_NAMES, Kind
 from osed_jax.reporting import mosaics, page
 from osed_jax.reporting.feature_map import draw_feature_map
 from osed_jax.reporting.style import MANY_CLASSES
-from osed_jax.training.mesh import replicated
+from osed_jax.sharding import replicated
 
 _MISTAKES = 12
 _PER_KIND = 8  # images of a batch that are shown of each kind
@@ -52,7 +52,7 @@ def batch(subject: Subject, data: Data, mesh: Mesh, folder: Path) -> str:
     seen = show(rows["image"], rows["kind"], jax.random.key(subject.config["seed"]))
     pixels = np.clip(np.asarray(seen) * np.asarray(settings.std) + np.asarray(settings.mean), 0, 1)
     kind = plan.kind[0]
-    present = {name: kind == k for k, name in KINDS.items() if (kind == k).any()}
+    present = {name: kind == k for k, name in KIND_NAMES.items() if (kind == k).any()}
     path = folder / "batch.png"
     by_kind = {name: pixels[here][:_PER_KIND] for name, here in present.items()}
     mosaics.draw_batch(path, by_kind, "A batch as the net sees it, augmented")
@@ -83,11 +83,13 @@ def feature_map(subject: Subject, data: Data, total: int, mesh: Mesh, folder: Pa
 
     sets = {"test": subject.test, "natural": data.train, "generated": data.generated}
     present = {kind: images for kind, images in sets.items() if images is not None}
-    net = Extractor(subject.classifier, mesh, batch_size=100)
+    net = subject.classifier
+    predictor = Predictor(net.model, net.augmentation, mesh, batch_size=100)
     features, kinds, labels = [], [], []
     for kind, images in present.items():
         rows = _balanced_rows(images.label, total // len(present), subject.config["seed"])
-        features.append(net.of_images(images.images, rows, label="features").features)
+        outputs = predictor.of_images(net.state, images.images, rows, label="features")
+        features.append(outputs.features)
         kinds += [kind] * len(rows)
         labels.append(images.label[rows])
     x = np.concatenate(features).astype(np.float64)

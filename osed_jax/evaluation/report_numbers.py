@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from osed_jax import experiment
+from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.metrics import log_softmax
 from osed_jax.evaluation.statistics import share_interval
-from osed_jax.evaluation.subject import KINDS, Subject
+from osed_jax.kinds import KIND_NAMES
 from osed_jax.reporting import curves, page
 from osed_jax.reporting.style import MANY_CLASSES
 
@@ -109,6 +110,6 @@ def _shown(subject: Subject) -> tuple[dict[str, np.ndarray], str]:
     plan = experiment.make_plan(subject.config, subject.data, last)
     slots = {
         name: np.bincount(plan.label[plan.kind == kind], minlength=len(subject.class_names))
-        for kind, name in KINDS.items()
+        for kind, name in KIND_NAMES.items()
     }
     return {name: n for name, n in slots.items() if n.any()}, f"the last epoch ({last + 1})"

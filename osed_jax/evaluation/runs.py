@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from osed_jax import workdir
-from osed_jax.config import changed_fields, completed, differences
+from osed_jax.config import changed_fields, differences
 from osed_jax.errors import UserError
+from osed_jax.methods import METHODS
+from osed_jax.renames import completed
 
-_ORDER = ("erm", "ros", "drs", "open", "osed")
 # What runs must share to be compared at all.
 _DATA = (
     "dataset",
@@ -113,7 +114,7 @@ def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
     for members in by_config.values():
         by_method.setdefault(members[0].summary["method"], []).append(members)
     made, notes = [], []
-    for method in sorted(by_method, key=_ORDER.index):
+    for method in sorted(by_method, key=list(METHODS).index):
         named = list(_named(method, by_method[method]))
         if len(named) > 1:
             notes.append(

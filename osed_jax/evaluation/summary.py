@@ -13,9 +13,9 @@ import numpy as np
 from osed_jax import experiment, workdir
 from osed_jax.config import method_name
 from osed_jax.data.long_tail import class_groups
-from osed_jax.data.sampling import Kind
 from osed_jax.evaluation.metrics import classification_report
 from osed_jax.experiment import Config, Data
+from osed_jax.kinds import Kind
 from osed_jax.training.state import TrainState, num_parameters
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "osed-jax")
@@ -138,7 +138,7 @@ def _generated_used(config: Config, data: Data) -> dict[str, int] | None:
     slots = 0
     for epoch in range(start, num_epochs):
         plan = experiment.make_plan(config, data, epoch)
-        rows = plan.row[plan.kind == Kind.SYNTHETIC]
+        rows = plan.row[plan.kind == Kind.GENERATED]
         different.update(rows.tolist())
         slots += len(rows)
     return {"different": len(different), "slots": slots}

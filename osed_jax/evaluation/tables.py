@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from osed_jax.evaluation.pairs import Pair
+from osed_jax.evaluation.paired_tests import Pair
 from osed_jax.evaluation.runs import Variant
 from osed_jax.evaluation.statistics import Spread, over_seeds
 

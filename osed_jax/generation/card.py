@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from osed_jax.generation.records import METADATA, REJECTED, Record, is_kept
+from osed_jax.generation.store_metadata import METADATA, REJECTED, Record, is_kept
 from osed_jax.workdir import write_atomically
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))

@@ -10,8 +10,8 @@ import numpy as np
 from osed_jax.console import progress, say
 from osed_jax.errors import UserError
 from osed_jax.generation.filters import Filters
-from osed_jax.generation.records import Name, Record, encode, file_name, is_kept, sha256
 from osed_jax.generation.store import Store
+from osed_jax.generation.store_metadata import Name, Record, encode, file_name, is_kept, sha256
 
 
 class Drawn(NamedTuple):

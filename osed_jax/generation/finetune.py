@@ -17,7 +17,7 @@ _STREAM = 0x41444150  # keeps these keys apart from any other use of the same se
 Batch = dict[str, jax.Array]
 
 
-class AdaptState(flax.struct.PyTreeNode):
+class FinetuneState(flax.struct.PyTreeNode):
     """Everything a checkpoint holds. There is no random key: keys are derived from the step.
 
     Attributes:
@@ -33,9 +33,9 @@ class AdaptState(flax.struct.PyTreeNode):
     opt_state: Any
 
 
-def create_state(params: Params, tx: optax.GradientTransformation) -> AdaptState:
+def create_state(params: Params, tx: optax.GradientTransformation) -> FinetuneState:
     """The state before the first update; pure."""
-    return AdaptState(
+    return FinetuneState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema=jax.tree.map(jnp.copy, params),  # a buffer of its own, as both are donated
@@ -91,7 +91,7 @@ def unet_params(frozen: Params, params: Params, *, lora: bool) -> Params:
     return merge(frozen["unet"], params) if lora else params
 
 
-def make_adapt_step(
+def make_finetune_step(
     *,
     model: StableDiffusion,
     tx: optax.GradientTransformation,
@@ -99,7 +99,7 @@ def make_adapt_step(
     ema_decay: float,
     lora: bool,
     seed: int,
-) -> Callable[[AdaptState, Batch, Params], tuple[AdaptState, jax.Array]]:
+) -> Callable[[FinetuneState, Batch, Params], tuple[FinetuneState, jax.Array]]:
     """The function (state, batch, frozen) -> (state, loss) of one update.
 
     A batch is `image`, uint8 [B, H, H, 3], and `tokens` of its prompts, int32 [B, L]. `frozen` are
@@ -109,7 +109,9 @@ def make_adapt_step(
     """
     root = jax.random.fold_in(jax.random.key(seed), _STREAM)
 
-    def adapt_step(state: AdaptState, batch: Batch, frozen: Params) -> tuple[AdaptState, jax.Array]:
+    def finetune_step(
+        state: FinetuneState, batch: Batch, frozen: Params
+    ) -> tuple[FinetuneState, jax.Array]:
         keys = jax.random.split(jax.random.fold_in(root, state.step), 3)
         image = batch["image"].astype(jnp.float32) / 255
         if image.shape[1] != image_size:
@@ -129,6 +131,6 @@ def make_adapt_step(
         params = optax.apply_updates(state.params, updates)
         decay = ema_decay_at(state.step, ema_decay)
         ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params)
-        return AdaptState(state.step + 1, params, ema, opt_state), loss
+        return FinetuneState(state.step + 1, params, ema, opt_state), loss
 
-    return adapt_step
+    return finetune_step

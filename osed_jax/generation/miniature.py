@@ -1,13 +1,13 @@
 """A miniature Stable Diffusion for images of a few pixels, in the very classes of the large one.
 
 Its text encoder stays random: it only has to tell prompts apart, and the UNet learns to read it.
-Its autoencoder keeps the resolution and is trained here; its UNet is trained by `adapt`.
+Its autoencoder keeps the resolution and is trained here; its UNet is trained by `--mode=finetune`.
 """
 
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from osed_jax.console import progress
 from osed_jax.data.images import Images
 from osed_jax.errors import UserError
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion, init_random
-from osed_jax.generation.tiny_tokenizer import SPECIAL_TOKENS, write_tokenizer
 
 NAME = "miniature"
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+SPECIAL_TOKENS = 2  # the last of the vocabulary, in this order: start, end (which also pads)
 _STREAM = 0x56414500  # keeps these draws apart from any other use of the same seed
 # CLIP's letters: one for each of the 256 bytes, so every text in every script has its tokens.
 _SYMBOLS = tuple(map(chr, (*range(33, 127), *range(161, 173), *range(174, 324))))
@@ -91,7 +92,7 @@ def build(image_size: int, seed: int) -> StableDiffusion:
     if image_size % 2:
         raise UserError(
             f"the images have {image_size} pixels, but a miniature draws even sizes only; set "
-            f"config.dataset.image_size, or adapt another base"
+            f"config.dataset.image_size, or fine-tune another base"
         )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -183,3 +184,22 @@ def _scaled(model: StableDiffusion, params: Params, image: np.ndarray) -> Stable
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def write_tokenizer(folder: Path, symbols: Sequence[str], max_length: int) -> None:
+    """Writes the files that transformers' `CLIPTokenizer` opens.
+
+    Args:
+      folder: made here; must not exist.
+      symbols: what words are spelt with; each is a token within a word and one at its end, so the
+        vocabulary has 2 * len(symbols) + SPECIAL_TOKENS entries. Others are read as the end token.
+      max_length: tokens of a prompt, start and end included.
+    """
+    folder.mkdir()
+    tokens = [*symbols, *(f"{x}</w>" for x in symbols), _START, _END]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    special = {"bos_token": _START, "eos_token": _END, "unk_token": _END, "pad_token": _END}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, **special}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "special_tokens_map.json").write_text(json.dumps(special))

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from osed_jax.choices import PLACEHOLDER
 from osed_jax.errors import UserError
-from osed_jax.generation.choices import PLACEHOLDER
 
 Own = Mapping[str, str | Sequence[str]]
 

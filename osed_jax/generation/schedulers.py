@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from osed_jax.choices import SCHEDULERS
 from osed_jax.errors import UserError
-from osed_jax.generation.choices import SCHEDULERS
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 

@@ -27,7 +27,7 @@ import numpy as np
 from osed_jax.config import differences
 from osed_jax.data.generated import STORE_FILE
 from osed_jax.errors import UserError
-from osed_jax.generation.records import (
+from osed_jax.generation.store_metadata import (
     IMAGE,
     Name,
     Record,

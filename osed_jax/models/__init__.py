@@ -1,1 +1,1 @@
-"""Residual nets whose batch norm has a road for each kind of row."""
+"""Residual nets whose batch norm looks at the kind of each row."""

@@ -1,15 +1,15 @@
-"""Batch norm with a road for each kind of row.
+"""Batch norm that looks at the kind of each row.
 
-Natural rows are normalised as always. Where the rows of another kind go is a setting:
+Natural rows are normalised as always. For the rows of another kind it is a setting:
 
-- `natural`: they join the natural rows in one batch norm.
+- `shared`: they join the natural rows in one batch norm.
 - `dar`: distribution-aware routing batch norm (DAR-BN; Zada et al. 2022, appendix E): their own
   batch mean and variance, the shared scale and bias, and no gradient through the branch.
 - `dar_grad`: as `dar`, but gradients flow.
 - `aux`: their own statistics and their own scale and bias (auxiliary batch norm; Xie et al. 2020,
   "Adversarial Examples Improve Image Recognition", section 4).
 
-Only rows on the natural road enter the running statistics, which are all that test time uses; an
+Only rows in the shared norm enter the running statistics, which are all that test time uses; an
 auxiliary norm keeps no running statistics, since nothing would read them.
 """
 
@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from osed_jax.data.sampling import Kind
+from osed_jax.kinds import Kind
 
 EPSILON = 1e-5
 MOMENTUM = 0.9  # of the running average; PyTorch calls the same 0.1
@@ -36,13 +36,13 @@ class RoutedBatchNorm(nn.Module):
     keeps the unbiased one). Where a group of rows is empty it changes nothing.
 
     Attributes:
-      synthetic_road: road of generated rows, one of `sampling.ROADS`.
-      noise_road: road of noise rows.
+      generated_norm: of generated rows, one of `kinds.NORMS`.
+      noise_norm: of noise rows, one of the same.
       dtype: of the output.
     """
 
-    synthetic_road: str = "natural"
-    noise_road: str = "dar"
+    generated_norm: str = "shared"
+    noise_norm: str = "dar"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -53,14 +53,14 @@ class RoutedBatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        own_road = {k: r for k, r in self._roads().items() if r != "natural"}
-        own_affine = {k: self._own_affine(k, channels) for k, r in own_road.items() if r == "aux"}
+        own_norm = {k: r for k, r in self._norms().items() if r != "shared"}
+        own_affine = {k: self._own_affine(k, channels) for k, r in own_norm.items() if r == "aux"}
 
         if not train:
             return self._apply(x, *_affine(running_mean.value, running_var.value, scale, bias))
 
         moments = _image_moments(x)
-        natural = (kind != Kind.PADDING) & ~_is_any(kind, own_road)
+        natural = (kind != Kind.PADDING) & ~_is_any(kind, own_norm)
         mean, var, count = _group_moments(moments, natural)
         # An empty group would report mean 0 and variance 0, which blows padding up until 0 times it
         # is not a number any more; what is known is kept instead.
@@ -71,18 +71,18 @@ class RoutedBatchNorm(nn.Module):
             running_var.value += (1 - MOMENTUM) * (var - running_var.value)
 
         factor, offset = _affine(mean, var, scale, bias)
-        for own in own_road:
+        for own in own_norm:
             own_mean, own_var, _ = _group_moments(moments, kind == own)
             own_rows = _affine(own_mean, own_var, *own_affine.get(own, (scale, bias)))
             here = (kind == own)[:, None]
             factor = jnp.where(here, own_rows[0], factor)
             offset = jnp.where(here, own_rows[1], offset)
         y = self._apply(x, factor, offset)
-        stopped = _is_any(kind, [k for k, r in own_road.items() if r == "dar"])
+        stopped = _is_any(kind, [k for k, r in own_norm.items() if r == "dar"])
         return jnp.where(stopped[:, None, None, None], jax.lax.stop_gradient(y), y)
 
-    def _roads(self) -> Mapping[Kind, str]:
-        return {Kind.SYNTHETIC: self.synthetic_road, Kind.NOISE: self.noise_road}
+    def _norms(self) -> Mapping[Kind, str]:
+        return {Kind.GENERATED: self.generated_norm, Kind.NOISE: self.noise_norm}
 
     def _own_affine(self, kind: Kind, channels: int) -> _Moments:
         name = kind.name.lower()

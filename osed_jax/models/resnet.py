@@ -18,15 +18,15 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: K.
       depth: 6n + 2.
-      synthetic_road: batch norm's road of generated rows, one of `sampling.ROADS`.
-      noise_road: that of noise rows.
+      generated_norm: batch norm of generated rows, one of `kinds.NORMS`.
+      noise_norm: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
     """
 
     num_classes: int
     depth: int = 32
-    synthetic_road: str = "natural"
-    noise_road: str = "dar"
+    generated_norm: str = "shared"
+    noise_norm: str = "dar"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -35,7 +35,7 @@ class ResNet(nn.Module):
 
         def conv_norm(x: jax.Array, features: int, stride: int = 1) -> jax.Array:
             x = Conv(features, stride=stride, fan="fan_in", dtype=self.dtype)(x)
-            norm = RoutedBatchNorm(self.synthetic_road, self.noise_road, self.dtype)
+            norm = RoutedBatchNorm(self.generated_norm, self.noise_norm, self.dtype)
             return norm(x, kind, train=train)
 
         x = nn.relu(conv_norm(image.astype(self.dtype), 16))

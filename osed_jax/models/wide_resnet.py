@@ -20,8 +20,8 @@ class WideResNet(nn.Module):
       depth: 6n + 4.
       widen_factor: k; the groups have 16k, 32k and 64k channels.
       dropout_rate: between the two convolutions of a block.
-      synthetic_road: batch norm's road of generated rows, one of `sampling.ROADS`.
-      noise_road: that of noise rows.
+      generated_norm: batch norm of generated rows, one of `kinds.NORMS`.
+      noise_norm: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
     """
 
@@ -29,8 +29,8 @@ class WideResNet(nn.Module):
     depth: int = 28
     widen_factor: int = 10
     dropout_rate: float = 0.3
-    synthetic_road: str = "natural"
-    noise_road: str = "dar"
+    generated_norm: str = "shared"
+    noise_norm: str = "dar"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -39,7 +39,7 @@ class WideResNet(nn.Module):
 
         Args:
           image: normalised, [N, H, W, 3].
-          kind: `sampling.Kind` of each row, [N].
+          kind: `kinds.Kind` of each row, [N].
           train: whether batch statistics are used and updated, and dropout is on (needs the
             `dropout` key).
 
@@ -54,11 +54,11 @@ class WideResNet(nn.Module):
                     features=16 * self.widen_factor * 2**group,
                     stride=2 if group and not block else 1,
                     dropout_rate=self.dropout_rate,
-                    synthetic_road=self.synthetic_road,
-                    noise_road=self.noise_road,
+                    generated_norm=self.generated_norm,
+                    noise_norm=self.noise_norm,
                     dtype=self.dtype,
                 )(x, kind, train)
-        norm = RoutedBatchNorm(self.synthetic_road, self.noise_road, self.dtype)
+        norm = RoutedBatchNorm(self.generated_norm, self.noise_norm, self.dtype)
         x = nn.relu(norm(x, kind, train=train)).astype(jnp.float32).mean(axis=(1, 2))
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT)(x)
@@ -68,14 +68,14 @@ class _Block(nn.Module):
     features: int
     stride: int
     dropout_rate: float
-    synthetic_road: str
-    noise_road: str
+    generated_norm: str
+    noise_norm: str
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, kind: jax.Array, train: bool) -> jax.Array:
         def norm_relu(x: jax.Array) -> jax.Array:
-            norm = RoutedBatchNorm(self.synthetic_road, self.noise_road, self.dtype)
+            norm = RoutedBatchNorm(self.generated_norm, self.noise_norm, self.dtype)
             return nn.relu(norm(x, kind, train=train))
 
         y = Conv(self.features, stride=self.stride, dtype=self.dtype)(norm_relu(x))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from osed_jax.data.sampling import Kind
+from osed_jax.kinds import Kind
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -38,7 +38,7 @@ def create_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),  # a net may have none
         opt_state=tx.init(variables["params"]),
     )
 
@@ -46,7 +46,7 @@ def create_state(
 def adopt_auxiliary(state: TrainState, fresh: TrainState) -> TrainState:
     """Gives a state the parameters that only `fresh`'s model has: those of auxiliary batch norms.
 
-    An auxiliary norm (`synthetic_scale`, `noise_bias`, ...) begins as a copy of the natural norm
+    An auxiliary norm (`generated_scale`, `noise_bias`, ...) begins as a copy of the natural norm
     beside it, with no momentum, at the moment its rows first appear. So a deferred run and one
     that is forked from an ERM run at that moment are the same.
 
@@ -61,7 +61,7 @@ def adopt_auxiliary(state: TrainState, fresh: TrainState) -> TrainState:
             tree = tree[parent]
         if name in tree:
             return tree[name]
-        beside = tree[name.removeprefix("synthetic_").removeprefix("noise_")]
+        beside = tree[name.removeprefix("generated_").removeprefix("noise_")]
         return jnp.zeros_like(beside) if zero else jnp.array(beside)
 
     params = jax.tree_util.tree_map_with_path(

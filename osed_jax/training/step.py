@@ -9,14 +9,21 @@ import jax.numpy as jnp
 import optax
 
 from osed_jax.data.augment import Augmentation, augment, normalise
-from osed_jax.data.sampling import Kind
+from osed_jax.kinds import Kind
+from osed_jax.training.losses import LossFn
 from osed_jax.training.state import TrainState
 
 _STREAM = 1  # of the keys that training uses; initialisation uses the seed's key itself
 
 
 class Batch(TypedDict):
-    """image: uint8 [B, H, W, 3]; label: int32 [B]; kind: `sampling.Kind`, int32 [B]."""
+    """A batch.
+
+    Attributes:
+      image: uint8 [B, H, W, 3].
+      label: int32 [B], or float32 [B, K] where a row has shares of several classes.
+      kind: `kinds.Kind`, int32 [B].
+    """
 
     image: jax.Array
     label: jax.Array
@@ -24,25 +31,6 @@ class Batch(TypedDict):
 
 
 Metrics = dict[str, jax.Array]
-LossFn = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def cross_entropy(*, label_smoothing: float = 0.0, log_prior: jax.Array | None = None) -> LossFn:
-    """The loss of logits [B, K] for labels [B], one number a row, float32 [B].
-
-    Args:
-      label_smoothing: share of the target that is spread over all classes.
-      log_prior: [K], added to the logits in training: balanced softmax (Ren et al. 2020,
-        equation 4) where it is the log of the natural class counts.
-    """
-
-    def loss(logits: jax.Array, label: jax.Array) -> jax.Array:
-        if log_prior is not None:
-            logits = logits + log_prior[None]
-        target = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), label_smoothing)
-        return optax.softmax_cross_entropy(logits, target)
-
-    return loss
 
 
 def make_train_step(
@@ -51,8 +39,18 @@ def make_train_step(
     tx: optax.GradientTransformation,
     loss_fn: LossFn,
     augmentation: Augmentation,
+    num_classes: int,
+    steps_per_epoch: int,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """The function (state, batch, seed) -> (state, metrics) of one update.
+
+    Args:
+      model: a net of `models/`.
+      tx: the optimizer.
+      loss_fn: see `losses.LossFn`.
+      augmentation: of training images.
+      num_classes: K.
+      steps_per_epoch: updates of an epoch; a loss may depend on the epoch.
 
     All randomness comes from fold_in(key(seed), stream) folded with the step; the seed, uint32 [],
     is an argument, so that runs of several seeds share one compiled program. Padding rows have
@@ -63,9 +61,11 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
         root = jax.random.fold_in(jax.random.key(seed), _STREAM)
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(root, state.step))
-        label, kind = batch["label"], batch["kind"]
+        kind = batch["kind"]
+        target = as_target(batch["label"], num_classes)
         image = augment(batch["image"], kind, augment_key, augmentation)
         mask = (kind != Kind.PADDING).astype(jnp.float32)
+        epoch = state.step // steps_per_epoch
 
         def mean_loss(params: dict) -> tuple[jax.Array, tuple]:
             logits, updated = model.apply(
@@ -76,8 +76,8 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            loss = (loss_fn(logits, label) * mask).sum() / mask.sum()
-            return loss, (logits, updated["batch_stats"])
+            loss = (loss_fn(logits, target, epoch) * mask).sum() / mask.sum()
+            return loss, (logits, updated.get("batch_stats", {}))
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             state.params
@@ -87,7 +87,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             "natural": natural.sum(dtype=jnp.float32),
-            "correct": (natural & (logits.argmax(-1) == label)).sum(dtype=jnp.float32),
+            "correct": (natural & (logits.argmax(-1) == target.argmax(-1))).sum(dtype=jnp.float32),
         }
         return TrainState(
             step=state.step + 1,
@@ -99,17 +99,24 @@ def make_train_step(
     return train_step
 
 
+def as_target(label: jax.Array, num_classes: int) -> jax.Array:
+    """Labels as shares of the classes, float32 [B, K]; shares stay as they are."""
+    return jax.nn.one_hot(label, num_classes) if label.ndim == 1 else label
+
+
 def make_eval_step(
     *, model: nn.Module, augmentation: Augmentation
-) -> Callable[[TrainState, jax.Array], jax.Array]:
-    """The function (state, uint8 images [B, H, W, 3]) -> float32 logits [B, K] at test time."""
+) -> Callable[[TrainState, jax.Array], tuple[jax.Array, jax.Array]]:
+    """The net at test time: (state, uint8 images [B, H, W, 3]) -> (logits, features).
 
-    def eval_step(state: TrainState, image: jax.Array) -> jax.Array:
+    Logits are float32 [B, K]; features, float32 [B, D], are what the last layer sees.
+    """
+
+    def eval_step(state: TrainState, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = normalise(image.astype(jnp.float32) / 255, augmentation)
         kind = jnp.full(image.shape[:1], Kind.NATURAL)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        logits = model.apply(variables, x, kind, train=False)
-        assert isinstance(logits, jax.Array)
-        return logits
+        logits, seen = model.apply(variables, x, kind, train=False, mutable=["intermediates"])
+        return logits, seen["intermediates"]["features"][0]
 
     return eval_step

@@ -1,0 +1,120 @@
+"""The driver that puts all finished runs below a folder into one comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from osed_jax import workdir
+from osed_jax.console import say
+from osed_jax.evaluation import tables
+from osed_jax.evaluation.paired_tests import all_pairs
+from osed_jax.evaluation.runs import Variant, find_runs, variants
+from osed_jax.evaluation.statistics import over_seeds, share_interval
+from osed_jax.reporting import page
+from osed_jax.reporting.bars import Bar, draw_groups, draw_overall
+
+FOLDER, PAGE = "comparison", "comparison.html"
+
+
+def compare(directory: Path) -> list[dict[str, Any]]:
+    """Compares the runs below `directory`; writes `comparison/` there, returns their summaries.
+
+    Raises:
+      UserError: where there is no finished run, runs are of different data, or one is there twice.
+    """
+    runs = find_runs(directory)
+    rows, notes = variants(runs)
+    pairs = all_pairs(rows)
+    overall, classes, paired = tables.overall(rows), tables.classes(rows), tables.paired(pairs)
+    folder = directory / FOLDER
+    folder.mkdir(exist_ok=True)
+    for name, table in (("methods", overall), ("classes", classes), ("pairs", paired)):
+        for ending, form in ("md", tables.markdown), ("tex", tables.latex), ("csv", tables.as_csv):
+            workdir.write_atomically(folder / f"{name}.{ending}", form(table).rstrip() + "\n")
+    draw_overall(folder / "top1.png", [_bar(v, "top1") for v in rows], "Top-1 accuracy")
+    draw_groups(folder / "groups.png", group_bars(rows))
+    content = _page(rows, notes, overall, classes, paired, folder)
+    workdir.write_atomically(folder / PAGE, content)
+    for note in notes:
+        say(note)
+    say(tables.markdown(overall))
+    if pairs:
+        say(tables.markdown(paired))
+    say(f"the comparison is {folder / PAGE}")
+    return [run.summary for run in runs]
+
+
+def _bar(variant: Variant, *keys: str) -> Bar:
+    """One seed has no interval over seeds; then it is that of its test images."""
+    values = variant.values(*keys)
+    spread = over_seeds(values)
+    between = spread.interval
+    if between is None:
+        total = variant.runs[0].summary["num_test_images"]
+        if keys[0] == "groups":
+            members = variant.runs[0].summary["groups"][keys[1]]["classes"]
+            names = variant.runs[0].summary["class_names"]
+            label = variant.runs[0].label
+            total = int(sum((label == names.index(name)).sum() for name in members))
+        between = share_interval(round(spread.mean * total), total)
+    return Bar(variant.name, spread.mean, between, values)
+
+
+def group_bars(rows: Sequence[Variant]) -> list[tuple[str, list[Bar]]]:
+    """What `draw_groups` takes: all classes, then each group with test images; variants as bars."""
+    found = [("all classes", [_bar(v, "top1") for v in rows])]
+    for name in tables.group_names(rows):
+        if not rows[0].values("groups", name, "accuracy"):
+            continue
+        found.append((name, [_bar(v, "groups", name, "accuracy") for v in rows]))
+    return found
+
+
+def _page(
+    rows: Sequence[Variant],
+    notes: Sequence[str],
+    overall: tables.Table,
+    classes: tables.Table,
+    paired: tables.Table,
+    folder: Path,
+) -> str:
+    first = rows[0].runs[0].summary
+    counts = first["class_counts"]
+    single = any(len(v.runs) == 1 for v in rows)
+    intro = page.text(
+        f"{first['dataset']}: {first['num_train_images']:,} training images of {len(counts)} "
+        f"classes, {max(counts):,} of the most frequent and {min(counts):,} of the rarest (subset "
+        f"sha256 {first['subset_sha256'][:12]}…); {first['num_test_images']:,} test images. "
+        f"Accuracies of the last epoch.",
+        *notes,
+    )
+    about = "Intervals are Student's t over seeds, at 95 %." + (
+        " A method with one seed has Wilson's interval of its test images." if single else ""
+    )
+    if tables.VALIDATION in overall[0]:
+        about += (
+            " The column validation is the balanced accuracy of images held out of training, to "
+            "choose on; all others are of the test set."
+        )
+    sections = [
+        ("Methods", page.table(*overall) + page.text(f"Mean ± standard deviation, in %. {about}")),
+        ("Top-1 accuracy", page.picture(folder / "top1.png", "top-1 accuracy of each method")),
+        (
+            "Groups of classes",
+            page.picture(folder / "groups.png", "accuracy of groups of classes, each method")
+            + page.details("each class", page.table(*classes)),
+        ),
+    ]
+    if paired[1]:
+        explained = page.text(
+            "Differences in percentage points, the second method less the first, paired by seed. "
+            "The first interval is over seeds; the one over images is of these very nets on other "
+            "test images. The interval over classes is a bootstrap of the classes: it says whether "
+            "a difference rests on a few of them. McNemar's exact test compares both on the same "
+            "test images, one p-value for each seed; p-values are not corrected for the number of "
+            "pairs."
+        )
+        sections.append(("Paired differences", page.table(*paired) + explained))
+    where = [[v.name, str(run.seed), str(run.directory)] for v in rows for run in v.runs]
+    sections.append(("Runs", page.table(("method", "seed", "work directory"), where, texts=True)))
+    return page.page("OSeD-JAX: comparison of methods", intro, sections)

@@ -1,0 +1,88 @@
+"""The driver that evaluates a checkpoint, on the run's own test set or another one."""
+
+from pathlib import Path
+from typing import Any
+
+from osed_jax import cluster, experiment, workdir
+from osed_jax.config import differences
+from osed_jax.console import say
+from osed_jax.data.image_set import ImageSet
+from osed_jax.errors import UserError
+from osed_jax.evaluation.classifier import Subject, load_classifier, read_run
+from osed_jax.evaluation.predict import Predictor
+from osed_jax.evaluation.summary import figures, format_summary
+from osed_jax.experiment import Config, Data
+from osed_jax.sharding import make_mesh
+
+
+def evaluate(config: Config, directory: Path) -> dict[str, Any]:
+    """Evaluates the last checkpoint and writes `evaluation.json` and `report/`.
+
+    Args:
+      config: as `config.check` returns it. Its dataset fields say which test set; the net must be
+        that of training, whose normalisation is used.
+      directory: the work directory.
+
+    Raises:
+      UserError: where there is no checkpoint, the config describes another net, or the test set
+        has other classes or another image size.
+    """
+    run, facts = read_run(directory)
+    _check_same_net(run, config, directory)
+    mesh = make_mesh()
+    with cluster.first_goes_first("test set"):
+        test = experiment.load_split(config, "test", experiment.open_cache(directory))
+    _check_same_classes(test, facts)
+
+    saved = load_classifier(directory, mesh)
+    predictor = Predictor(
+        saved.model, saved.augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
+    )
+    logits = predictor.of_images(saved.state, test.images).logits
+    result = {
+        "epoch": saved.epoch,
+        "dataset": config["dataset"],
+        **figures(config, facts, logits, test.label),
+    }
+    if cluster.is_first():
+        workdir.write_json(directory / "evaluation.json", result)
+    say(f"checkpoint of epoch {saved.epoch}, written to {directory / 'evaluation.json'}")
+    say(format_summary(result))
+    if config["report"]["enabled"]:
+        from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
+
+        data = _training_data(run, experiment.open_cache(directory))
+        subject = Subject(directory, run, result, logits, test, saved, data)
+        write_report(subject, config["report"], mesh)
+    return result
+
+
+def _training_data(run: Config, cache: Path) -> Data | None:
+    """What the run was trained on; None, said aloud, where it is not here any more."""
+    try:
+        return experiment.load_data(run, cache)
+    except UserError as error:
+        say(f"the report shows no training images: {error}")
+        return None
+
+
+def _check_same_net(run: dict[str, Any], config: dict[str, Any], directory: Path) -> None:
+    changed = differences({"model": run["model"]}, {"model": config["model"]})
+    if changed:
+        raise UserError(
+            f"the checkpoints of {directory} are of another net ({'; '.join(changed)}); "
+            f"give the config it was trained with"
+        )
+
+
+def _check_same_classes(test: ImageSet, facts: dict[str, Any]) -> None:
+    if list(test.class_names) != facts["class_names"]:
+        raise UserError(
+            f"the test set's classes are {', '.join(test.class_names)}, but the run was trained "
+            f"on {', '.join(facts['class_names'])}; give a data set of the same classes"
+        )
+    if test.images.image_size != facts["image_size"]:
+        raise UserError(
+            f"the test images are {test.images.image_size} pixels wide, but the run was trained "
+            f"on {facts['image_size']}; set config.dataset.image_size={facts['image_size']}"
+        )

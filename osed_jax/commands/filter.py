@@ -1,0 +1,137 @@
+"""The driver that keeps what the filters keep of generated images that any tool made."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from osed_jax import experiment, workdir
+from osed_jax.console import progress, say
+from osed_jax.data.folder import image_files
+from osed_jax.data.generated import check_classes
+from osed_jax.data.image_set import ImageSet
+from osed_jax.data.images import FileImages
+from osed_jax.errors import UserError
+from osed_jax.experiment import Config
+from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
+from osed_jax.generation.filters import Filters
+
+FILE = "filter.json"
+_BATCH = 256  # images at a time; what is kept does not depend on it
+
+
+def filter(config: Config) -> dict[str, dict[str, int]]:
+    """Fills `config.generation.filtered_dir` with the images of `generated_dir` that pass.
+
+    Files are linked, or copied where they cannot be; the folder appears when it is whole. In it,
+    `filter.json` tells the filters and how many images of each class got which verdict.
+
+    Returns:
+      Class -> verdict -> number of images; the verdict `kept`, or the reason against it.
+
+    Raises:
+      UserError: where no filter is on, the folder exists or lies in the other, there is no image,
+        a class loses all of them, or one or the classifier cannot be used.
+    """
+    gen, source = config["generation"], experiment.generated_dir(config)
+    target = _target(gen, source)
+    whole, rows, held_out = experiment.load_train(config, experiment.open_cache(target))
+    train = whole.select(rows)
+    check_classes(source, train.class_names)
+    batch_size = _BATCH * jax.local_device_count()
+    filters = make_filters(gen, train, batch_size, only_subset(rows, held_out))
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
+    try:
+        verdicts = {
+            name: _select_class(source / name, unfinished / name, c, train, filters, batch_size)
+            for c, name in enumerate(train.class_names)
+        }
+        if not any(verdicts.values()):
+            raise UserError(
+                f"there is no image in {source}; config.oversampling.generated_dir holds a folder "
+                f"for each class: {', '.join(train.class_names)}"
+            )
+        settings = {"generated_dir": str(source), **{name: gen[name] for name in FILTERS}}
+        workdir.write_json(unfinished / FILE, {"settings": settings, "images": verdicts})
+        unfinished.chmod(0o755)
+        unfinished.rename(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    for name, found in verdicts.items():
+        parts = (f"{count:,} {verdict}" for verdict, count in found.items())
+        say(f"{name}: {', '.join(parts) or 'no images'}")
+    say(f"the selected images are in {target}")
+    return verdicts
+
+
+def _target(gen: dict[str, Any], source: Path) -> Path:
+    target = Path(gen["filtered_dir"])
+    if not gen["filtered_dir"]:
+        raise UserError(
+            "config.generation.filtered_dir is empty; give a new folder for the selected images"
+        )
+    if target.exists():
+        raise UserError(
+            f"config.generation.filtered_dir is {target}, which exists already; give a new folder, "
+            f"or remove it first"
+        )
+    if source.resolve() in target.resolve().parents:
+        raise UserError(
+            f"config.generation.filtered_dir is {target}, inside of {source}, whose folders are "
+            f"classes; give a folder beside it"
+        )
+    if gen["safety_checker"]:
+        raise UserError(
+            "config.generation.safety_checker belongs to the model that draws; it judges images in "
+            "--mode=generate only"
+        )
+    if not any(gen[name] for name in FILTERS):
+        raise UserError(
+            "all filters are off, so every image would be kept; set some of config.generation."
+            f"{', '.join(FILTERS)}"
+        )
+    return target
+
+
+def _select_class(
+    source: Path, target: Path, label: int, train: ImageSet, filters: Filters, batch_size: int
+) -> dict[str, int]:
+    paths = image_files(source)
+    verdicts: Counter[str] = Counter()
+    images = FileImages(paths, train.images.image_size)
+    with progress(total=len(paths), unit="image", label=f"judging {source}") as bar:
+        for start in range(0, len(paths), batch_size):
+            part = np.arange(start, min(start + batch_size, len(paths)))
+            pixels, labels = images.take(part), np.full(len(part), label)
+            for row, image, scores in zip(part, pixels, filters.score(pixels, labels)):
+                # Of the pixels: equal images of other tools may be in files that differ.
+                digest = hashlib.sha256(image.tobytes()).hexdigest()
+                record = {"label": label, "sha256": digest, **scores}
+                reason = filters.reason(record)
+                verdicts[reason or "kept"] += 1
+                if reason is None:
+                    filters.remember(record)
+                    target.mkdir(exist_ok=True)
+                    _link(paths[row], target / paths[row].name)
+            bar.update(len(part))
+    if paths and not verdicts["kept"]:
+        told = ", ".join(f"{count:,} {reason}" for reason, count in verdicts.items())
+        raise UserError(
+            f"the filters leave no image of class {train.class_names[label]!r} ({told}); relax them"
+        )
+    return dict(verdicts.most_common())
+
+
+def _link(source: Path, target: Path) -> None:
+    whole = source.resolve()  # a link to a relative symbolic link would lead nowhere
+    try:
+        os.link(whole, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(whole, target)

@@ -1,0 +1,274 @@
+"""The driver that fine-tunes a generator on one's own training images."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from osed_jax import experiment, workdir
+from osed_jax.console import progress, say
+from osed_jax.data.image_set import ImageSet
+from osed_jax.errors import UserError
+from osed_jax.experiment import Config
+from osed_jax.generation import miniature
+from osed_jax.generation.finetune import (
+    FinetuneState,
+    create_state,
+    make_finetune_step,
+    make_optimizer,
+    unet_params,
+)
+from osed_jax.generation.lora import init_lora
+from osed_jax.generation.prompts import class_prompts, read_own
+from osed_jax.generation.sampler import Sampler
+from osed_jax.generation.saving import save, save_into
+from osed_jax.generation.stable_diffusion import StableDiffusion, load
+from osed_jax.sharding import (
+    abstract,
+    check_batch_size,
+    make_mesh,
+    replicate,
+    replicated,
+    split,
+)
+from osed_jax.training.checkpoint import Checkpoints
+
+_STREAM = 0x41444150  # keeps these draws apart from any other use of the same seed
+_GRID_CLASSES = 10  # that a sample grid shows at most
+_STEPS_AHEAD = 2  # that the host may run before the device
+
+
+def finetune(config: Config) -> Path:
+    """Fine-tunes a generator and returns the folder it is written to: `config.finetune.output_dir`.
+
+    Only training images are read. An interrupted run goes on from its last checkpoint; a finished
+    one is only reported.
+
+    Raises:
+      UserError: the folder holds a run with other settings, the images cannot be had or do not
+        fit the model, or the loss is not finite.
+    """
+    if not config["finetune"]["output_dir"]:
+        raise UserError("config.finetune.output_dir is empty; name a folder for the generator")
+    directory = Path(config["finetune"]["output_dir"])
+    ours = {name: config[name] for name in ("seed", "dataset", "finetune")}
+    prompts = ("templates", "modifiers", "prompts_file")
+    ours["generation"] = {name: config["generation"][name] for name in prompts}
+    with workdir.claimed(directory, ours, setting="config.finetune.output_dir"):
+        if (directory / "model_index.json").exists():
+            say(f"{directory} is finished already; give it to --config.generation.model")
+        else:
+            _finetune(config, directory)
+    return directory
+
+
+def _finetune(config: Config, directory: Path) -> None:
+    settings, mesh = config["finetune"], make_mesh()
+    check_batch_size("config.finetune.batch_size", settings["batch_size"], mesh)
+    images = choose_images(config, experiment.open_cache(directory))
+    say(f"adapting to {len(images.label):,} training images ({settings['images']})")
+    run = _Run(config, directory, mesh, images, _base(config, directory, images))
+    with Checkpoints.writing(directory, every=0, also=0) as saved:
+        state = run.train(saved)
+    say(f"writing the generator to {directory}")
+    save_into(run.adapted(state), directory)
+
+
+def choose_images(config: Config, cache: Path) -> ImageSet:
+    """What `config.finetune.images` says, without validation images; the test set is not opened."""
+    whole, rows, held_out = experiment.load_train(config, cache)
+    if config["finetune"]["images"] == "rest":
+        rows = np.setdiff1d(np.arange(len(whole.label)), np.concatenate([rows, held_out]))
+    if not len(rows):
+        raise UserError(
+            "config.finetune.images is rest, but the long-tailed set leaves out no training image; "
+            "use train"
+        )
+    return whole.select(rows)
+
+
+def _base(config: Config, directory: Path, images: ImageSet) -> StableDiffusion:
+    """The model to begin with; a miniature is made and kept in the folder, for later starts."""
+    settings, folder = config["finetune"], directory / "base"
+    if settings["base"] == miniature.NAME:
+        if not folder.exists():
+            say("building a miniature Stable Diffusion and training its autoencoder")
+            fresh = miniature.build(_drawn_size(config, images), config["seed"])
+            trained = miniature.train_autoencoder(
+                fresh,
+                images.images,
+                num_steps=settings["autoencoder_steps"],
+                batch_size=settings["batch_size"],
+                seed=config["seed"],
+            )
+            save(trained, str(folder))
+        model, revision = str(folder), ""
+    else:
+        model, revision = settings["base"], settings["revision"]
+    dtype = jnp.dtype(settings["dtype"])
+    return load(model, revision, dtype=dtype, param_dtype=jnp.dtype(jnp.float32))
+
+
+def _drawn_size(config: Config, images: ImageSet) -> int:
+    """Side in pixels of the images that the model draws."""
+    return config["finetune"]["image_size"] or images.images.image_size
+
+
+class _Run:
+    """One fine-tuning: its compiled step, its prompts and its place on disk."""
+
+    def __init__(
+        self, config: Config, directory: Path, mesh: Mesh, images: ImageSet, model: StableDiffusion
+    ):
+        self._config, self._settings, self._directory = config, config["finetune"], directory
+        self._mesh, self._images, self._model = mesh, images, model
+        self._image_size = _drawn_size(config, images)
+        if self._image_size % model.size_multiple:
+            raise UserError(
+                f"the images to draw have {self._image_size} pixels (config.finetune.image_size); "
+                f"this model draws multiples of {model.size_multiple}"
+            )
+        self._lora = self._settings["lora_rank"] > 0
+        gen = config["generation"]
+        own = read_own(gen["prompts_file"], images.class_names)
+        self._prompts = [
+            class_prompts(name, templates=gen["templates"], modifiers=gen["modifiers"], own=own)
+            for name in images.class_names
+        ]
+        self._tokens = np.stack([model.tokenize(of_class) for of_class in self._prompts])
+        self._no_prompt = model.tokenize([""])[0]
+        trained = () if self._lora else ("unet",)
+        frozen = {part: p for part, p in model.params.items() if part not in trained}
+        self._frozen = replicate(frozen, mesh)
+        shared = ("learning_rate", "warmup_steps", "num_steps", "weight_decay")
+        self._tx = make_optimizer(**{name: self._settings[name] for name in shared})
+        whole = replicated(mesh)
+        self._step = jax.jit(
+            make_finetune_step(
+                model=model,
+                tx=self._tx,
+                image_size=self._image_size,
+                ema_decay=self._settings["ema_decay"],
+                lora=self._lora,
+                seed=config["seed"],
+            ),
+            in_shardings=(whole, split(mesh), whole),
+            out_shardings=(whole, whole),
+            donate_argnums=0,
+        )
+        self._sampler: Sampler | None = None
+
+    def train(self, saved: Checkpoints) -> FinetuneState:
+        """Makes all updates that are not yet in a checkpoint."""
+        state, first = self._starting_point(saved)
+        metrics = self._directory / "metrics.jsonl"
+        workdir.keep_lines_before(metrics, "step", first + 1)
+        total, every = self._settings["num_steps"], self._settings["log_every_steps"]
+        losses: list[jax.Array] = []
+        began = time.perf_counter()
+        bar = progress(total=total, unit="step", label="finetune")
+        bar.update(first)
+        with bar, open(metrics, "a") as log:
+            for step in range(first + 1, total + 1):
+                batch = jax.device_put(self._batch(step), split(self._mesh))
+                state, loss = self._step(state, batch, self._frozen)
+                losses.append(loss)
+                if len(losses) > _STEPS_AHEAD:
+                    losses[-1 - _STEPS_AHEAD].block_until_ready()
+                bar.update()
+                if step % every == 0 or step == total:
+                    record = self._record(step, losses, time.perf_counter() - began)
+                    print(json.dumps(record), file=log, flush=True)
+                    bar.set_postfix_str(f"loss {record['loss']:.4f}", refresh=False)
+                    losses, began = [], time.perf_counter()
+                if step % self._settings["checkpoint_every_steps"] == 0 or step == total:
+                    saved.save(step, state)
+                if step % self._settings["sample_every_steps"] == 0:
+                    self._write_grid(step, state)
+        return state
+
+    def adapted(self, state: FinetuneState) -> StableDiffusion:
+        """The model with the averaged weights, LoRA's factors merged."""
+        frozen = {**self._model.params, **self._frozen}
+        unet = unet_params(frozen, state.ema, lora=self._lora)
+        params = jax.device_get({**self._model.params, "unet": unet})
+        return dataclasses.replace(self._model, params=params)
+
+    def _starting_point(self, saved: Checkpoints) -> tuple[FinetuneState, int]:
+        """The state to go on from, and the number of updates behind it."""
+
+        def begin() -> FinetuneState:
+            params = self._model.params["unet"]
+            if self._lora:
+                params = init_lora(params, self._settings["lora_rank"], self._config["seed"])
+            return create_state(params, self._tx)
+
+        done = saved.epochs()
+        if not done:
+            return replicate(begin(), self._mesh), 0
+        say(f"going on from the checkpoint of step {done[-1]}")
+        return saved.restore(done[-1], abstract(jax.eval_shape(begin), self._mesh)), done[-1]
+
+    def _batch(self, step: int) -> dict[str, np.ndarray]:
+        """Images drawn with replacement, each with one of its class's prompts or with none."""
+        random = np.random.default_rng([self._config["seed"], _STREAM, step])
+        size = self._settings["batch_size"]
+        rows = random.integers(len(self._images.label), size=size)
+        template = random.integers(self._tokens.shape[1], size=size)
+        dropped = random.random(size) < self._settings["text_dropout"]
+        tokens = self._tokens[self._images.label[rows], template]
+        tokens[dropped] = self._no_prompt
+        return {"image": self._images.images.take(rows), "tokens": tokens}
+
+    def _record(self, step: int, losses: list[jax.Array], seconds: float) -> dict[str, Any]:
+        """What `metrics.jsonl` says of the updates since its last line, up to `step`."""
+        measured = np.asarray(jax.device_get(losses))
+        broken = np.flatnonzero(~np.isfinite(measured))
+        if len(broken):
+            raise UserError(
+                f"loss is {measured[broken[0]]} at step {step - len(measured) + 1 + broken[0]}; "
+                f"nothing after the last checkpoint was saved; lower config.finetune.learning_rate "
+                f"or lengthen its warm-up"
+            )
+        images = len(measured) * self._settings["batch_size"]
+        return {
+            "step": step,
+            "loss": float(measured.mean()),
+            "images_per_second": round(images / seconds, 2),
+        }
+
+    def _write_grid(self, step: int, state: FinetuneState) -> None:
+        """Samples of the averaged weights: a row for each class, the same noise every time."""
+        model = self.adapted(state)
+        if self._sampler is None:
+            settings = {"batch_size": self._settings["batch_size"], "image_size": self._image_size}
+            self._sampler = Sampler(
+                model, size=self._image_size, devices=list(self._mesh.devices.flat), **settings
+            )
+        self._sampler.use(model.params)
+        classes = min(_GRID_CLASSES, len(self._prompts))
+        columns = self._settings["samples_per_class"]
+        labels = np.repeat(np.arange(classes), columns).tolist()
+        indices = np.tile(np.arange(columns), classes).tolist()
+        size = self._sampler.batch_size
+        made = [
+            self._sampler(
+                [self._prompts[c][0] for c in labels[i : i + size]],
+                seed=self._config["seed"],
+                labels=labels[i : i + size],
+                indices=indices[i : i + size],
+            ).image
+            for i in range(0, len(labels), size)
+        ]
+        rows = np.concatenate(made).reshape(classes, columns, *made[0].shape[1:])
+        grid = rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * self._image_size, 3)
+        path = self._directory / "samples" / f"{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(grid).save(path)

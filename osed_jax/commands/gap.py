@@ -1,0 +1,266 @@
+"""The driver that measures how far generated images are from real ones, and finds copies."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osed_jax import experiment, workdir
+from osed_jax.console import say
+from osed_jax.data.generated import load_generated
+from osed_jax.data.image_set import ImageSet
+from osed_jax.errors import UserError
+from osed_jax.evaluation.classifier import Classifier, load_classifier
+from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
+from osed_jax.evaluation.predict import Predictor
+from osed_jax.experiment import Config
+from osed_jax.reporting.gap_page import Pairs, draw_gap, draw_pairs, gap_page
+from osed_jax.sharding import make_mesh
+
+# Root mean square difference of pixels in [0, 1]. A choice, not a standard: differences of about
+# 13 of 255 levels are those of a lossy copy; how often unrelated real images come as close is told
+# beside it, by the test images.
+NEAR_COPY_BELOW = 0.05
+MEASURES = ("frechet_distance", "precision", "recall")
+_SETS = ("training", "test", "generated")
+_SEARCHES = (("generated", "training"), ("generated", "test"), ("test", "training"))
+_PAIRS, _PAIRS_OF_A_CLASS = 24, 2  # pictures of nearest pairs, at most
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """The images of a set that are measured, and their features, float64 [N, D]."""
+
+    data: ImageSet
+    features: np.ndarray
+
+    def of_class(self, c: int | None) -> np.ndarray:
+        """Which of them are of class c, bool [N]; None for all."""
+        return self.data.label == c if c is not None else np.ones(len(self.features), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Nearest:
+    """For every image of one set: the nearest of another, the distances in features and pixels."""
+
+    index: np.ndarray
+    distance: np.ndarray
+    difference: np.ndarray
+
+
+def gap(config: Config, directory: Path) -> dict[str, Any]:
+    """Compares generated with real images in the features of a checkpoint; writes STORE.report/.
+
+    Fréchet distance, precision and recall to the long-tailed training set, and copies of training
+    and test images, per class and for all classes; as a yardstick the same for the test set.
+
+    Args:
+      config: as `config.check` returns it. It says which real and generated images.
+      directory: work directory of the run whose net gives the features.
+
+    Returns:
+      What `gap.json` says.
+
+    Raises:
+      UserError: where there is no checkpoint, no generated images, or the net is of other classes
+        or another image size.
+    """
+    store = experiment.generated_dir(config)
+    mesh = make_mesh()
+    classifier = load_classifier(directory, mesh)
+    sets = _load(config, store, directory, classifier)
+    net = Predictor(
+        classifier.model,
+        classifier.augmentation,
+        mesh,
+        batch_size=config["evaluate"]["batch_size"],
+    )
+    measured = {}
+    for name, data in sets.items():
+        shown = _drawn(config, name, data)
+        outputs = net.of_images(classifier.state, data.images, shown, label=f"{name} images")
+        measured[name] = _Measured(data.select(shown), outputs.features.astype(np.float64))
+    found = {pair: _search(measured[pair[0]], measured[pair[1]]) for pair in _SEARCHES}
+
+    k, names = config["gap"]["num_neighbours"], sets["training"].class_names
+    rows = [_row(name, c, measured, found, k) for c, name in enumerate(names)]
+    result = {
+        "store": str(store),
+        "workdir": str(directory),
+        "epoch": classifier.epoch,
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        **config["gap"],
+        "near_copy_below": NEAR_COPY_BELOW,
+        "available_images": {name: len(data.label) for name, data in sets.items()},
+        "classes": rows,
+        "mean_of_classes": _means(rows),
+        "all": _row("all", None, measured, found, k),
+    }
+    report = report_path(store)
+    _write(report, result, measured, found)
+    say(_summary(result))
+    say(f"written to {report / 'report.html'}")
+    return result
+
+
+def report_path(store: Path) -> Path:
+    """Beside the store, so that no reader of image folders takes it for a class."""
+    whole = store.absolute() if not store.name else store
+    return whole.with_name(f"{whole.name}.report")
+
+
+def _load(
+    config: Config, store: Path, directory: Path, classifier: Classifier
+) -> dict[str, ImageSet]:
+    cache_dir = experiment.open_cache(directory)
+    whole, rows, _ = experiment.load_train(config, cache_dir)
+    train = whole.select(rows)
+    _check_same_images(directory, classifier, train)
+    generated = load_generated(
+        str(store),
+        class_names=train.class_names,
+        class_counts=train.class_counts,
+        image_size=train.images.image_size,
+        cache_dir=cache_dir,
+        max_decoded_gib=config["dataset"]["max_decoded_gib"],
+    )
+    test = experiment.load_split(config, "test", cache_dir)
+    return {"training": train, "test": test, "generated": generated}
+
+
+def _check_same_images(directory: Path, classifier: Classifier, train: ImageSet) -> None:
+    for what, its, ours in (
+        ("classes", classifier.facts["class_names"], list(train.class_names)),
+        ("image size", classifier.facts["image_size"], train.images.image_size),
+    ):
+        if its != ours:
+            raise UserError(
+                f"--workdir is {directory}, whose net's {what} ({its}) is not that of the "
+                f"configured data set ({ours}); give a run on this data set, or the run's own data"
+            )
+
+
+def _drawn(config: Config, name: str, data: ImageSet) -> np.ndarray:
+    """The rows that are measured: at most gap.max_images a class, always the same ones."""
+    random = np.random.default_rng([config["seed"], _SETS.index(name)])
+    of_class = [np.flatnonzero(data.label == c) for c in range(len(data.class_names))]
+    most = config["gap"]["max_images"]
+    drawn = [r if len(r) <= most else random.choice(r, most, replace=False) for r in of_class]
+    return np.sort(np.concatenate(drawn))
+
+
+def _search(source: _Measured, target: _Measured) -> _Nearest:
+    index, distance = nearest(source.features, target.features)
+    parts = []
+    for first in range(0, len(index), 500):
+        part = np.arange(first, min(first + 500, len(index)))
+        images = source.data.images.take(part), target.data.images.take(index[part])
+        apart = (images[0].astype(np.float64) - images[1]) / 255
+        parts.append(np.sqrt(np.square(apart).mean(axis=(1, 2, 3))))
+    return _Nearest(index, distance, np.concatenate(parts))
+
+
+def _row(
+    name: str,
+    c: int | None,
+    measured: dict[str, _Measured],
+    found: dict[tuple[str, str], _Nearest],
+    k: int,
+) -> Row:
+    """All figures of class c, None for all classes; None where there are too few images."""
+    members = {s: m.of_class(c) for s, m in measured.items()}
+    features = {s: m.features[members[s]] for s, m in measured.items()}
+    row: Row = {"class": name, **{f"{s}_images": len(features[s]) for s in _SETS}}
+    for s in ("generated", "test"):
+        shares = precision_recall(features["training"], features[s], k) or (None, None)
+        values = frechet_distance(features[s], features["training"]), *shares
+        row |= {f"{s}_{measure}": value for measure, value in zip(MEASURES, values)}
+    for (s, target), near in found.items():
+        apart = near.difference[members[s]]
+        exact, close = int((apart == 0).sum()), int(((apart > 0) & (apart < NEAR_COPY_BELOW)).sum())
+        row[f"{s}_copies_of_{target}"] = exact if len(apart) else None
+        row[f"{s}_near_copies_of_{target}"] = close if len(apart) else None
+    return row
+
+
+def _means(rows: Sequence[Row]) -> Row:
+    """Means over the classes that have a measure for generated and for test images, both."""
+    means: Row = {}
+    for measure in MEASURES:
+        names = [f"{s}_{measure}" for s in ("generated", "test")]
+        both = [[r[n] for n in names] for r in rows if None not in [r[n] for n in names]]
+        means[f"{measure}_classes"] = len(both)
+        means |= dict(zip(names, np.mean(both, axis=0).tolist() if both else [None, None]))
+    return means
+
+
+def _write(
+    report: Path,
+    result: dict[str, Any],
+    measured: dict[str, _Measured],
+    found: dict[tuple[str, str], _Nearest],
+) -> None:
+    report.mkdir(exist_ok=True)
+    workdir.write_json(report / "gap.json", result)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(result["all"]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*result["classes"], result["all"]])
+    workdir.write_atomically(report / "gap.csv", table.getvalue())
+    draw_gap(report / "gap.png", result["classes"])
+    for real_set, name in (("training", "nearest_train.png"), ("test", "nearest_test.png")):
+        pairs = _closest(measured["generated"], measured[real_set], found["generated", real_set])
+        draw_pairs(report / name, pairs, real_set=real_set, near_copy_below=NEAR_COPY_BELOW)
+    workdir.write_atomically(report / "report.html", gap_page(report, result))
+
+
+def _closest(generated: _Measured, real: _Measured, near: _Nearest) -> Pairs:
+    """The closest pairs, few of each class, so that one class does not hide the others."""
+    chosen: list[int] = []
+    label, shown = generated.data.label, np.zeros(len(generated.data.class_names), int)
+    for i in np.lexsort([near.difference, near.distance]):
+        if shown[label[i]] < _PAIRS_OF_A_CLASS and len(chosen) < _PAIRS:
+            shown[label[i]] += 1
+            chosen.append(i)
+    rows = np.asarray(chosen)
+    index, names = near.index[rows], generated.data.class_names
+    return Pairs(
+        generated=generated.data.images.take(rows),
+        real=real.data.images.take(index),
+        generated_class=[names[c] for c in label[rows]],
+        real_class=[names[c] for c in real.data.label[index]],
+        distance=near.distance[rows],
+        difference=near.difference[rows],
+    )
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """Means over classes, and numbers of copies, of generated images and of the yardstick."""
+    means, total = result["mean_of_classes"], result["all"]
+    lines = [
+        f"generated images of {result['store']}, in the features of {result['workdir']} (epoch "
+        f"{result['epoch']}); copies as exact + near (below {NEAR_COPY_BELOW:g})",
+        "| images | Fréchet distance | precision | recall | copies of training | copies of test |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for s, name in (("generated", "generated"), ("test", "real test, as a yardstick")):
+        distance, *shares = (means[f"{s}_{measure}"] for measure in MEASURES)
+        cells = ["—" if distance is None else f"{distance:.4g}"]
+        cells += ["—" if share is None else f"{100 * share:.1f}%" for share in shares]
+        for target in ("training", "test"):
+            copies = total.get(f"{s}_copies_of_{target}")
+            near = total.get(f"{s}_near_copies_of_{target}")
+            cells.append("—" if copies is None else f"{copies:,} + {near:,}")
+        lines.append(f"| {name} ({total[f'{s}_images']:,}) | {' | '.join(cells)} |")
+    lines.append(
+        f"means of {means['frechet_distance_classes']} classes (distance) and "
+        f"{means['precision_classes']} (precision, recall); lower distances are closer"
+    )
+    return "\n".join(lines)

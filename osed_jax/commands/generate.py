@@ -1,0 +1,243 @@
+"""The driver that fills a store of generated images."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from osed_jax import experiment, workdir
+from osed_jax.config import differences
+from osed_jax.console import say
+from osed_jax.data.epoch_plan import replace_probability
+from osed_jax.data.image_set import ImageSet
+from osed_jax.errors import UserError
+from osed_jax.experiment import Config
+from osed_jax.generation import stable_diffusion
+from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
+from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
+from osed_jax.generation.fill import Drawn, fill, rates
+from osed_jax.generation.prompts import class_prompts, read_own
+from osed_jax.generation.safety import load_safety_checker
+from osed_jax.generation.sampler import Sampler
+from osed_jax.generation.store import Store, filling
+from osed_jax.generation.store_metadata import Name, Record, is_kept
+
+# Settings of all images that each one's record has, too.
+_RECORDED = (
+    "negative_prompt",
+    "seed",
+    "steps",
+    "scheduler",
+    "guidance_scale",
+    "image_size",
+    "size",
+    "resize_method",
+    "dtype",
+    "model",
+    "revision",
+)
+_HELD_OUT_BY = ("name", "data_dir", "validation_fraction")  # of section dataset
+
+
+def generate(config: Config) -> None:
+    """Fills `config.oversampling.generated_dir` with images of the classes that lack them.
+
+    Raises:
+      UserError: for a bad config, a model that cannot be had, a store of other settings, a full
+        disk, too little device memory, filters that leave too few images. What was made stays.
+    """
+    folder = experiment.generated_dir(config)
+    gen = config["generation"]
+    _check_saw_no_validation_images(gen["model"], config["dataset"])
+    whole, rows, held_out = experiment.load_train(config, experiment.open_cache(folder))
+    train = whole.select(rows)
+    wanted = wanted_counts(config, train.class_counts)
+    own = read_own(gen["prompts_file"], train.class_names)
+    model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
+    settings = _settings(gen, model, train, own)
+    sampler = _sampler(settings, model, gen)
+    # The sampler has made its batch size a multiple of the devices' number.
+    filters = make_filters(gen, train, sampler.batch_size, only_subset(rows, held_out))
+    with filling(
+        folder,
+        settings=settings,
+        class_names=train.class_names,
+        wanted=wanted,
+        process_index=gen["process_index"],
+        process_count=gen["process_count"],
+        finish=functools.partial(_overview, folder, settings, train.class_names),
+    ) as store:
+        _say_what_is_there(store)
+        fill(
+            store,
+            _drawing(sampler, settings, train.class_names),
+            lambda label, index: _describe(settings, train.class_names[label], index),
+            filters,
+            batch_size=sampler.batch_size,
+            max_attempts=gen["max_attempts"],
+        )
+
+
+def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[int]:
+    """How many generated images each class is to have, by `config.generation.count`.
+
+    `balance`: n_max - n_c. `replace_ratio`: the slots that a run is expected to fill with generated
+    images of the class, epochs * N / C * P(replace | c) * (1 - noise_share), so that on average
+    none is shown twice, but no more than `balance` (n_max where all classes show some). A number:
+    as it is.
+
+    Raises:
+      UserError: for `balance` where all classes show some.
+    """
+    count, over = config["generation"]["count"], config["oversampling"]
+    counts = np.asarray(class_counts)
+    lacks = counts.max() - counts
+    in_all_classes = over["replace_in"] == "all"
+    if count == "balance":
+        if in_all_classes:
+            raise UserError(
+                "config.generation.count is balance, which makes no image of the most frequent "
+                "class, but config.oversampling.replace_in=all shows some; use replace_ratio or a "
+                "number"
+            )
+        return lacks.tolist()
+    if count != "replace_ratio":
+        return [int(count)] * len(counts)
+    epochs = config["train"]["num_epochs"] - over["start_epoch"] - over["real_only_epochs"]
+    replaced = replace_probability(
+        class_counts, over["replace_ratio"], in_all_classes=in_all_classes
+    ) * (1 - over["noise_share"])
+    slots = epochs * counts.sum() / len(counts) * replaced
+    most = counts.max() if in_all_classes else lacks
+    return np.minimum(np.ceil(slots), most).astype(int).tolist()
+
+
+def _check_saw_no_validation_images(model: str, dataset: dict[str, Any]) -> None:
+    """The images of a generator that was adapted to them would carry them into training."""
+    folder = Path(model)
+    # A generator may have been adapted to one thing after the other.
+    while dataset["validation_fraction"] and (folder / "config.json").is_file():
+        theirs = workdir.read_config(folder)
+        if "finetune" not in theirs:
+            return  # not made by --mode=finetune
+        parts = ({name: d[name] for name in _HELD_OUT_BY} for d in (theirs["dataset"], dataset))
+        if changed := differences(*parts):
+            raise UserError(
+                f"{folder} is a generator that was adapted with other images held out "
+                f"({'; '.join(changed)}) and may have seen the validation images; fine-tune one "
+                f"with the same config.dataset, or set config.dataset.validation_fraction to 0"
+            )
+        folder = Path(theirs["finetune"]["base"])
+
+
+def _settings(
+    gen: dict[str, Any], model: stable_diffusion.StableDiffusion, train: ImageSet, own: Any
+) -> dict[str, Any]:
+    """All that the images follow from, so that a store never holds two kinds."""
+    sample_size = model.configs["unet"].get("sample_size", 64)
+    return {
+        "model": gen["model"],
+        "revision": model.revision or _fingerprint(Path(gen["model"])),
+        "dtype": gen["dtype"],
+        "seed": gen["seed"],
+        "steps": gen["steps"],
+        "scheduler": gen["scheduler"],
+        "guidance_scale": gen["guidance_scale"],
+        "negative_prompt": gen["negative_prompt"],
+        "image_size": gen["image_size"] or sample_size * model.downscale,
+        "size": train.images.image_size,
+        "resize_method": gen["resize_method"],
+        "keep_full_size": gen["keep_full_size"],
+        "filters": {name: gen[name] for name in FILTERS},
+        "prompts": {
+            name: list(
+                class_prompts(name, templates=gen["templates"], modifiers=gen["modifiers"], own=own)
+            )
+            for name in train.class_names
+        },
+    }
+
+
+def _fingerprint(folder: Path) -> str:
+    """Names the content of a model's folder: another adaptation may lie at the same path."""
+    digest = hashlib.sha256()
+    for part in (*stable_diffusion.PARTS, "scheduler", "tokenizer"):
+        for path in sorted((folder / part).iterdir()):
+            with open(path, "rb") as file:
+                digest.update(f"{part}/{path.name}".encode())
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _sampler(
+    settings: dict[str, Any], model: stable_diffusion.StableDiffusion, gen: dict[str, Any]
+) -> Sampler:
+    names = (
+        "image_size",
+        "size",
+        "resize_method",
+        "scheduler",
+        "steps",
+        "guidance_scale",
+        "keep_full_size",
+    )
+    return Sampler(
+        model,
+        batch_size=gen["batch_size"],
+        safety_checker=load_safety_checker(gen["model"], gen["revision"])
+        if gen["safety_checker"]
+        else None,
+        **{name: settings[name] for name in names},
+    )
+
+
+def _drawing(sampler: Sampler, settings: dict[str, Any], class_names: Sequence[str]) -> Any:
+    def draw(names: Sequence[Name]) -> Drawn:
+        return Drawn(
+            *sampler(
+                [_prompt(settings, class_names[label], index) for label, index in names],
+                seed=settings["seed"],
+                labels=[label for label, _ in names],
+                indices=[index for _, index in names],
+                negative_prompt=settings["negative_prompt"],
+            )
+        )
+
+    return draw
+
+
+def _prompt(settings: dict[str, Any], class_name: str, index: int) -> str:
+    prompts = settings["prompts"][class_name]
+    return prompts[index % len(prompts)]
+
+
+def _describe(settings: dict[str, Any], class_name: str, index: int) -> Record:
+    prompt = {"prompt": _prompt(settings, class_name, index)}
+    return prompt | {name: settings[name] for name in _RECORDED}
+
+
+def _say_what_is_there(store: Store) -> None:
+    there = sum(map(is_kept, store.records.values()))
+    index, count = store.share
+    share = f", as process {index} of {count}" if count > 1 else ""
+    say(
+        f"{store.folder}: {there:,} of {sum(store.wanted):,} images are there; "
+        f"{sum(store.missing()):,} to make{share} on {jax.local_device_count()} x "
+        f"{jax.local_devices()[0].device_kind}"
+    )
+
+
+def _overview(
+    folder: Path, settings: dict[str, Any], class_names: Sequence[str], records: list[Record]
+) -> None:
+    """Card, contact sheet and a line a class."""
+    write_card(folder, class_names, settings, records)
+    write_contact_sheet(folder, class_names, records)
+    for line in rates(class_names, records):
+        say(line)
+    say(f"the images are in {folder}, a contact sheet is {contact_sheet_path(folder)}")

@@ -1,0 +1,83 @@
+"""The driver that trains every method with every seed, then compares them."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from osed_jax import cluster, experiment
+from osed_jax.commands.compare import compare
+from osed_jax.commands.train import train
+from osed_jax.config import check_fields, defaults
+from osed_jax.console import say
+from osed_jax.errors import UserError
+from osed_jax.experiment import Config
+from osed_jax.methods import METHODS
+
+
+def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:
+    """Trains `config.sweep.methods` with `config.sweep.seeds` in `directory`/METHOD/seed_N.
+
+    ERM is trained once a seed, and the deferred methods are forked from it. What is finished is
+    skipped, what was interrupted goes on.
+
+    Args:
+      config: as `config.check` returns it; what its method sets is set anew for each.
+      directory: of the whole sweep.
+
+    Returns:
+      The summaries of all finished runs below `directory`, after comparing them; in the first
+      process alone.
+
+    Raises:
+      UserError: where one of the runs could not be made; before any of them is trained, if the
+        config already says so.
+    """
+    runs = planned(config, directory)
+    for number, (path, run) in enumerate(runs):
+        say(f"run {number + 1} of {len(runs)}: {path}")
+        train(run, path)
+    return compare(directory) if cluster.is_first() else []
+
+
+def planned(config: Config, directory: Path) -> list[tuple[Path, Config]]:
+    """The work directory and config of every run, in the order of their training."""
+    methods = config["sweep"]["methods"].split(",")
+    if "drs" in methods and not config["oversampling"]["start_epoch"]:
+        raise UserError(
+            "config.oversampling.start_epoch is 0, so drs would be ros; give the epoch at which "
+            "deferred methods start, or leave drs out of config.sweep.methods"
+        )
+    if any(is_deferred(config, method) for method in methods):
+        methods = ["erm", *(m for m in methods if m != "erm")]
+    runs = []
+    for seed in config["sweep"]["seeds"]:
+        for method in methods:
+            run = _of_method(config, method, seed)
+            if is_deferred(config, method):
+                run["init"]["fork_from"] = str(_workdir(directory, "erm", seed))
+            check_fields(run)
+            if method == "osed":
+                experiment.generated_dir(run)
+            runs.append((_workdir(directory, method, seed), run))
+    return runs
+
+
+def _of_method(config: Config, method: str, seed: int) -> Config:
+    run = copy.deepcopy(config)
+    run["seed"] = seed
+    chosen, usual = config["oversampling"], defaults()["oversampling"]
+    prefers = METHODS[method].prefers.items()
+    run["oversampling"] |= {k: v for k, v in prefers if chosen[k] == usual[k]}
+    run["oversampling"] |= METHODS[method].sets
+    run["init"]["fork_from"] = ""
+    return run
+
+
+def is_deferred(config: Config, method: str) -> bool:
+    """Whether the method's first epochs are those of ERM, so that it can be forked from it."""
+    may_be = METHODS[method].deferred is not False
+    return may_be and config["oversampling"]["start_epoch"] > 0
+
+
+def _workdir(directory: Path, method: str, seed: int) -> Path:
+    return directory / method / f"seed_{seed}"

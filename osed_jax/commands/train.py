@@ -1,0 +1,279 @@
+"""The driver that trains, goes on where a killed run stopped, evaluates and sums up."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tensorboardX import SummaryWriter
+
+from osed_jax import cluster, experiment, workdir
+from osed_jax.config import differences
+from osed_jax.console import progress, say
+from osed_jax.data.image_set import ImageSet
+from osed_jax.errors import UserError
+from osed_jax.evaluation.classifier import Subject, load_classifier
+from osed_jax.evaluation.predict import Predictor
+from osed_jax.evaluation.summary import format_summary, summarise, write_predictions
+from osed_jax.experiment import Config, Data
+from osed_jax.kinds import Kind
+from osed_jax.sharding import (
+    abstract,
+    check_batch_size,
+    jit_train_step,
+    make_mesh,
+    replicate,
+    replicated,
+)
+from osed_jax.training.checkpoint import Checkpoints
+from osed_jax.training.fork import fork_state
+from osed_jax.training.state import TrainState, adopt_auxiliary
+
+_STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
+
+
+def train(config: Config, directory: Path) -> dict[str, Any]:
+    """Trains in a work directory and returns what is written to its `summary.json`.
+
+    A run that was interrupted goes on from its last checkpoint; one that is finished is only
+    reported.
+
+    Args:
+      config: as `config.check` returns it.
+      directory: the work directory.
+    """
+    report, config = config["report"], experiment.of_a_run(config)
+    with workdir.claimed_by_first(directory, config):
+        if (directory / "summary.json").exists():
+            say(f"{directory} is finished already; its figures:")
+            summary = workdir.read_json(directory / "summary.json")
+        else:
+            summary = _train(config, directory, report)
+        say(format_summary(summary))
+        return summary
+
+
+def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str, Any]:
+    mesh = make_mesh()
+    check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
+    with cluster.first_goes_first("data"):
+        data = experiment.load_data(config, experiment.open_cache(directory))
+        if cluster.is_first():
+            _keep_facts(directory, data.facts)
+    _say_data(data.facts)
+    run = _Run(config, directory, mesh, data)
+    with Checkpoints.writing(
+        directory,
+        every=config["train"]["checkpoint_every_epochs"],
+        also=config["oversampling"]["start_epoch"],
+    ) as saved:
+        state = run.train(saved)
+    logits = run.evaluate(state, data.test)
+    held_out = run.evaluate(state, data.validation) if data.facts["num_validation_images"] else None
+    with cluster.first_goes_first("summary"):
+        summary = summarise(config, data, logits, held_out, directory, state)
+        if cluster.is_first():
+            write_predictions(directory / "predictions.npz", logits, data.test.label)
+            workdir.write_json(directory / "summary.json", summary)
+    if report["enabled"]:
+        from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
+
+        classifier = load_classifier(directory, mesh)
+        subject = Subject(directory, config, summary, logits, data.test, classifier, data)
+        write_report(subject, report, mesh)
+    return summary
+
+
+def _keep_facts(directory: Path, facts: dict[str, Any]) -> None:
+    """Writes `dataset.json`; raises UserError where a run goes on with other images than it had."""
+    path = directory / "dataset.json"
+    if path.exists() and workdir.is_begun(directory):
+        before = workdir.read_json(path)
+        if changed := differences(before, {name: facts.get(name) for name in before}):
+            raise UserError(
+                f"the images have changed since {directory} began ({'; '.join(changed)}); restore "
+                f"them to go on, or give another --workdir to train on these"
+            )
+    workdir.write_json(path, facts)
+
+
+def _say_data(facts: dict[str, Any]) -> None:
+    counts = " ".join(map(str, facts["class_counts"]))
+    held_out = facts["num_validation_images"]
+    say(
+        f"{facts['dataset']}: {facts['num_train_images']:,} training images ({counts}), "
+        f"{f'{held_out:,} validation images, ' if held_out else ''}"
+        f"subset sha256 {facts['subset_sha256']}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Phase:
+    """Epochs that share one compiled step: plain ones first, then those of the method."""
+
+    init: Callable[[jax.Array], TrainState]
+    like: TrainState  # shapes, dtypes and shardings of its state
+    train_step: Callable
+
+
+class _Run:
+    """One experiment: its compiled steps and its place on disk."""
+
+    def __init__(self, config: Config, directory: Path, mesh: Mesh, data: Data):
+        self._config, self._directory, self._mesh, self._data = config, directory, mesh, data
+        self._num_epochs = config["train"]["num_epochs"]
+        self._seed = replicate(np.uint32(config["seed"]), mesh)
+        self._routed_from = experiment.routed_from(config)
+        self._feeder = experiment.make_feeder(config, data, mesh)
+        self._steps_per_epoch = len(experiment.make_plan(config, data, 0))
+        self._learning_rates = experiment.learning_rates(config)
+        num_classes = len(data.train.class_names)
+        plain_model = experiment.make_model(config, num_classes, routed=False)
+        augmentation = experiment.make_augmentation(config, data.facts, noise=False)
+        self._predictor = Predictor(
+            plain_model, augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
+        )
+        self._plain, self._routed = self._phase(routed=False), self._phase(routed=True)
+
+    def train(self, saved: Checkpoints) -> TrainState:
+        """Trains all epochs that are not yet in a checkpoint."""
+        state, first_epoch = self._starting_point(saved)
+        with self._log(first_epoch) as write:
+            for epoch in range(first_epoch, self._num_epochs):
+                if epoch == self._routed_from:
+                    state = replicate(adopt_auxiliary(state, self._routed.like), self._mesh)
+                state, record = self._train_epoch(state, epoch)
+                write(record)
+                saved.save(epoch + 1, state)
+                _say_epoch(record, self._num_epochs)
+        return state
+
+    @contextlib.contextmanager
+    def _log(self, first_epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Where records of epochs from `first_epoch` on go: in the first process to files."""
+        if not cluster.is_first():
+            yield lambda record: None
+            return
+        metrics = self._directory / "metrics.jsonl"
+        workdir.keep_lines_before(metrics, "epoch", first_epoch)
+        board = SummaryWriter(
+            str(self._directory / "tensorboard"),
+            purge_step=first_epoch * self._steps_per_epoch + 1,  # an epoch is at its last step
+        )
+
+        def write(record: dict[str, Any]) -> None:
+            print(json.dumps(record), file=log, flush=True)
+            _write_scalars(board, record)
+
+        with board, open(metrics, "a") as log:
+            yield write
+
+    def evaluate(self, state: TrainState, data: ImageSet) -> np.ndarray:
+        """Logits of its images; raises UserError where the last update has left no numbers."""
+        return self._predictor.of_images(state, data.images).logits
+
+    def _phase(self, *, routed: bool) -> _Phase:
+        init, train_step = experiment.make_training(
+            self._config,
+            self._data.facts,
+            steps_per_epoch=self._steps_per_epoch,
+            routed=routed,
+        )
+        like = abstract(jax.eval_shape(init, self._seed), self._mesh)
+        return _Phase(init, like, jit_train_step(train_step, self._mesh))
+
+    def _starting_point(self, saved: Checkpoints) -> tuple[TrainState, int]:
+        """The state to go on from, and the number of epochs behind it."""
+        done, source = saved.epochs(), self._config["init"]["fork_from"]
+        if done:
+            say(f"going on from the checkpoint of epoch {done[-1]}")
+            phase = self._routed if done[-1] > self._routed_from else self._plain
+            return saved.restore(done[-1], phase.like), done[-1]
+        if source:
+            start = self._config["oversampling"]["start_epoch"]
+            state = fork_state(self._config, Path(source), self._data.facts, self._plain.like)
+            say(f"starting from epoch {start} of {source}")
+            return state, start
+        init = jax.jit(self._plain.init, out_shardings=replicated(self._mesh))
+        return init(self._seed), 0
+
+    def _train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
+        phase = self._routed if epoch >= self._routed_from else self._plain
+        plan = experiment.make_plan(self._config, self._data, epoch)
+        kinds = np.bincount(plan.kind.ravel(), minlength=len(Kind)).tolist()
+        num_images = sum(kinds) - kinds[Kind.PADDING]
+        began = time.perf_counter()
+        per_step: list[dict[str, jax.Array]] = []
+        label = f"epoch {epoch + 1}/{self._num_epochs}"
+        with progress(total=num_images, unit="image", label=label) as bar:
+            for batch, kind in zip(self._feeder.batches(plan), plan.kind):
+                state, metrics = phase.train_step(state, batch, self._seed)
+                per_step.append(metrics)
+                if len(per_step) > _STEPS_AHEAD:
+                    per_step[-1 - _STEPS_AHEAD]["loss"].block_until_ready()
+                bar.update(int((kind != Kind.PADDING).sum()))
+        measured = jax.device_get(per_step)
+        seconds = time.perf_counter() - began
+        self._check_finite(measured, epoch)
+        slots = (plan.kind != Kind.PADDING).sum(axis=1)
+        record = {
+            "epoch": epoch,
+            "step": (epoch + 1) * self._steps_per_epoch,
+            "learning_rate": float(self._learning_rates[epoch]),
+            "loss": float(np.average([m["loss"] for m in measured], weights=slots)),
+            "train_accuracy": float(
+                sum(m["correct"] for m in measured) / max(sum(m["natural"] for m in measured), 1)
+            ),
+            "natural": kinds[Kind.NATURAL],
+            "generated": kinds[Kind.GENERATED],
+            "noise": kinds[Kind.NOISE],
+        }
+        every = self._config["train"]["eval_every_epochs"]
+        if every and (epoch + 1) % every == 0:
+            part = "validation" if self._data.facts["num_validation_images"] else "test"
+            data = getattr(self._data, part)
+            prediction = self.evaluate(state, data).argmax(axis=1)
+            record[f"{part}_accuracy"] = float((prediction == data.label).mean())
+        record["images_per_second"] = round(num_images / seconds, 2)
+        record["seconds"] = round(time.perf_counter() - began, 3)
+        return state, record
+
+    def _check_finite(self, measured: list[dict[str, np.ndarray]], epoch: int) -> None:
+        for i, metrics in enumerate(measured):
+            if not np.isfinite(metrics["loss"]):
+                raise UserError(
+                    f"loss is {metrics['loss']} at step {epoch * self._steps_per_epoch + i} "
+                    f"(epoch {epoch + 1}); nothing of this epoch was saved; lower "
+                    f"config.optimizer.learning_rate or lengthen its warm-up"
+                )
+
+
+def _write_scalars(board: SummaryWriter, record: dict[str, Any]) -> None:
+    for name in (
+        "loss",
+        "train_accuracy",
+        "validation_accuracy",
+        "test_accuracy",
+        "learning_rate",
+        "images_per_second",
+    ):
+        if name in record:
+            board.add_scalar(name, record[name], record["step"])
+
+
+def _say_epoch(record: dict[str, Any], num_epochs: int) -> None:
+    parts = [
+        f"{part} {record[f'{part}_accuracy']:.2%}"
+        for part in ("train", "validation", "test")
+        if f"{part}_accuracy" in record
+    ]
+    say(
+        f"epoch {record['epoch'] + 1}/{num_epochs}: loss {record['loss']:.4f}, "
+        f"{', '.join(parts)}, {record['images_per_second']:,.0f} images/s"
+    )

@@ -1,0 +1,108 @@
+"""The driver that checks a store: every hash, every count, every file."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from osed_jax import experiment
+from osed_jax.console import progress, say
+from osed_jax.data.generated import STORE_FILE
+from osed_jax.errors import UserError
+from osed_jax.experiment import Config
+from osed_jax.generation.store_metadata import (
+    METADATA,
+    REJECTED,
+    Name,
+    Record,
+    file_name,
+    full_size_folder,
+    is_kept,
+    lives,
+    read_lines,
+    sha256,
+    shards,
+)
+from osed_jax.workdir import read_json
+
+
+def verify(config: Config) -> None:
+    """Says everything that is wrong with `config.oversampling.generated_dir`, one thing a line.
+
+    Raises:
+      UserError: where something is wrong, or there is no store.
+    """
+    folder = experiment.generated_dir(config)
+    if not (folder / STORE_FILE).is_file():
+        raise UserError(
+            f"{folder} has no {STORE_FILE}, so it is no store of generated images; give its folder "
+            f"in config.oversampling.generated_dir"
+        )
+    wrong = problems(folder)
+    for problem in wrong:
+        say(problem)
+    if wrong:
+        raise UserError(
+            f"{len(wrong):,} things are wrong with {folder}; remove the files named as changed or "
+            f"unlisted, then --mode=generate makes again what is missing"
+        )
+    total = len(read_lines(folder / METADATA)[0])
+    say(f"{folder} is whole: {total:,} images, as many as wanted, each with the hash it was made")
+
+
+def problems(folder: Path) -> list[str]:
+    """What is wrong with a store, one thing each; [] for a store that is whole."""
+    content = read_json(folder / STORE_FILE)
+    records, found = _read(folder)
+    names = content["class_names"]
+    found += _wrong_files(folder, records)
+    listed = {Path(r["file_name"]) for r in records.values() if is_kept(r)}
+    for root in (folder, full_size_folder(folder)):
+        for path in sorted(p for name in names for p in (root / name).glob("*")):
+            if path.relative_to(root) not in listed:
+                found.append(f"unlisted: {path.relative_to(folder.parent)}")
+    kept = Counter(r["class"] for r in records.values() if is_kept(r))
+    for name, wanted in content["wanted"].items():
+        if kept[name] < wanted:
+            found.append(f"count: class {name!r} has {kept[name]:,} of {wanted:,} images")
+    return found
+
+
+def _read(folder: Path) -> tuple[dict[Name, Record], list[str]]:
+    """Records by name, and what is wrong with the files that hold them."""
+    records: dict[Name, Record] = {}
+    found = []
+    for path in shards(folder):
+        state = "is at work" if lives(path) else "was stopped"
+        found.append(f"unfinished: the process that writes {path.name} {state}")
+    for path in (folder / METADATA, folder / REJECTED, *shards(folder)):
+        lines, broken = read_lines(path)
+        found += [f"broken line: {path.name}, line {number}" for number in broken]
+        for record in lines:
+            name = record["label"], record["index"]
+            if name in records:
+                found.append(f"listed twice: {record['file_name']} in {path.name}")
+            records[name] = record
+    return records, found
+
+
+def _wrong_files(folder: Path, records: Mapping[Name, Record]) -> list[str]:
+    found = []
+    with progress(records.values(), total=len(records), unit="image", label="verifying") as bar:
+        for record in bar:
+            if record["file_name"] != file_name(record["class"], record["index"]):
+                found.append(f"wrong name: {record['file_name']}")
+            if not is_kept(record):
+                continue
+            found += _wrong_file(folder, record["file_name"], record["sha256"])
+            if record["full_size_sha256"]:
+                drawn = full_size_folder(folder)
+                found += _wrong_file(drawn, record["file_name"], record["full_size_sha256"])
+    return found
+
+
+def _wrong_file(folder: Path, name: str, expected: str) -> list[str]:
+    try:
+        content = (folder / name).read_bytes()
+    except OSError:
+        return [f"missing: {folder.name}/{name}"]
+    return [] if sha256(content) == expected else [f"changed: {folder.name}/{name}"]

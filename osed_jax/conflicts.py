@@ -1,0 +1,110 @@
+"""Problems between fields of a config that are valid each on its own."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from osed_jax.models.nets import NETS
+
+
+def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    """Problems between fields that are valid each on its own."""
+    model = {name.removeprefix("model."): value for name, value in f.items() if "model." in name}
+    if problem := NETS[f["model.name"]].problem(model):
+        yield problem
+    if f["dataset.name"] == "folder" and not f["dataset.image_size"]:
+        yield "config.dataset.image_size is 0; a folder's images need a size in pixels"
+    if bool(f["dataset.mean"]) != bool(f["dataset.std"]):
+        yield "give both config.dataset.mean and config.dataset.std, or neither"
+    if f["dataset.few_below"] > f["dataset.many_above"] + 1:
+        yield (
+            f"config.dataset.few_below is {f['dataset.few_below']}, above many_above "
+            f"({f['dataset.many_above']}); a class would be in both groups"
+        )
+    yield from _deferral_conflicts(f)
+    yield from _generation_conflicts(f)
+    yield from _finetune_conflicts(f)
+
+
+def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    mode, start = f["oversampling.mode"], f["oversampling.start_epoch"]
+    if mode != "none" and start >= f["train.num_epochs"]:
+        yield (
+            f"config.oversampling.start_epoch is {start}, but training ends after "
+            f"{f['train.num_epochs']} epochs, so mode {mode} would never start"
+        )
+    real_only, num_epochs = f["oversampling.real_only_epochs"], f["train.num_epochs"]
+    if real_only and (mode not in ("noise", "generated") or start + real_only >= num_epochs):
+        yield (
+            f"config.oversampling.real_only_epochs is {real_only}; it ends what modes noise and "
+            f"generated do, and must leave them an epoch between start_epoch ({start}) and "
+            f"num_epochs ({num_epochs}); the mode is {mode}"
+        )
+    if f["oversampling.noise_share"] and mode != "generated":
+        yield (
+            f"config.oversampling.noise_share is {f['oversampling.noise_share']:g}, which has a "
+            f"meaning in mode generated only; the mode is {mode}"
+        )
+    if f["oversampling.replace_in"] == "all":
+        yield from _replace_in_all_conflicts(mode, f["oversampling.replace_ratio"])
+    if f["init.fork_from"] and (mode == "none" or not start):
+        yield (
+            "config.init.fork_from starts a deferred method from another run; it needs a mode "
+            "other than none and start_epoch of at least 1"
+        )
+
+
+def _replace_in_all_conflicts(mode: str, replace_ratio: float) -> Iterator[str]:
+    if mode not in ("noise", "generated"):
+        yield (
+            f"config.oversampling.replace_in is all, which has a meaning in modes noise and "
+            f"generated only; the mode is {mode}"
+        )
+    elif replace_ratio == 1:
+        yield (
+            "config.oversampling.replace_ratio is 1, which with replace_in=all shows no real "
+            "image; give a number below 1, or replace_in=tail"
+        )
+
+
+def _generation_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    index, count = f["generation.process_index"], f["generation.process_count"]
+    if index >= count:
+        yield (
+            f"config.generation.process_index is {index}; with process_count={count} it must be "
+            f"less than {count}"
+        )
+    if f["generation.negative_prompt"] and f["generation.guidance_scale"] == 1:
+        yield (
+            f"config.generation.negative_prompt is {f['generation.negative_prompt']!r}, which has "
+            f"no effect without guidance; leave it empty or set guidance_scale above 1"
+        )
+    asked = f["generation.classifier_top_k"] or f["generation.max_feature_distance"]
+    if bool(asked) != bool(f["generation.classifier_workdir"]):
+        yield (
+            "config.generation.classifier_workdir serves classifier_top_k and "
+            "max_feature_distance; give it with at least one of the two, or none of the three"
+        )
+
+
+def _finetune_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    if f["finetune.base"] == "miniature" and f["finetune.lora_rank"]:
+        yield (
+            f"config.finetune.lora_rank is {f['finetune.lora_rank']}, but a miniature begins with "
+            f"random weights, which must all be trained; use 0"
+        )
+    if f["finetune.base"] == "miniature" and f["finetune.image_size"]:
+        yield (
+            f"config.finetune.image_size is {f['finetune.image_size']}, but a miniature draws "
+            f"images of the data set's size; use 0"
+        )
+    every, log = f["finetune.checkpoint_every_steps"], f["finetune.log_every_steps"]
+    if every % log:
+        yield (
+            f"config.finetune.checkpoint_every_steps is {every}; it must be a multiple of "
+            f"log_every_steps ({log})"
+        )
+    if f["finetune.warmup_steps"] >= f["finetune.num_steps"]:
+        yield (
+            f"config.finetune.warmup_steps is {f['finetune.warmup_steps']}; it must be less than "
+            f"num_steps ({f['finetune.num_steps']})"
+        )

@@ -1,0 +1,120 @@
+"""The plan of one epoch: what every slot of every batch shows.
+
+A plan is made from (seed, epoch) alone, in NumPy. Whoever carries it out, on however many devices,
+trains on the same images, and a resumed run needs no sampler state.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from osed_jax.kinds import Kind
+
+_STREAM = 0x504C414E  # keeps these draws apart from any other use of the same seed
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One epoch, every array int32 [num_steps, batch_size].
+
+    Attributes:
+      label: the class of each slot.
+      kind: its `Kind`.
+      row: its image: natural images are counted from 0, generated ones follow them. 0 where no
+        stored image is shown (noise, padding).
+    """
+
+    label: np.ndarray
+    kind: np.ndarray
+    row: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def replace_probability(
+    class_counts: Sequence[int], replace_ratio: float, *, in_all_classes: bool = False
+) -> np.ndarray:
+    """P(replace | class) = (1 - n_c / n_max) * replace_ratio, float64 [C] (Zada, section 3).
+
+    With `in_all_classes` it is replace_ratio for each, so that being generated says nothing of a
+    row's class.
+    """
+    counts = np.asarray(class_counts, dtype=np.float64)
+    lacking = np.ones_like(counts) if in_all_classes else 1 - counts / counts.max()
+    return lacking * replace_ratio
+
+
+def natural_plan(*, seed: int, epoch: int, label: np.ndarray, batch_size: int) -> Plan:
+    """Every training image once, in random order (ERM).
+
+    Args:
+      seed: of the experiment.
+      epoch: counted from 0.
+      label: [N] labels of the natural images.
+      batch_size: slots of a batch.
+    """
+    row = _generator(seed, epoch).permutation(len(label))
+    return _in_batches(label[row], np.full(len(row), Kind.NATURAL), row, batch_size)
+
+
+def balanced_plan(
+    *,
+    seed: int,
+    epoch: int,
+    label: np.ndarray,
+    generated_label: np.ndarray,
+    replace_prob: np.ndarray,
+    noise_share: float,
+    batch_size: int,
+) -> Plan:
+    """A class-balanced epoch in which some slots show noise or a generated image instead.
+
+    N draws with replacement: a class uniformly, then one of its images uniformly (weight 1/n_c
+    for each image). Each drawn slot is then replaced with its class's probability, and shows
+    noise with probability `noise_share`, else a generated image of its class, uniformly; the label
+    stays (Zada, algorithm 1). The natural draws of a seed and epoch are the same whatever replaces
+    them, so methods are compared on paired draws.
+
+    Args:
+      seed: of the experiment.
+      epoch: counted from 0.
+      label: [N] labels of the natural images.
+      generated_label: [M] labels of the generated images; M may be 0.
+      replace_prob: [C], see `replace_probability`; zeros give plain resampling.
+      noise_share: in [0, 1].
+      batch_size: slots of a batch.
+    """
+    random = _generator(seed, epoch)
+    num, num_classes = len(label), len(replace_prob)
+    drawn = random.integers(num_classes, size=num)
+    row = _pick(label, num_classes, drawn, random.random(num))
+    replaced = random.random(num) < replace_prob[drawn]
+    noise = replaced & (random.random(num) < noise_share)
+    generated = replaced & ~noise
+    which = random.random(num)
+    row[generated] = num + _pick(generated_label, num_classes, drawn[generated], which[generated])
+    row[noise] = 0
+    kind = np.select([noise, generated], [Kind.NOISE, Kind.GENERATED], Kind.NATURAL)
+    return _in_batches(drawn, kind, row, batch_size)
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _STREAM, epoch])
+
+
+def _pick(label: np.ndarray, num_classes: int, drawn: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """For every drawn class, one position of that class in `label`; u in [0, 1) says which."""
+    by_class = np.argsort(label, kind="stable")
+    count = np.bincount(label, minlength=num_classes)
+    start = np.cumsum(count) - count
+    return by_class[start[drawn] + (u * count[drawn]).astype(np.int64)]
+
+
+def _in_batches(label: np.ndarray, kind: np.ndarray, row: np.ndarray, batch_size: int) -> Plan:
+    """Folds slots into batches and fills up the last one."""
+    short = -len(label) % batch_size
+    fills = (0, Kind.PADDING, 0)
+    padded = (np.pad(x, (0, short), constant_values=f) for x, f in zip((label, kind, row), fills))
+    return Plan(*(p.astype(np.int32).reshape(-1, batch_size) for p in padded))

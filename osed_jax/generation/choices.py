@@ -1,5 +1,0 @@
-"""What a config may choose from; importable without JAX."""
-
-PLACEHOLDER = "{class}"  # in a prompt template, where the class's name goes
-SCHEDULERS = ("ddim", "dpmsolver++", "euler")
-RESIZES = ("area", "bicubic", "lanczos")

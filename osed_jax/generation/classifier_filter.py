@@ -1,0 +1,106 @@
+"""The filters that a config asks for, with a trained classifier as a judge of generated images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osed_jax.data.image_set import ImageSet
+from osed_jax.data.long_tail import subset_sha256
+from osed_jax.errors import UserError
+from osed_jax.evaluation.classifier import Classifier, load_classifier
+from osed_jax.evaluation.predict import Predictor
+from osed_jax.generation.filters import Filters, Opinions, Prototypes, ranks
+from osed_jax.sharding import make_mesh
+
+# Fields of the section `generation`.
+FILTERS = (
+    "min_deviation",
+    "drop_duplicates",
+    "near_duplicate_bits",
+    "safety_checker",
+    "classifier_workdir",
+    "classifier_top_k",
+    "max_feature_distance",
+)
+
+
+def only_subset(rows: np.ndarray, held_out: np.ndarray) -> str | None:
+    """The sha256 of the only training subset that a judging classifier may be of; None for any.
+
+    Where images are held out, the classifier of another subset may have seen them, and what it
+    keeps would carry them into the choice that is made on them.
+    """
+    return subset_sha256(rows) if len(held_out) else None
+
+
+def make_filters(
+    gen: dict[str, Any], train: ImageSet, batch_size: int, only_of_subset: str | None
+) -> Filters:
+    """The filters of section `generation`.
+
+    Args:
+      gen: the section.
+      train: the long-tailed training set.
+      batch_size: of the classifier, images over all devices.
+      only_of_subset: see `only_subset`.
+    """
+    values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
+    opinions = None
+    if gen["classifier_workdir"]:
+        opinions = classifier_opinions(
+            Path(gen["classifier_workdir"]),
+            train,
+            batch_size=batch_size,
+            only_of_subset=only_of_subset,
+        )
+    return Filters(**values, opinions=opinions)
+
+
+def classifier_opinions(
+    directory: Path, train: ImageSet, *, batch_size: int, only_of_subset: str | None
+) -> Callable[[np.ndarray, np.ndarray], Opinions]:
+    """The judge that `Filters` takes, from a classifier and the real images it compares with.
+
+    Args:
+      directory: work directory of the classifier.
+      train: real training images, some of every class. Test images have no part in this.
+      batch_size: images at a time, over all devices.
+      only_of_subset: see `only_subset`.
+
+    Raises:
+      UserError: where the classifier has other classes or another image size, or was trained on
+        another subset than the one it must be of.
+    """
+    mesh = make_mesh()
+    classifier = load_classifier(directory, mesh)
+    _check_same_images(directory, classifier, train)
+    if only_of_subset not in (None, classifier.facts["subset_sha256"]):
+        raise UserError(
+            f"config.generation.classifier_workdir is {directory}, whose training subset "
+            f"({classifier.facts['subset_sha256']}) is not that of the data set "
+            f"({only_of_subset}), so it may have seen the validation images; train a classifier "
+            f"with the same config.dataset"
+        )
+    net = Predictor(classifier.model, classifier.augmentation, mesh, batch_size=batch_size)
+    features = net.of_images(classifier.state, train.images, label="real images").features
+    prototypes = Prototypes(features, train.label, len(train.class_names))
+
+    def opinions(image: np.ndarray, labels: np.ndarray) -> Opinions:
+        logits, features = net.of_array(classifier.state, image)
+        return Opinions(ranks(logits, labels), prototypes.distance(features, labels))
+
+    return opinions
+
+
+def _check_same_images(directory: Path, classifier: Classifier, train: ImageSet) -> None:
+    for what, its, ours in (
+        ("classes", classifier.facts["class_names"], list(train.class_names)),
+        ("image size", classifier.facts["image_size"], train.images.image_size),
+    ):
+        if its != ours:
+            raise UserError(
+                f"config.generation.classifier_workdir is {directory}, whose {what} ({its}) is not "
+                f"that of the data set ({ours}); train a classifier on this data set"
+            )

@@ -1,0 +1,41 @@
+"""The nets that `config.model.name` chooses from; importable without JAX."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Net(NamedTuple):
+    """A net that can be chosen.
+
+    Attributes:
+      module: of the class, in osed_jax/models/.
+      name: of the class, a linen module that takes `num_classes`, `generated_norm`, `noise_norm`,
+        `dtype` and `settings`.
+      settings: fields of `config.model` that it takes beside these.
+      depth: (a, b): its depth must be a * n + b, n at least 1.
+    """
+
+    module: str
+    name: str
+    settings: tuple[str, ...]
+    depth: tuple[int, int]
+
+    def load(self) -> Callable[..., Any]:
+        """The class."""
+        return getattr(importlib.import_module(f"osed_jax.models.{self.module}"), self.name)
+
+    def problem(self, settings: Mapping[str, Any]) -> str | None:
+        """What is wrong with a section `model` for this net; None for nothing."""
+        (each, rest), depth = self.depth, settings["depth"]
+        if depth < each + rest or (depth - rest) % each:
+            return f"config.model.depth is {depth}; for this net it must be {each}n+{rest}, n >= 1"
+        return None
+
+
+NETS = {
+    "wide_resnet": Net(
+        "wide_resnet", "WideResNet", ("depth", "widen_factor", "dropout_rate"), (6, 4)
+    ),
+    "resnet": Net("resnet", "ResNet", ("depth",), (6, 2)),
+}

@@ -1,0 +1,497 @@
+"""The schema: every field of an experiment once, with its default, rule, unit and source.
+
+The files of configs/ only override fields of it. Runs that are older than a field get its default
+(`config.completed`), so a new field's default must mean what they did without it.
+
+Short names of sources:
+Zada = Zada, Benou, Irani, "Pure Noise to the Rescue of Insufficient Data", ICML 2022;
+MLRC = Lee & Lee, "[Re] Pure Noise to the Rescue of Insufficient Data", ReScience C 9(2), 2023;
+Cao = Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", 2019.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from osed_jax.choices import LOSSES, PLACEHOLDER, RESIZES, SCHEDULERS
+from osed_jax.data import long_tail
+from osed_jax.data.datasets import NAMES
+from osed_jax.kinds import NORMS
+from osed_jax.methods import METHODS
+from osed_jax.models.nets import NETS
+
+_DTYPES = ("float32", "bfloat16")
+_SD = "CompVis/stable-diffusion-v1-4"
+
+
+class Rule(NamedTuple):
+    """What a field may be: a test of its value, and the same in words."""
+
+    valid: Callable[[Any], bool]
+    allowed: str
+
+
+class Field(NamedTuple):
+    """A field of the schema.
+
+    Attributes:
+      default: its value; a function of the number of epochs where it follows that number, also
+        when a person overrides it.
+      about: what it means, with unit and source.
+      rule: what it may be, beside the type of the default.
+    """
+
+    default: Any
+    about: str
+    rule: Rule
+
+
+def one_of(*allowed: str) -> Rule:
+    """One of these texts."""
+    return Rule(lambda x: x in allowed, f"one of {', '.join(allowed)}")
+
+
+def between(low: float, high: float) -> Rule:
+    """A number from low to high, both included."""
+    return Rule(lambda x: low <= x <= high, f"between {low:g} and {high:g}")
+
+
+def at_least(low: float) -> Rule:
+    """A number from low on."""
+    return Rule(lambda x: x >= low, f"at least {low:g}")
+
+
+def numbers(count: int, low: float, high: float) -> Rule:
+    """So many numbers, each from low to high."""
+
+    def valid(x: Any) -> bool:
+        return len(x) == count and all(isinstance(v, int | float) and low <= v <= high for v in x)
+
+    return Rule(valid, f"{count} numbers between {low:g} and {high:g}")
+
+
+def _or_empty(rule: Rule) -> Rule:
+    return Rule(lambda x: not x or rule.valid(x), f"{rule.allowed}, or empty to measure it")
+
+
+TEXT = Rule(lambda x: True, "a text")
+PATH = Rule(lambda x: True, "a path")
+FLAG = Rule(lambda x: True, "True or False")
+WHOLE = Rule(lambda x: True, "a whole number")
+POSITIVE = Rule(lambda x: x > 0, "greater than 0")
+SHARE = between(0, 1)
+BELOW_ONE = Rule(lambda x: 0 <= x < 1, "at least 0 and less than 1")
+SEED = between(0, 2**32 - 1)
+
+Section = dict[str, Field]
+
+_TRAIN: Section = {
+    "num_epochs": Field(200, "epochs of as many images as the training set has", at_least(1)),
+    "batch_size": Field(128, "images, over all devices together", at_least(1)),
+    "feeder": Field(
+        "auto",
+        "resident: images stay on the device; tfdata: tf.data streams them; auto: whichever fits",
+        one_of("auto", "resident", "tfdata"),
+    ),
+    "eval_every_epochs": Field(
+        lambda epochs: epochs // 20, "accuracy for the curve; 0: only at the end", at_least(0)
+    ),
+    "checkpoint_every_epochs": Field(
+        lambda epochs: epochs // 5, "kept for good, as is that of start_epoch", at_least(0)
+    ),
+}
+
+_DATASET: Section = {
+    "name": Field(
+        "digits",
+        "the data set; tfds:NAME is any image classification set of TensorFlow Datasets",
+        Rule(
+            lambda x: x in NAMES or (x.startswith("tfds:") and x != "tfds:"),
+            f"one of {', '.join(NAMES)}",
+        ),
+    ),
+    "data_dir": Field("", "folder: holds train/ and test/; TFDS: its data directory", PATH),
+    "image_size": Field(
+        0, "pixels, square; 0: as the data set has it (a folder needs one)", between(0, 4096)
+    ),
+    "imbalance_profile": Field(
+        "exp",
+        "exp, step: the long tails of Cao; none: all images as they are",
+        one_of(*long_tail.PROFILES),
+    ),
+    "imbalance_ratio": Field(100.0, "images of the most frequent / the rarest class", at_least(1)),
+    "num_max": Field(
+        0, "images of the most frequent class; 0: as many as every class has", at_least(0)
+    ),
+    "validation_fraction": Field(
+        0.0,
+        "share of each class's training images held out before the long tail is taken, to choose "
+        "on; 0 keeps the published subset",
+        BELOW_ONE,
+    ),
+    "mean": Field(
+        (), "of each channel; (): measured on the training subset", _or_empty(numbers(3, 0, 1))
+    ),
+    "std": Field((), "of each channel, as mean", _or_empty(numbers(3, 1e-3, 1))),
+    "groups": Field(
+        "five_equal",
+        "five_equal: five groups by frequency, group_1 the rarest (MLRC); thresholds: many, "
+        "medium, few",
+        one_of(*long_tail.GROUPS),
+    ),
+    "many_above": Field(100, "thresholds: many has more training images than this", WHOLE),
+    "few_below": Field(20, "thresholds: few has fewer; between the two is medium", at_least(0)),
+    "max_decoded_gib": Field(4.0, "a larger folder is streamed from its files", at_least(0)),
+}
+
+_OVERSAMPLING: Section = {
+    "mode": Field(
+        "none",
+        "resample: class-balanced draws; noise, generated: some of them replaced",
+        one_of("none", "resample", "noise", "generated"),
+    ),
+    "start_epoch": Field(
+        lambda epochs: epochs * 4 // 5,
+        "before it, plain ERM; 0: not deferred (Zada: 160 of 200)",
+        at_least(0),
+    ),
+    "replace_ratio": Field(
+        1 / 3, "the paper's delta: P(replace) = (1 - n_c / n_max) * delta (Zada, section 3)", SHARE
+    ),
+    "replace_in": Field(
+        "tail", "tail: as above; all: P(replace) = delta in every class", one_of("tail", "all")
+    ),
+    "real_only_epochs": Field(
+        0, "at the end, without replacement: balanced draws of real images", at_least(0)
+    ),
+    "noise_share": Field(0.0, "mode generated: share of replaced draws that is noise", SHARE),
+    "noise_space": Field(
+        "pixel",
+        "pixel: noise is normalised like an image (Zada); normalised: it is not (MLRC)",
+        one_of("pixel", "normalised"),
+    ),
+    "noise_norm": Field(
+        "dar",
+        "batch norm of noise rows; shared: that of real images; dar: DAR-BN (Zada, appendix E); "
+        "dar_grad: the same with gradients; aux: a norm of their own (Xie et al. 2020)",
+        one_of(*NORMS),
+    ),
+    "generated_norm": Field("dar", "batch norm of generated rows, as noise_norm", one_of(*NORMS)),
+    "generated_dir": Field("", "mode generated: the images, CLASS/*.png|jpg|...", PATH),
+}
+
+_GENERATION: Section = {
+    "model": Field(_SD, "hub id or local folder of Stable Diffusion 1.x or 2.x", TEXT),
+    "revision": Field("flax", "branch, tag or commit on the hub; '' for a local folder", TEXT),
+    "dtype": Field("float32", "of weights and computation", one_of(*_DTYPES)),
+    "seed": Field(0, "of all images; each follows from seed, class and index alone", SEED),
+    "count": Field(
+        "balance",
+        "images of each class; balance: what it lacks to the most frequent one; replace_ratio: "
+        "what a run is expected to show, if that is fewer; or one number for all",
+        Rule(
+            lambda x: x in ("balance", "replace_ratio") or (x.isdecimal() and int(x) > 0),
+            "balance, replace_ratio or a number of images, at least 1",
+        ),
+    ),
+    "process_index": Field(
+        0, "of process_count processes, also on several hosts, that fill one store", at_least(0)
+    ),
+    "process_count": Field(
+        1, "each makes the images whose index is its own modulo this", at_least(1)
+    ),
+    "batch_size": Field(8, "images at a time, over all devices of this process", at_least(1)),
+    "image_size": Field(
+        0, "pixels that the model draws, square; 0: what it was trained on", at_least(0)
+    ),
+    "steps": Field(25, "of denoising", at_least(1)),
+    "scheduler": Field("dpmsolver++", "of the denoising steps", one_of(*SCHEDULERS)),
+    "guidance_scale": Field(
+        2.0,
+        "1: none, at half the cost; 7.5 makes prettier images that serve worse as training data "
+        "(Yuan et al., Real-Fake, ICLR 2024, take 2.0)",
+        at_least(1),
+    ),
+    "negative_prompt": Field("", "what to steer away from; needs guidance", TEXT),
+    "templates": Field(
+        (
+            "a photo of a {class}",
+            "a close-up photo of a {class}",
+            "a photo of a {class} from a distance",
+            "a photo of a {class} from the side",
+        ),
+        "prompts, {class} being the class's name; taken in turn by image index",
+        Rule(
+            lambda x: x and all(isinstance(v, str) and PLACEHOLDER in v for v in x),
+            f"at least one text with {PLACEHOLDER} where the class's name goes",
+        ),
+    ),
+    "modifiers": Field(
+        ("",),
+        "appended to a prompt after a comma; each takes its turn after all templates",
+        Rule(lambda x: all(isinstance(v, str) for v in x), "texts"),
+    ),
+    "prompts_file": Field("", 'JSON: class -> "its name in prompts" or ["own prompts", ...]', PATH),
+    "resize_method": Field("area", "to the size of the training images", one_of(*RESIZES)),
+    "keep_full_size": Field(
+        False, "keep the images as drawn, too, in GENERATED_DIR.full_size/", FLAG
+    ),
+    # Filters; a rejected image is replaced by the class's next one. 0 or False: off.
+    "min_deviation": Field(
+        0.02, "filter: of the pixels from their mean, in [0, 1]; drops constant images", SHARE
+    ),
+    "drop_duplicates": Field(True, "filter: pixel for pixel, within a class and a process", FLAG),
+    "near_duplicate_bits": Field(
+        0,
+        "filter: images that differ in fewer of the 64 bits of a perceptual hash",
+        between(0, 64),
+    ),
+    "safety_checker": Field(False, "filter: what the model's own checker flags", FLAG),
+    "classifier_workdir": Field(
+        "", "a finished run on the same classes, for the next two filters", PATH
+    ),
+    "classifier_top_k": Field(
+        0, "filter: keep images whose class is among its k most probable ones", at_least(0)
+    ),
+    "max_feature_distance": Field(
+        0.0, "filter: 1 is that of an ordinary real training image from its class", at_least(0)
+    ),
+    "filtered_dir": Field(
+        "", "--mode=filter: new folder for what the filters keep of generated_dir", PATH
+    ),
+    "max_attempts": Field(
+        4.0, "images drawn until a class is full, in multiples of its count", at_least(1)
+    ),
+}
+
+_AUGMENT: Section = {
+    "flip": Field(True, "left-right, probability 1/2", FLAG),
+    "crop_padding": Field(
+        4, "pixels of zeros on each side before a random crop; 0: no crop", at_least(0)
+    ),
+    "cutout": Field(16, "side of the square in pixels; 0: none", at_least(0)),
+    "color_jitter": Field(
+        (0.4, 0.4, 0.4, 0.1),
+        "brightness, contrast, saturation, hue",
+        Rule(
+            lambda x: numbers(4, 0, 1).valid(x) and x[3] <= 0.5,
+            "4 numbers between 0 and 1, the last (hue) at most 0.5",
+        ),
+    ),
+    "color_jitter_prob": Field(0.8, "probability", SHARE),
+    "grayscale_prob": Field(0.2, "probability", SHARE),
+    "blur_prob": Field(0.5, "probability of a Gaussian blur, 3x3", SHARE),
+    "blur_sigma": Field(
+        (0.1, 2.0),
+        "pixels, uniform between the two",
+        Rule(
+            lambda x: numbers(2, 0.01, 100).valid(x) and x[0] <= x[1],
+            "2 ascending numbers from 0.01 on",
+        ),
+    ),
+}
+
+_MODEL: Section = {
+    "name": Field("wide_resnet", "the net", one_of(*NETS)),
+    "depth": Field(28, "layers; each net has its rule", WHOLE),
+    "widen_factor": Field(10, "wide_resnet only", at_least(1)),
+    "dropout_rate": Field(
+        0.3, "wide_resnet only, between the two convolutions of a block", BELOW_ONE
+    ),
+    "dtype": Field("float32", "of the computation; parameters stay float32", one_of(*_DTYPES)),
+}
+
+_OPTIMIZER: Section = {
+    "learning_rate": Field(0.1, "of SGD without Nesterov", POSITIVE),
+    "momentum": Field(0.9, "of SGD", BELOW_ONE),
+    "weight_decay": Field(2e-4, "on all parameters, added to the gradient (L2)", at_least(0)),
+    "warmup_epochs": Field(
+        lambda epochs: epochs // 40, "linear, one value an epoch, as Cao's code does", at_least(0)
+    ),
+    "decay_at": Field(
+        (0.8, 0.9),
+        "fractions of num_epochs (Zada: epochs 160 and 180)",
+        Rule(
+            lambda x: all(isinstance(v, int | float) and 0 <= v <= 1 for v in x),
+            "fractions of num_epochs between 0 and 1",
+        ),
+    ),
+    "decay_factor": Field(0.01, "at each of them", POSITIVE),
+}
+
+_LOSS: Section = {
+    "name": Field(
+        "cross_entropy",
+        "balanced_softmax: the log of the class counts joins the logits (Ren et al. 2020)",
+        one_of(*LOSSES),
+    ),
+    "label_smoothing": Field(0.0, "share of the target that is spread over all classes", BELOW_ONE),
+}
+
+_FINETUNE: Section = {
+    "base": Field(
+        _SD,
+        "folder, hub id, or miniature (a small model for tiny images, trained from nothing)",
+        Rule(lambda x: x != "", "a folder, a hub id or miniature"),
+    ),
+    "revision": Field("flax", "branch, tag or commit on the hub; '' where there is none", TEXT),
+    "output_dir": Field("", "required; the fine-tuned generator and all of its making", PATH),
+    "images": Field(
+        "train",
+        "train: the long-tailed set; rest: what it leaves out, for demonstrations",
+        one_of("train", "rest"),
+    ),
+    "image_size": Field(
+        512, "pixels that the model draws, square; 0: as the data set has it", between(0, 4096)
+    ),
+    "num_steps": Field(2000, "updates", at_least(1)),
+    "batch_size": Field(16, "images, over all devices together", at_least(1)),
+    "learning_rate": Field(1e-5, "of AdamW; after the warm-up a cosine down to 0", POSITIVE),
+    "warmup_steps": Field(100, "updates", at_least(0)),
+    "weight_decay": Field(1e-2, "of AdamW", at_least(0)),
+    "ema_decay": Field(0.999, "of the weights that are sampled from and saved", BELOW_ONE),
+    "lora_rank": Field(
+        0, "0: all of the UNet; else low-rank updates of its attention (Hu 2021)", at_least(0)
+    ),
+    "text_dropout": Field(
+        0.1, "share of empty prompts, for classifier-free guidance (Ho 2022)", SHARE
+    ),
+    "dtype": Field("float32", "of the computation; parameters stay float32", one_of(*_DTYPES)),
+    "autoencoder_steps": Field(
+        300, "base miniature: updates of its autoencoder, before the rest", at_least(1)
+    ),
+    "log_every_steps": Field(
+        50, "a line in metrics.jsonl: the mean loss since the last one", at_least(1)
+    ),
+    "checkpoint_every_steps": Field(500, "a multiple of log_every_steps", at_least(1)),
+    "sample_every_steps": Field(
+        500, "a grid of samples in samples/: a row for each class, 10 at most", at_least(1)
+    ),
+    "samples_per_class": Field(4, "images of a row", at_least(1)),
+}
+
+SCHEMA: dict[str, Field | Section] = {
+    "seed": Field(0, "of weights, plans and augmentation; not of the long-tailed subset", SEED),
+    "train": _TRAIN,
+    "dataset": _DATASET,
+    "oversampling": _OVERSAMPLING,
+    "generation": _GENERATION,
+    "augment": _AUGMENT,
+    "model": _MODEL,
+    "optimizer": _OPTIMIZER,
+    "loss": _LOSS,
+    "init": {
+        "fork_from": Field("", "work directory whose checkpoint at start_epoch to start from", PATH)
+    },
+    "evaluate": {
+        "batch_size": Field(
+            500, "images over all devices, rounded up to share them evenly", at_least(1)
+        )
+    },
+    "report": {
+        "enabled": Field(True, "report/ of a run: figures and one page", FLAG),
+        "map_images": Field(1500, "of the feature map, over all kinds; 0: no map", at_least(0)),
+        "images_per_class": Field(8, "real and generated ones, shown side by side", at_least(1)),
+    },
+    "sweep": {
+        "seeds": Field(
+            (0, 1, 2),
+            "--mode=sweep: every method with every seed",
+            Rule(
+                lambda x: (
+                    x and len(set(x)) == len(x) and all(isinstance(v, int) and v >= 0 for v in x)
+                ),
+                "different whole numbers from 0 on, at least one",
+            ),
+        ),
+        "methods": Field(
+            "erm,drs,open,osed",
+            "separated by commas",
+            Rule(
+                lambda x: (
+                    len(set(x.split(","))) == x.count(",") + 1
+                    and all(v in METHODS for v in x.split(","))
+                ),
+                f"different ones of {', '.join(METHODS)}, separated by commas",
+            ),
+        ),
+    },
+    "diagnose": {
+        "num_batches": Field(
+            20, "of train.batch_size images: half natural, half of other kinds", at_least(1)
+        )
+    },
+    "gap": {
+        "num_neighbours": Field(
+            3, "of precision and recall (Kynkaanniemi et al. 2019: 3)", at_least(1)
+        ),
+        "max_images": Field(
+            2000, "of a class and a set (generated, training, test); more are sampled", at_least(2)
+        ),
+    },
+    "finetune": _FINETUNE,
+}
+
+# What the sections serve, for the page of all fields.
+SECTIONS = {
+    "train": "How long and in what batches.",
+    "dataset": "Which images, and how a long tail is cut out of them.",
+    "oversampling": "What fills up the rare classes; a method sets these fields.",
+    "generation": "`--mode=generate` and `--mode=filter`: the generator, prompts and filters.",
+    "augment": "What is done to training images (MLRC's recipe); noise is never augmented.",
+    "model": "The classifier.",
+    "optimizer": "SGD and its learning rate.",
+    "loss": "What is minimised.",
+    "init": "Where a run starts.",
+    "evaluate": "How test and validation images are predicted.",
+    "report": "What a run's report shows.",
+    "sweep": "`--mode=sweep`.",
+    "diagnose": "`--mode=diagnose`: gradients by kind of row.",
+    "gap": "`--mode=gap`: generated against real images, in features.",
+    "finetune": "`--mode=finetune`: training the generator.",
+}
+
+
+def fields() -> Iterator[tuple[str, Field]]:
+    """Every field with its full name, such as `train.batch_size`."""
+    for name, entry in SCHEMA.items():
+        if isinstance(entry, Field):
+            yield name, entry
+        else:
+            yield from ((f"{name}.{key}", field) for key, field in entry.items())
+
+
+def as_markdown() -> str:
+    """The page that lists all fields, docs/configuration.md."""
+    lines = [
+        "# All fields of a config",
+        "",
+        "Made from `osed_jax/schema.py` by `make docs`; a test holds it to that. A field is set by",
+        "a file of [configs/](../configs) or on the command line, `--config.SECTION.FIELD=VALUE`.",
+        "Where a default follows the number of epochs, it does so for a number that you give, too.",
+        "",
+        *_table({"seed": SCHEMA["seed"]}),
+    ]
+    for name, entry in SCHEMA.items():
+        if isinstance(entry, Mapping):
+            lines += [f"## {name}", "", SECTIONS[name], "", *_table(entry)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(section: Mapping[str, Any]) -> list[str]:
+    rows = [
+        f"| `{name}` | `{_written(field)}` | {field.rule.allowed} | {field.about} |".replace(
+            "|jpg|...", ", jpg, ..."
+        )
+        for name, field in section.items()
+    ]
+    return ["| field | default | allowed | meaning |", "| --- | --- | --- | --- |", *rows, ""]
+
+
+def _written(field: Field) -> str:
+    if not callable(field.default):
+        return repr(field.default)
+    return f"{field.default(200)} of 200 epochs"
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")

@@ -1,0 +1,87 @@
+"""Devices: one axis, `data`, over which every batch is split, and arrays placed on them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from osed_jax.errors import UserError
+
+
+def make_mesh() -> Mesh:
+    """A mesh of the devices of all processes along the axis `data`, each process's in a row."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(devices), ("data",))
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError where a global batch does not split evenly over the devices."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"{name} is {batch_size}, which {mesh.size} devices cannot share evenly; "
+            f"use a multiple of {mesh.size}"
+        )
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """Leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a whole copy of a tree on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def abstract(tree: Any, mesh: Mesh) -> Any:
+    """Shapes, dtypes and shardings of a tree (of arrays or shapes) replicated over the mesh."""
+    whole = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), tree
+    )
+
+
+def jit_train_step(train_step: Callable, mesh: Mesh) -> Callable:
+    """Jits (state, batch, seed) -> (state, metrics); the state is donated, whole on every device.
+
+    The program is that of the global batch: sums over it, batch norm's among them, are global.
+    """
+    whole, parts = replicated(mesh), split(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(whole, parts, whole),
+        out_shardings=(whole, whole),
+        donate_argnames="state",
+    )
+
+
+def jit_eval_step(eval_step: Callable, mesh: Mesh) -> Callable:
+    """Jits (state, image) -> outputs; images are split over the devices, outputs whole on each."""
+    whole, parts = replicated(mesh), split(mesh)
+    return jax.jit(eval_step, in_shardings=(whole, parts), out_shardings=whole)
+
+
+def shared_evenly(sharding: NamedSharding, size: int) -> int:
+    """The number of rows, at least `size`, that the devices of `sharding` share evenly."""
+    return -(-size // sharding.num_devices) * sharding.num_devices
+
+
+def own_rows(sharding: NamedSharding, size: int) -> slice:
+    """Which of `size` rows, split by `sharding` along their axis, this process holds: a range."""
+    indices = sharding.addressable_devices_indices_map((size,)).values()
+    bounds = [index[0].indices(size) for index in indices if index]
+    return slice(min(first for first, *_ in bounds), max(last for _, last, _ in bounds))
+
+
+def place(tree: Any, sharding: NamedSharding) -> Any:
+    """A tree of global arrays, of which each process gives the part that it holds."""
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
+    )
