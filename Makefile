@@ -1,14 +1,17 @@
-# make demo: train four methods on handwritten digits, three seeds each, and compare them.
+# make demo: train five methods on handwritten digits, three seeds each, and compare them.
 # make test: lint, types and tests. Both make their own environment in .venv/ first.
+# PYTHON=... chooses the Python; without it the newest suitable one on this machine is taken.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell for version in 3.13 3.12 3.11; do \
+    python$$version -c 'import ensurepip, venv' 2>/dev/null && echo python$$version && break; done)
 BIN := .venv/bin
 RUN := $(BIN)/python main.py
 
-.PHONY: demo test format lock clean
+.PHONY: demo test format lock docs clean
 
 demo: .venv/demo
 	$(RUN) --mode=sweep --config=configs/digits.py --workdir=runs/demo \
+	    --config.dataset.imbalance_ratio=100 --config.sweep.methods=erm,ros,open,osed,fill \
 	    --config.oversampling.generated_dir=demo/generated
 
 test: .venv/test
@@ -21,21 +24,30 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-.venv/demo: requirements.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+# docs/configuration.md, from the schema.
+docs: .venv/demo
+	$(BIN)/python -m osed_jax.schema > docs/configuration.md
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no suitable Python found: install Python 3.11, 3.12 or 3.13 \
+	with its venv module, or name one: make demo PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# The core alone: no TensorFlow, no Stable Diffusion.
+.venv/demo: requirements-core.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --requirement requirements-core.txt
 	touch $@
 
-.venv/test: .venv/demo requirements-dev.txt
+.venv/test: requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
-	touch $@
+	touch $@ .venv/demo
 
 # After a change of the dependencies in pyproject.toml (needs uv).
+LOCK := uv pip compile --universal --python-version 3.11 --no-header --annotation-style line
 lock:
-	uv pip compile --python-version 3.11 --no-header --annotation-style line \
-	    pyproject.toml --output-file requirements.txt
-	uv pip compile --python-version 3.11 --no-header --annotation-style line \
-	    --extra dev pyproject.toml --output-file requirements-dev.txt
+	$(LOCK) pyproject.toml --output-file requirements-core.txt
+	$(LOCK) --extra tfds --extra generation pyproject.toml --output-file requirements.txt
+	$(LOCK) --all-extras pyproject.toml --output-file requirements-dev.txt
 
 clean:
 	rm -rf .venv runs

@@ -10,14 +10,16 @@ from osed_jax.config import check, differences, method_name
 from osed_jax.errors import UserError
 from osed_jax.experiment import learning_rates
 from osed_jax.methods import METHODS
-from osed_jax.renames import completed
+from osed_jax.renames import completed, renamed_flags
+from osed_jax.schema import as_markdown, fields
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("module", [cifar10_lt, cifar10_lt_small, cifar100_lt, digits, folder])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_config_and_method_is_valid(module, method):
     config = module.get_config(method)
-    if method == "osed":
+    if method in ("osed", "fill"):
         config.oversampling.generated_dir = "somewhere"
     checked = check(config)
     assert method_name(checked) == method
@@ -193,3 +195,26 @@ def test_differences_name_the_fields():
     new["a"] = {"b": 1, "c": [1, 3], "e": 0}
     assert differences(old, new) == ["a.c: [1, 2] -> [1, 3]", "a.e: 'absent' -> 0", "d: 1 -> 2"]
     assert differences(old, old) == []
+
+
+def test_the_page_of_all_fields_is_that_of_the_schema():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == as_markdown(), "run make docs"
+    assert page.count("\n| `") == len(dict(fields()))
+
+
+def test_old_names_are_read_and_answered():
+    old = {
+        "oversampling": {"mode": "diffusion", "noise_ratio": 0.5, "synthetic_road": "natural"},
+        "loss": {"label_smoothing": 0.1, "balanced_softmax": True},
+    }
+    new = completed(old)
+    assert new["oversampling"]["mode"] == "generated"
+    assert new["oversampling"]["replace_ratio"] == 0.5
+    assert new["oversampling"]["generated_norm"] == "shared"
+    assert new["loss"] == {"label_smoothing": 0.1, "name": "balanced_softmax"}
+    assert completed(new) == new
+    said = renamed_flags(["main.py", "--config.oversampling.noise_ratio=1", "--config.seed=1"])
+    assert said == "config.oversampling.noise_ratio is called config.oversampling.replace_ratio now"
+    said = renamed_flags(["--config.adapt.num_steps=5"])
+    assert said == "config.adapt.num_steps is called config.finetune.num_steps now"

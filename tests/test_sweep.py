@@ -60,6 +60,21 @@ def test_what_serves_replacing_alone_is_given_to_those_that_replace(tmp_path):
     assert over["osed"]["generated_norm"] == "aux", "what the user chose stays"
 
 
+def test_fill_starts_at_once_in_the_shared_norm_unless_a_person_says_otherwise(tmp_path):
+    ((path, run),) = plan(tmp_path, methods="fill", seeds=(0,))
+    over = run["oversampling"]
+    assert path == tmp_path / "fill" / "seed_0" and run["init"]["fork_from"] == ""
+    assert (over["mode"], over["start_epoch"]) == ("generated", 0)
+    assert (over["generated_norm"], over["replace_ratio"]) == ("shared", 1.0)
+    config = digits.get_config()
+    config.oversampling.update({"generated_dir": str(tmp_path), "generated_norm": "aux"})
+    config.sweep.update({"methods": "fill,osed", "seeds": (0,)})
+    norms = {p.parent.name: r["oversampling"] for p, r in planned(check(config), tmp_path)}
+    assert norms["fill"]["generated_norm"] == norms["osed"]["generated_norm"] == "aux"
+    assert norms["fill"]["replace_ratio"] == 1.0
+    assert norms["osed"]["replace_ratio"] == pytest.approx(1 / 3), "each method has its own"
+
+
 def test_erm_is_trained_where_a_deferred_method_needs_it(tmp_path):
     assert [p.parent.name for p, _ in plan(tmp_path, methods="open", seeds=(0,))] == ["erm", "open"]
     assert [p.parent.name for p, _ in plan(tmp_path, methods="ros", seeds=(0,))] == ["ros"]

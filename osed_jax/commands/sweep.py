@@ -56,7 +56,7 @@ def planned(config: Config, directory: Path) -> list[tuple[Path, Config]]:
             if is_deferred(config, method):
                 run["init"]["fork_from"] = str(_workdir(directory, "erm", seed))
             check_fields(run)
-            if method == "osed":
+            if run["oversampling"]["mode"] == "generated":
                 experiment.generated_dir(run)
             runs.append((_workdir(directory, method, seed), run))
     return runs

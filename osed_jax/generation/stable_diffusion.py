@@ -33,6 +33,7 @@ from osed_jax.generation.hub import locate
 from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
 from osed_jax.generation.weights import Params, random_weights, read_weights
 
+FLOAT32 = jnp.dtype(jnp.float32)  # what jnp.float32 is differs between versions of JAX
 PARTS = ("text_encoder", "unet", "vae")
 CONFIGS = {
     "text_encoder": "text_encoder/config.json",
@@ -169,7 +170,7 @@ def load(
     model: str,
     revision: str = "",
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: jnp.dtype = FLOAT32,
     param_dtype: jnp.dtype | None = None,
 ) -> StableDiffusion:
     """Load a Stable Diffusion 1.x or 2.x model in diffusers' layout.
@@ -196,7 +197,7 @@ def init_random(
     folder: str,
     seed: int,
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: jnp.dtype = FLOAT32,
     param_dtype: jnp.dtype | None = None,
 ) -> StableDiffusion:
     """Build a model from its configuration and tokenizer alone, with fresh random weights.
@@ -218,7 +219,7 @@ def init_random(
 
 def parameter_shapes(folder: str) -> Params:
     """Shapes of all parameters by part, without making any."""
-    _, inits = _build(Path(folder), jnp.float32)
+    _, inits = _build(Path(folder), FLOAT32)
     return {part: jax.eval_shape(inits[part]) for part in PARTS}
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from osed_jax.kinds import Kind
 
@@ -43,7 +44,7 @@ class RoutedBatchNorm(nn.Module):
 
     generated_norm: str = "shared"
     noise_norm: str = "dar"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, kind: jax.Array, *, train: bool) -> jax.Array:

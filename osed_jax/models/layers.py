@@ -5,6 +5,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from osed_jax.models.convolution import convolve
 
@@ -30,7 +31,7 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     fan: Literal["fan_out", "fan_in"] = "fan_out"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

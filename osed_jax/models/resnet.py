@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from osed_jax.models.batch_norm import RoutedBatchNorm
 from osed_jax.models.layers import LINEAR_INIT, Conv
@@ -27,7 +28,7 @@ class ResNet(nn.Module):
     depth: int = 32
     generated_norm: str = "shared"
     noise_norm: str = "dar"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, kind: jax.Array, train: bool) -> jax.Array:

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from osed_jax.models.batch_norm import RoutedBatchNorm
 from osed_jax.models.layers import LINEAR_INIT, Conv
@@ -31,7 +32,7 @@ class WideResNet(nn.Module):
     dropout_rate: float = 0.3
     generated_norm: str = "shared"
     noise_norm: str = "dar"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array, kind: jax.Array, train: bool) -> jax.Array:
@@ -70,7 +71,7 @@ class _Block(nn.Module):
     dropout_rate: float
     generated_norm: str
     noise_norm: str
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, kind: jax.Array, train: bool) -> jax.Array:
