@@ -11,6 +11,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs compiled by one test, or one run of the command line, serve the next.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "programs"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# JAX sets it to 1 when imported, and what is started here inherits that; osed_jax says why 3.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax  # noqa: E402 - reads the environment above
 import pytest  # noqa: E402

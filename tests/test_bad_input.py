@@ -22,7 +22,9 @@ def refused(*arguments, devices=1):
     done = run(*arguments, devices=devices)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    # Reading a cached program back, jaxlib 0.12 may log that processor features are unknown to it.
+    said = [line for line in done.stderr.splitlines() if "cpu_aot_loader" not in line]
+    lines = [line for line in said if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     return lines[0]
 
