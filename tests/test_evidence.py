@@ -274,7 +274,7 @@ def test_the_script_trains_what_is_missing(tmp_path):
 
 
 def kept_runs():
-    return [run for folder in sorted(RESULTS.iterdir()) for run in find_runs(folder)]
+    return [run for folder in sorted(RESULTS.glob("*/")) for run in find_runs(folder)]
 
 
 # What the page's command overrides; all else is the setting of the configs folder.
