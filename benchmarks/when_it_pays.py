@@ -1,0 +1,264 @@
+"""When do generated images pay? The runs behind docs/when_it_pays.md, what is kept, the map.
+
+    python benchmarks/when_it_pays.py --workdir=runs/when_it_pays   # trains what is missing
+    python benchmarks/when_it_pays.py                               # tables and map of what is kept
+
+Digits. A miniature generator is fine-tuned further and further; after each of STEPS it fills a
+store. A long tail ends at each of RAREST real images. Each pair is a cell of the map: `fill` with
+that store on that long tail, beside the two methods that need no generator, `ros` (resampling) and
+`open` (noise) from epoch 0. Deferred noise would be the weaker opponent here.
+
+The generator learns from digits that no long tail, no validation part and no test set holds. The
+validation part trains the judge, a support-vector machine: the share of a store's images that it
+reads as their class is the quality of the generator. --mode=gap measures every cell's store in the
+features of the `ros` run of the same long tail and seed.
+
+What is finished is skipped, what was interrupted goes on. All of the first seed is done before the
+next seed begins, and the figures are kept after each long tail, so half a map can be read.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from absl import logging
+from sklearn.svm import SVC
+
+from benchmarks import when_it_pays_answers as tell
+from benchmarks.when_it_pays_map import draw_map
+from configs import digits
+from osed_jax import experiment, workdir
+from osed_jax.commands.finetune import finetune
+from osed_jax.commands.gap import gap
+from osed_jax.commands.generate import generate
+from osed_jax.commands.train import train
+from osed_jax.config import check
+from osed_jax.console import say
+from osed_jax.data.generated import load_generated
+from osed_jax.data.image_set import ImageSet
+from osed_jax.evaluation.tables import markdown
+from osed_jax.experiment import Config
+
+# Of fine-tuning, in all: each generator goes on from the one before. Most of them lie
+# where the images turn from noise into digits, which was looked up before any run was trained.
+STEPS = (200, 400, 500, 600, 700, 800, 1500)
+RAREST = (1, 2, 5, 10, 20)  # real images of the rarest class
+SEEDS = (0, 1, 2, 3, 4)  # of the runs; the generator has one
+ROOT = Path(__file__).resolve().parent.parent
+
+# Of all configs. A fifth of each class is held out, for the judge; curves and reports of each run
+# would take longer than its training.
+_COMMON = {
+    "dataset.validation_fraction": 0.2,
+    "train.eval_every_epochs": 0,
+    "train.checkpoint_every_epochs": 0,
+    "report.enabled": False,
+}
+_MEASURES = ("frechet_distance", "precision", "recall")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is crossed with what, and where it lies.
+
+    Attributes:
+      folder: of generators, stores and runs.
+      steps: of fine-tuning, ascending.
+      rarest: real images of the rarest class.
+      seeds: of the runs.
+      changes: fields that differ from the shipped setting; a test makes everything small.
+    """
+
+    folder: Path
+    steps: tuple[int, ...] = STEPS
+    rarest: tuple[int, ...] = RAREST
+    seeds: tuple[int, ...] = SEEDS
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def config(self, method: str, rarest: int, **changes: Any) -> Config:
+        """The digits with a long tail that ends at so many images."""
+        config = digits.get_config(method)
+        config.update_from_flattened_dict({**_COMMON, **self.changes})
+        config.dataset.imbalance_ratio = config.dataset.num_max / rarest
+        config.update_from_flattened_dict(changes)
+        return check(config)
+
+    def generator(self, steps: int) -> Path:
+        """The folder of the generator after so many steps."""
+        return self.folder / f"generator_{steps}"
+
+    def store(self, steps: int) -> Path:
+        """The folder of its images."""
+        return self.folder / f"generated_{steps}"
+
+    def run(self, name: str, rarest: int, seed: int) -> Path:
+        """The work directory of a run; `name` is a method, or `fill_STEPS`."""
+        return self.folder / f"rarest_{rarest}" / f"{name}.seed_{seed}"
+
+
+def main() -> None:
+    """Trains what is missing, if asked to; prints the tables and draws the map."""
+    args = _arguments()
+    logging.set_verbosity(logging.ERROR)
+    if args.workdir:
+        study = Study(args.workdir)
+        make_generators(study)
+        for _ in make_runs(study):
+            keep(study, args.kept)
+    results = tell.read(args.kept)
+    draw_map(args.figure, results)
+    for title, table in tell.tables(results):
+        say(f"\n{title}\n\n{markdown(table)}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, help="of all runs; without it nothing is trained")
+    kept = ROOT / "results" / "when_it_pays"
+    parser.add_argument("--kept", type=Path, default=kept, help="folder of the kept figures")
+    figure = ROOT / "docs" / "figures" / "when_it_pays.png"
+    parser.add_argument("--figure", type=Path, default=figure, help="PNG file of the map")
+    return parser.parse_args()
+
+
+def make_generators(study: Study) -> None:
+    """Fine-tunes from step to step, and fills the store of each step for the longest tail."""
+    for before, steps in zip((0, *study.steps), study.steps):
+        finetune(generator_config(study, before, steps))
+        shown = {"generation.model": str(study.generator(steps))}
+        shown["oversampling.generated_dir"] = str(study.store(steps))
+        generate(study.config("fill", min(study.rarest), **shown))
+
+
+def generator_config(study: Study, before: int, steps: int) -> Config:
+    """Of the steps from `before` to `steps`; the shortest tail leaves out what all of them do."""
+    changes = {
+        "finetune.output_dir": str(study.generator(steps)),
+        "finetune.num_steps": steps - before,
+        "finetune.warmup_steps": (steps - before) // 10,
+        "finetune.checkpoint_every_steps": 100,
+        "finetune.sample_every_steps": steps + 1,  # none
+    }
+    if before:
+        changes["finetune.base"] = str(study.generator(before))
+    return study.config("fill", max(study.rarest), **changes)
+
+
+def planned(study: Study) -> Iterator[tuple[int, int, dict[str, Config]]]:
+    """Seed, rarest and the configs by name, in the order of training."""
+    for seed in study.seeds:
+        for rarest in study.rarest:
+            runs = {
+                "ros": study.config("ros", rarest, seed=seed),
+                "open": study.config("open", rarest, seed=seed, **{"oversampling.start_epoch": 0}),
+            }
+            for steps in study.steps:
+                shown = {"oversampling.generated_dir": str(study.store(steps))}
+                runs[f"fill_{steps}"] = study.config("fill", rarest, seed=seed, **shown)
+            yield seed, rarest, runs
+
+
+def make_runs(study: Study) -> Iterator[None]:
+    """Trains and measures what is missing; yields after each long tail of a seed."""
+    for seed, rarest, runs in planned(study):
+        for name, config in runs.items():
+            say(f"seed {seed}, rarest class of {rarest}: {name}")
+            train(config, study.run(name, rarest, seed))
+        for steps in study.steps:
+            path = study.run(f"fill_{steps}", rarest, seed) / "gap.json"
+            if not path.exists():
+                found = gap(runs[f"fill_{steps}"], study.run("ros", rarest, seed))
+                workdir.write_json(path, found)
+        yield
+
+
+def keep(study: Study, folder: Path) -> None:
+    """Writes the figures of all that is finished: `runs.csv`, `generators.csv`, `setting.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [
+        _figures(study.run(name, rarest, seed), name, rarest, seed)
+        for seed, rarest, runs in planned(study)
+        for name in runs
+        if (study.run(name, rarest, seed) / "summary.json").exists()
+    ]
+    _write_csv(folder / "runs.csv", found)
+    judge = Judge(study)
+    _write_csv(folder / "generators.csv", [judge.row(steps) for steps in study.steps])
+    first = workdir.read_json(study.run("ros", study.rarest[0], study.seeds[0]) / "summary.json")
+    kept = {name: first[name] for name in ("devices", "machine", "versions", "config")}
+    workdir.write_json(folder / "setting.json", kept | {"judge_on_real_test_images": judge.real})
+
+
+def _figures(directory: Path, name: str, rarest: int, seed: int) -> dict[str, Any]:
+    """A line of `runs.csv`: accuracies, and of `fill` the gap of the images that it shows."""
+    summary = workdir.read_json(directory / "summary.json")
+    method, _, steps = name.partition("_")
+    row = {"method": method, "steps": steps, "rarest": rarest, "seed": seed}
+    row |= {"top1": summary["top1"]}
+    row |= {group: found["accuracy"] for group, found in summary["groups"].items()}
+    row["validation"] = summary["validation"]["balanced_accuracy"]
+    path = directory / "gap.json"
+    means = workdir.read_json(path)["mean_of_classes"] if path.exists() else {}
+    sets = [f"{s}_{measure}" for measure in _MEASURES for s in ("generated", "test")]
+    row |= {column: means.get(column, "") for column in sets}
+    return row | {"wall_seconds": summary["wall_seconds"]}
+
+
+class Judge:
+    """A support-vector machine that has learnt from the held-out digits."""
+
+    def __init__(self, study: Study):
+        self._study, self._config = study, study.config("ros", max(study.rarest))
+        whole, rows, held_out = experiment.load_train(self._config, study.folder)
+        self._train, seen = whole.select(rows), whole.select(held_out)
+        self._machine = SVC(C=10).fit(_pixels(seen), seen.label)
+        test = experiment.load_split(self._config, "test", study.folder)
+        self.real = float(self._right(test).mean())
+
+    def row(self, steps: int) -> dict[str, Any]:
+        """A line of `generators.csv`: the share of images read as their class, also by class."""
+        store = load_generated(
+            str(self._study.store(steps)),
+            class_names=self._train.class_names,
+            class_counts=self._train.class_counts,
+            image_size=self._train.images.image_size,
+            cache_dir=self._study.folder / ".cache" / "images",
+            max_decoded_gib=1.0,
+        )
+        right = self._right(store)
+        shares = {
+            f"class_{name}": right[store.label == c].mean() if count else ""
+            for c, (name, count) in enumerate(zip(store.class_names, store.class_counts))
+        }
+        return {"steps": steps, "images": len(right), "recognised": right.mean(), **shares}
+
+    def _right(self, data: ImageSet) -> np.ndarray:
+        return self._machine.predict(_pixels(data)) == data.label
+
+
+def _pixels(data: ImageSet) -> np.ndarray:
+    """Grey values in [0, 1], float64 [N, H * H]."""
+    grey = data.images.take(np.arange(len(data.label)))[..., 0]
+    return grey.reshape(len(grey), -1) / 255
+
+
+def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    rows, text = list(rows), io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        rounded = {k: round(float(v), 6) if isinstance(v, float) else v for k, v in row.items()}
+        writer.writerow(rounded)
+    workdir.write_atomically(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    main()
