@@ -5,6 +5,14 @@ from typing import Any
 
 from osed_jax.models.nets import NETS
 
+# Fields that say how generated images are shown, and the values that say nothing.
+_OF_GENERATED: tuple[tuple[str, Any], ...] = (
+    ("oversampling.noise_share", 0),
+    ("oversampling.generated_classes", []),
+    ("oversampling.max_gap", 0),
+    ("loss.generated_weight", 1),
+)
+
 
 def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     """Problems between fields that are valid each on its own."""
@@ -13,6 +21,18 @@ def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         yield problem
     if f["dataset.name"] == "folder" and not f["dataset.image_size"]:
         yield "config.dataset.image_size is 0; a folder's images need a size in pixels"
+    folds, fold = f["dataset.validation_folds"], f["dataset.validation_fold"]
+    if fold >= max(folds, 1):
+        yield (
+            f"config.dataset.validation_fold is {fold}; with validation_folds={folds} it must be "
+            f"less than {max(folds, 1)}"
+        )
+    if folds and f["dataset.validation_fraction"]:
+        yield (
+            f"config.dataset.validation_folds is {folds} and validation_fraction is "
+            f"{f['dataset.validation_fraction']:g}; hold out images in one way, and set the other "
+            f"to 0"
+        )
     if bool(f["dataset.mean"]) != bool(f["dataset.std"]):
         yield "give both config.dataset.mean and config.dataset.std, or neither"
     if f["dataset.few_below"] > f["dataset.many_above"] + 1:
@@ -39,17 +59,24 @@ def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"generated do, and must leave them an epoch between start_epoch ({start}) and "
             f"num_epochs ({num_epochs}); the mode is {mode}"
         )
-    if f["oversampling.noise_share"] and mode != "generated":
+    for name, off in _OF_GENERATED:
+        if f[name] != off and mode != "generated":
+            yield (
+                f"config.{name} is {f[name]!r}, which has a meaning in mode generated only; the "
+                f"mode is {mode}"
+            )
+    if f["oversampling.replace_schedule"] != "constant" and mode not in ("noise", "generated"):
         yield (
-            f"config.oversampling.noise_share is {f['oversampling.noise_share']:g}, which has a "
-            f"meaning in mode generated only; the mode is {mode}"
+            f"config.oversampling.replace_schedule is {f['oversampling.replace_schedule']}, which "
+            f"has a meaning in modes noise and generated only; the mode is {mode}"
         )
     if f["oversampling.replace_in"] == "all":
         yield from _replace_in_all_conflicts(mode, f["oversampling.replace_ratio"])
-    if f["init.fork_from"] and (mode == "none" or not start):
+    if f["init.fork_from"] and not f["train.head_epochs"] and (mode == "none" or not start):
         yield (
-            "config.init.fork_from starts a deferred method from another run; it needs a mode "
-            "other than none and start_epoch of at least 1"
+            "config.init.fork_from starts from the epochs that this run has in common with another "
+            "one; it needs a mode other than none and start_epoch of at least 1, or "
+            "train.head_epochs"
         )
 
 

@@ -16,14 +16,15 @@ from jax.sharding import Mesh
 from osed_jax.data import datasets, epoch_plan, long_tail
 from osed_jax.data.augment import Augmentation
 from osed_jax.data.epoch_plan import Plan
-from osed_jax.data.generated import load_generated
-from osed_jax.data.image_set import ImageSet, long_tailed_rows
+from osed_jax.data.generated import classes_shown, load_generated
+from osed_jax.data.image_set import ImageSet, long_tailed_rows, split_fold
 from osed_jax.data.images import Bank, channel_statistics
 from osed_jax.data.resident_feeder import ResidentFeeder, fits
 from osed_jax.data.tfdata_feeder import TfDataFeeder
 from osed_jax.errors import UserError
 from osed_jax.models.nets import NETS
 from osed_jax.sharding import split
+from osed_jax.stages import replaced_share, stage_of, stages
 from osed_jax.training import optimizer
 from osed_jax.training.losses import LOSSES, LossFacts, LossFn
 from osed_jax.training.state import TrainState, create_state
@@ -57,7 +58,7 @@ class Data:
       generated: generated images; None where the mode uses none.
       facts: what `dataset.json` says of them: name, class_names, class_counts,
         num_train_images, num_validation_images, subset_sha256, mean, std, image_size,
-        generated_counts.
+        generated_counts, generated_classes (those that may show generated images).
     """
 
     train: ImageSet
@@ -131,6 +132,8 @@ def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray, n
         num_max=dataset["num_max"],
         validation_fraction=dataset["validation_fraction"],
     )
+    if folds := dataset["validation_folds"]:
+        rows, held_out = split_fold(whole.label, rows, folds=folds, fold=dataset["validation_fold"])
     return whole, rows, held_out
 
 
@@ -140,8 +143,14 @@ def load_data(config: Config, cache_dir: Path) -> Data:
     folder = generated_dir(config) if over["mode"] == "generated" else None
     whole, rows, held_out = load_train(config, cache_dir)
     train = whole.select(rows)
-    generated = None
+    generated, shown = None, []
     if folder:
+        shown = classes_shown(
+            folder,
+            train.class_names,
+            only=over["generated_classes"],
+            max_gap=over["max_gap"],
+        )
         generated = load_generated(
             str(folder),
             class_names=train.class_names,
@@ -150,6 +159,7 @@ def load_data(config: Config, cache_dir: Path) -> Data:
             cache_dir=cache_dir,
             max_decoded_gib=dataset["max_decoded_gib"],
             in_all_classes=over["replace_in"] == "all",
+            shown=shown,
         )
     mean, std = dataset["mean"], dataset["std"]
     if not mean:
@@ -165,6 +175,7 @@ def load_data(config: Config, cache_dir: Path) -> Data:
         "mean": list(mean),
         "std": list(std),
         "generated_counts": list(generated.class_counts) if generated else None,
+        "generated_classes": shown if generated else None,
     }
     test = load_split(config, "test", cache_dir)
     return Data(train, whole.select(held_out), test, generated, facts)
@@ -190,14 +201,6 @@ def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:
         dtype=jnp.dtype(model["dtype"]),
         **{name: model[name] for name in net.settings},
     )
-
-
-def routed_from(config: Config) -> int:
-    """The first epoch whose batches may hold rows other than natural ones."""
-    over = config["oversampling"]
-    if over["mode"] in ("noise", "generated"):
-        return over["start_epoch"]
-    return config["train"]["num_epochs"]
 
 
 def has_noise(config: Config) -> bool:
@@ -239,7 +242,12 @@ def make_loss(config: Config, facts: dict[str, Any]) -> LossFn:
 
 
 def make_training(
-    config: Config, facts: dict[str, Any], *, steps_per_epoch: int, routed: bool
+    config: Config,
+    facts: dict[str, Any],
+    *,
+    steps_per_epoch: int,
+    routed: bool,
+    head_only: bool = False,
 ) -> tuple[Callable[[jax.Array], TrainState], Callable]:
     """What trains the net, neither part jitted: seed -> state, and `step.make_train_step`'s step.
 
@@ -248,6 +256,7 @@ def make_training(
       facts: of the data, see `Data`: class_counts, mean, std and image_size are used.
       steps_per_epoch: updates of an epoch.
       routed: as `make_model` has it; noise is drawn only then.
+      head_only: whether the last layer alone is trained.
     """
     model = make_model(config, len(facts["class_counts"]), routed=routed)
     tx = make_optimizer(config, steps_per_epoch)
@@ -258,6 +267,8 @@ def make_training(
         augmentation=make_augmentation(config, facts, noise=routed and has_noise(config)),
         num_classes=len(facts["class_counts"]),
         steps_per_epoch=steps_per_epoch,
+        generated_weight=config["loss"]["generated_weight"],
+        head_only=head_only,
     )
 
     def init(seed: jax.Array) -> TrainState:
@@ -267,12 +278,16 @@ def make_training(
 
 
 def learning_rates(config: Config) -> np.ndarray:
-    """The learning rate of each epoch."""
+    """The learning rate of each epoch, those of the head's stage included."""
+    train, settings = config["train"], config["optimizer"]
     schedule = ("learning_rate", "warmup_epochs", "decay_at", "decay_factor")
-    return optimizer.learning_rate_by_epoch(
-        num_epochs=config["train"]["num_epochs"],
-        **{name: config["optimizer"][name] for name in schedule},
+    main = optimizer.learning_rate_by_epoch(
+        num_epochs=train["num_epochs"], **{name: settings[name] for name in schedule}
     )
+    head = optimizer.cosine_by_epoch(
+        num_epochs=train["head_epochs"], learning_rate=settings["head_learning_rate"]
+    )
+    return np.concatenate([main, head])
 
 
 def make_plan(config: Config, data: Data, epoch: int) -> Plan:
@@ -284,16 +299,21 @@ def make_plan(config: Config, data: Data, epoch: int) -> Plan:
         "label": data.train.label,
         "batch_size": config["train"]["batch_size"],
     }
-    if over["mode"] == "none" or epoch < over["start_epoch"]:
+    stage = stage_of(stages(config), epoch)
+    if not stage.balanced:
         return epoch_plan.natural_plan(**common)
-    real_only = epoch >= config["train"]["num_epochs"] - over["real_only_epochs"]
-    ratio = 0.0 if over["mode"] == "resample" or real_only else over["replace_ratio"]
+    replace_prob = epoch_plan.replace_probability(
+        data.train.class_counts,
+        replaced_share(stage, epoch),
+        in_all_classes=over["replace_in"] == "all",
+    )
+    if data.generated:
+        shown = data.facts["generated_classes"]
+        replace_prob = np.where(np.isin(data.train.class_names, shown), replace_prob, 0)
     return epoch_plan.balanced_plan(
         **common,
         generated_label=data.generated.label if data.generated else np.zeros(0, np.int64),
-        replace_prob=epoch_plan.replace_probability(
-            data.train.class_counts, ratio, in_all_classes=over["replace_in"] == "all"
-        ),
+        replace_prob=replace_prob,
         noise_share=1.0 if over["mode"] == "noise" else over["noise_share"],
     )
 

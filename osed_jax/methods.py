@@ -24,7 +24,13 @@ class Method(NamedTuple):
 
 
 # Fields that serve replacing alone, where nothing is replaced.
-_REPLACES_NOTHING = {"replace_in": "tail", "real_only_epochs": 0, "noise_share": 0.0}
+_SHOWS_NO_GENERATED: dict[str, Any] = {"noise_share": 0.0, "generated_classes": (), "max_gap": 0.0}
+_REPLACES_NOTHING = {
+    **_SHOWS_NO_GENERATED,
+    "replace_in": "tail",
+    "replace_schedule": "constant",
+    "real_only_epochs": 0,
+}
 
 # In the order of tables and figures.
 METHODS = {
@@ -48,7 +54,7 @@ METHODS = {
     "open": Method(
         "OPeN",
         "the same, some draws of rare classes replaced by noise",
-        {"mode": "noise", "noise_share": 0.0},
+        {"mode": "noise", **_SHOWS_NO_GENERATED},
         deferred=None,
     ),
     "osed": Method(

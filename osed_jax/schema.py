@@ -92,6 +92,12 @@ _TRAIN: Section = {
         "resident: images stay on the device; tfdata: tf.data streams them; auto: whichever fits",
         one_of("auto", "resident", "tfdata"),
     ),
+    "head_epochs": Field(
+        0,
+        "after num_epochs: the last layer alone is trained anew, on class-balanced draws of real "
+        "images, with all else frozen (cRT; Kang et al. 2020)",
+        at_least(0),
+    ),
     "eval_every_epochs": Field(
         lambda epochs: epochs // 20, "accuracy for the curve; 0: only at the end", at_least(0)
     ),
@@ -128,6 +134,13 @@ _DATASET: Section = {
         "on; 0 keeps the published subset",
         BELOW_ONE,
     ),
+    "validation_folds": Field(
+        0,
+        "instead of validation_fraction: parts of the long-tailed training images, one of which is "
+        "held out; a class's only image is never held out; 0: none",
+        Rule(lambda x: x >= 0 and x != 1, "0, or at least 2"),
+    ),
+    "validation_fold": Field(0, "which of them is held out, from 0 on", at_least(0)),
     "mean": Field(
         (), "of each channel; (): measured on the training subset", _or_empty(numbers(3, 0, 1))
     ),
@@ -159,6 +172,26 @@ _OVERSAMPLING: Section = {
     ),
     "replace_in": Field(
         "tail", "tail: as above; all: P(replace) = delta in every class", one_of("tail", "all")
+    ),
+    "replace_schedule": Field(
+        "constant",
+        "linear: replace_ratio falls to 0 by the end (after Liang et al., Diffusion Curriculum, "
+        "2024)",
+        one_of("constant", "linear"),
+    ),
+    "generated_classes": Field(
+        (),
+        "mode generated: the only classes that show generated images; (): all that lack some",
+        Rule(
+            lambda x: all(isinstance(v, str) and v for v in x) and len(set(x)) == len(x),
+            "different names of classes",
+        ),
+    ),
+    "max_gap": Field(
+        0.0,
+        "mode generated: show generated images only in classes whose Fréchet distance, as "
+        "--mode=gap measured it, is at most this many times the median class's; 0: in all",
+        at_least(0),
     ),
     "real_only_epochs": Field(
         0, "at the end, without replacement: balanced draws of real images", at_least(0)
@@ -316,6 +349,11 @@ _OPTIMIZER: Section = {
         ),
     ),
     "decay_factor": Field(0.01, "at each of them", POSITIVE),
+    "head_learning_rate": Field(
+        0.1,
+        "of the first of train.head_epochs; then a cosine down to 0 (Kang et al. 2020)",
+        POSITIVE,
+    ),
 }
 
 _LOSS: Section = {
@@ -323,6 +361,11 @@ _LOSS: Section = {
         "cross_entropy",
         "balanced_softmax: the log of the class counts joins the logits (Ren et al. 2020)",
         one_of(*LOSSES),
+    ),
+    "generated_weight": Field(
+        1.0,
+        "of a generated row in the mean of the loss; a real row has 1 (Shao et al., DiffuLT, 2024)",
+        at_least(0),
     ),
     "label_smoothing": Field(0.0, "share of the target that is spread over all classes", BELOW_ONE),
 }

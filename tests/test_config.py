@@ -38,6 +38,7 @@ def test_the_default_recipe_is_that_of_the_papers():
         "warmup_epochs": 5,
         "decay_at": [0.8, 0.9],
         "decay_factor": 0.01,
+        "head_learning_rate": 0.1,
     }
     assert config["model"] == {
         "name": "wide_resnet",
@@ -98,6 +99,13 @@ def test_what_follows_from_num_epochs_moves_along():
         ("dataset.mean", (0.5,)),
         ("dataset.std", (0.2, 0.2, 0.0)),
         ("dataset.validation_fraction", 1.0),
+        ("dataset.validation_folds", 1),
+        ("oversampling.replace_schedule", "cosine"),
+        ("oversampling.generated_classes", ("cat", "cat")),
+        ("oversampling.max_gap", -1.0),
+        ("loss.generated_weight", -0.5),
+        ("train.head_epochs", -1),
+        ("optimizer.head_learning_rate", 0.0),
         ("oversampling.mode", "noize"),
         ("oversampling.replace_in", "head"),
         ("oversampling.real_only_epochs", -1),
@@ -158,6 +166,16 @@ def test_unknown_and_missing_fields_are_named():
         ("open", {"oversampling.start_epoch": 200}, "would never start"),
         ("open", {"oversampling.noise_share": 0.5}, "in mode generated only"),
         ("drs", {"oversampling.real_only_epochs": 1}, "the mode is resample"),
+        ("drs", {"oversampling.replace_schedule": "linear"}, "the mode is resample"),
+        ("open", {"oversampling.generated_classes": ("a",)}, "generated only; the mode is noise"),
+        ("open", {"oversampling.max_gap": 1.0}, "generated only; the mode is noise"),
+        ("erm", {"loss.generated_weight": 0.5}, "generated only; the mode is none"),
+        ("erm", {"dataset.validation_fold": 2}, "validation_folds=0 it must be less than 1"),
+        (
+            "erm",
+            {"dataset.validation_folds": 3, "dataset.validation_fraction": 0.1},
+            "hold out images in one way",
+        ),
         ("osed", {"oversampling.real_only_epochs": 40}, "must leave them an epoch between"),
         ("drs", {"oversampling.replace_in": "all"}, "generated only; the mode is resample"),
         (
@@ -212,7 +230,8 @@ def test_old_names_are_read_and_answered():
     assert new["oversampling"]["mode"] == "generated"
     assert new["oversampling"]["replace_ratio"] == 0.5
     assert new["oversampling"]["generated_norm"] == "shared"
-    assert new["loss"] == {"label_smoothing": 0.1, "name": "balanced_softmax"}
+    loss = {"label_smoothing": 0.1, "name": "balanced_softmax", "generated_weight": 1.0}
+    assert new["loss"] == loss
     assert completed(new) == new
     said = renamed_flags(["main.py", "--config.oversampling.noise_ratio=1", "--config.seed=1"])
     assert said == "config.oversampling.noise_ratio is called config.oversampling.replace_ratio now"

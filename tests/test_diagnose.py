@@ -339,7 +339,7 @@ def run(tmp_path_factory):
     write_json(workdir / "dataset.json", data.facts)
     model = experiment.make_model(config, 10, routed=False)
     tx = experiment.make_optimizer(config, 1)
-    with Checkpoints.writing(workdir, every=0, also=0) as saved:
+    with Checkpoints.writing(workdir, every=0, also=[0]) as saved:
         saved.save(1, jax.jit(lambda: create_state(model, tx, seed=0, image_size=8))())
     return workdir
 

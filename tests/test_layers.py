@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 # From the ground up. A module belongs to the longest prefix that is listed.
 # From the ground up: folders and files of osed_jax/. Inside a folder, imports make no loop.
 FLOORS = [
-    {"errors", "kinds", "choices", "methods"},
+    {"errors", "kinds", "choices", "methods", "stages"},
     {"cluster", "sharding"},
     {"console"},
     {"models", "data"},

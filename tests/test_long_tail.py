@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from osed_jax.data import long_tail
-from osed_jax.data.image_set import ImageSet, long_tailed_rows
+from osed_jax.data.image_set import ImageSet, long_tailed_rows, split_fold
 from osed_jax.data.images import ArrayImages
 from osed_jax.errors import UserError
 from tests.conftest import ROOT
@@ -156,3 +156,15 @@ def test_thresholds_are_exclusive_for_many_and_few():
         (101, 100, 20, 19), groups="thresholds", many_above=10, few_below=5
     )
     assert moved == {"many": (0, 1, 2, 3), "medium": (), "few": ()}
+
+
+def test_folds_hold_out_every_image_once_and_never_a_classs_only_one():
+    label = np.repeat([0, 1, 2, 3], [7, 3, 2, 1])
+    whole, rows = np.concatenate([label, label]), np.arange(1, 26, 2)  # half of it
+    folds = [split_fold(whole, rows, folds=3, fold=f) for f in range(3)]
+    held_out = np.concatenate([h for _, h in folds])
+    alone = np.bincount(whole[rows]) == 1
+    assert sorted(held_out) == [r for r in rows if not alone[whole[r]]]
+    for kept, held in folds:
+        assert sorted([*kept, *held]) == rows.tolist()
+        assert set(whole[kept]) == set(whole[rows])  # no class is left without an image

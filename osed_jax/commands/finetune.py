@@ -75,7 +75,7 @@ def _finetune(config: Config, directory: Path) -> None:
     images = choose_images(config, experiment.open_cache(directory))
     say(f"adapting to {len(images.label):,} training images ({settings['images']})")
     run = _Run(config, directory, mesh, images, _base(config, directory, images))
-    with Checkpoints.writing(directory, every=0, also=0) as saved:
+    with Checkpoints.writing(directory, every=0, also=[0]) as saved:
         state = run.train(saved)
     say(f"writing the generator to {directory}")
     save_into(run.adapted(state), directory)

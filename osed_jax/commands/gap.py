@@ -11,7 +11,7 @@ import numpy as np
 
 from osed_jax import experiment, workdir
 from osed_jax.console import say
-from osed_jax.data.generated import load_generated
+from osed_jax.data.generated import load_generated, report_path
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
@@ -108,12 +108,6 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
     say(_summary(result))
     say(f"written to {report / 'report.html'}")
     return result
-
-
-def report_path(store: Path) -> Path:
-    """Beside the store, so that no reader of image folders takes it for a class."""
-    whole = store.absolute() if not store.name else store
-    return whole.with_name(f"{whole.name}.report")
 
 
 def _load(

@@ -26,6 +26,7 @@ from osed_jax.generation.safety import load_safety_checker
 from osed_jax.generation.sampler import Sampler
 from osed_jax.generation.store import Store, filling
 from osed_jax.generation.store_metadata import Name, Record, is_kept
+from osed_jax.stages import replaced_share, stages
 
 # Settings of all images that each one's record has, too.
 _RECORDED = (
@@ -108,11 +109,13 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
         return lacks.tolist()
     if count != "replace_ratio":
         return [int(count)] * len(counts)
-    epochs = config["train"]["num_epochs"] - over["start_epoch"] - over["real_only_epochs"]
-    replaced = replace_probability(
-        class_counts, over["replace_ratio"], in_all_classes=in_all_classes
-    ) * (1 - over["noise_share"])
-    slots = epochs * counts.sum() / len(counts) * replaced
+    run = {**config, "oversampling": {**over, "mode": "generated"}}  # whose images these will be
+    # Of each epoch's draws, added up over all epochs.
+    share = sum(replaced_share(s, e) for s in stages(run) for e in range(s.first, s.end))
+    replaced = replace_probability(class_counts, share, in_all_classes=in_all_classes) * (
+        1 - over["noise_share"]
+    )
+    slots = counts.sum() / len(counts) * replaced
     most = counts.max() if in_all_classes else lacks
     return np.minimum(np.ceil(slots), most).astype(int).tolist()
 

@@ -7,7 +7,7 @@ from typing import Any
 from osed_jax import cluster, experiment
 from osed_jax.commands.compare import compare
 from osed_jax.commands.train import train
-from osed_jax.config import check_fields, defaults
+from osed_jax.config import check_fields, defaults, plain
 from osed_jax.console import say
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
@@ -65,10 +65,12 @@ def planned(config: Config, directory: Path) -> list[tuple[Path, Config]]:
 def _of_method(config: Config, method: str, seed: int) -> Config:
     run = copy.deepcopy(config)
     run["seed"] = seed
-    chosen, usual = config["oversampling"], defaults()["oversampling"]
+    chosen, usual = config["oversampling"], defaults()
     prefers = METHODS[method].prefers.items()
-    run["oversampling"] |= {k: v for k, v in prefers if chosen[k] == usual[k]}
-    run["oversampling"] |= METHODS[method].sets
+    run["oversampling"] |= {k: v for k, v in prefers if chosen[k] == usual["oversampling"][k]}
+    run["oversampling"] |= plain(METHODS[method].sets)
+    if run["oversampling"]["mode"] != "generated":
+        run["loss"]["generated_weight"] = usual["loss"]["generated_weight"]
     run["init"]["fork_from"] = ""
     return run
 

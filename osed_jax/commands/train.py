@@ -31,9 +31,10 @@ from osed_jax.sharding import (
     replicate,
     replicated,
 )
+from osed_jax.stages import Stage, stage_of, stages
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.fork import fork_state
-from osed_jax.training.state import TrainState, adopt_auxiliary
+from osed_jax.training.state import TrainState, adopt_auxiliary, renew_head
 
 _STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
 
@@ -71,7 +72,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     with Checkpoints.writing(
         directory,
         every=config["train"]["checkpoint_every_epochs"],
-        also=config["oversampling"]["start_epoch"],
+        also=[config["oversampling"]["start_epoch"], *(s.end for s in stages(config))],
     ) as saved:
         state = run.train(saved)
     logits = run.evaluate(state, data.test)
@@ -114,8 +115,8 @@ def _say_data(facts: dict[str, Any]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Phase:
-    """Epochs that share one compiled step: plain ones first, then those of the method."""
+class _Program:
+    """What stages of one kind share: a net and one compiled step."""
 
     init: Callable[[jax.Array], TrainState]
     like: TrainState  # shapes, dtypes and shardings of its state
@@ -127,9 +128,9 @@ class _Run:
 
     def __init__(self, config: Config, directory: Path, mesh: Mesh, data: Data):
         self._config, self._directory, self._mesh, self._data = config, directory, mesh, data
-        self._num_epochs = config["train"]["num_epochs"]
         self._seed = replicate(np.uint32(config["seed"]), mesh)
-        self._routed_from = experiment.routed_from(config)
+        self._stages = stages(config)
+        self._num_epochs = self._stages[-1].end
         self._feeder = experiment.make_feeder(config, data, mesh)
         self._steps_per_epoch = len(experiment.make_plan(config, data, 0))
         self._learning_rates = experiment.learning_rates(config)
@@ -139,15 +140,14 @@ class _Run:
         self._predictor = Predictor(
             plain_model, augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
         )
-        self._plain, self._routed = self._phase(routed=False), self._phase(routed=True)
+        self._programs: dict[tuple[bool, bool], _Program] = {}
 
     def train(self, saved: Checkpoints) -> TrainState:
         """Trains all epochs that are not yet in a checkpoint."""
         state, first_epoch = self._starting_point(saved)
         with self._log(first_epoch) as write:
             for epoch in range(first_epoch, self._num_epochs):
-                if epoch == self._routed_from:
-                    state = replicate(adopt_auxiliary(state, self._routed.like), self._mesh)
+                state = self._entered(state, epoch)
                 state, record = self._train_epoch(state, epoch)
                 write(record)
                 saved.save(epoch + 1, state)
@@ -178,33 +178,60 @@ class _Run:
         """Logits of its images; raises UserError where the last update has left no numbers."""
         return self._predictor.of_images(state, data.images).logits
 
-    def _phase(self, *, routed: bool) -> _Phase:
-        init, train_step = experiment.make_training(
-            self._config,
-            self._data.facts,
-            steps_per_epoch=self._steps_per_epoch,
-            routed=routed,
-        )
-        like = abstract(jax.eval_shape(init, self._seed), self._mesh)
-        return _Phase(init, like, jit_train_step(train_step, self._mesh))
+    def _entered(self, state: TrainState, epoch: int) -> TrainState:
+        """The state with which an epoch starts: changed where a stage of another kind begins."""
+        stage = stage_of(self._stages, epoch)
+        if epoch != stage.first:
+            return state
+        if stage.routed and not self._routed_after(epoch):
+            state = replicate(adopt_auxiliary(state, self._program(stage).like), self._mesh)
+        if stage.head_only:
+            state = renew_head(state, self._initial())
+        return state
+
+    def _routed_after(self, epochs: int) -> bool:
+        """Whether the state behind so many epochs has the norms of noise and generated rows."""
+        return epochs > 0 and stage_of(self._stages, epochs - 1).routed
+
+    def _program(self, stage: Stage) -> _Program:
+        return self._made(routed=stage.routed, head_only=stage.head_only)
+
+    def _made(self, *, routed: bool, head_only: bool) -> _Program:
+        if (routed, head_only) not in self._programs:
+            init, train_step = experiment.make_training(
+                self._config,
+                self._data.facts,
+                steps_per_epoch=self._steps_per_epoch,
+                routed=routed,
+                head_only=head_only,
+            )
+            like = abstract(jax.eval_shape(init, self._seed), self._mesh)
+            step = jit_train_step(train_step, self._mesh)
+            self._programs[routed, head_only] = _Program(init, like, step)
+        return self._programs[routed, head_only]
+
+    def _like(self, epochs: int) -> TrainState:
+        """Shapes, dtypes and shardings of the state behind so many epochs."""
+        return self._made(routed=self._routed_after(epochs), head_only=False).like
+
+    def _initial(self) -> TrainState:
+        plain = self._made(routed=False, head_only=False)
+        return jax.jit(plain.init, out_shardings=replicated(self._mesh))(self._seed)
 
     def _starting_point(self, saved: Checkpoints) -> tuple[TrainState, int]:
         """The state to go on from, and the number of epochs behind it."""
         done, source = saved.epochs(), self._config["init"]["fork_from"]
         if done:
             say(f"going on from the checkpoint of epoch {done[-1]}")
-            phase = self._routed if done[-1] > self._routed_from else self._plain
-            return saved.restore(done[-1], phase.like), done[-1]
+            return saved.restore(done[-1], self._like(done[-1])), done[-1]
         if source:
-            start = self._config["oversampling"]["start_epoch"]
-            state = fork_state(self._config, Path(source), self._data.facts, self._plain.like)
+            state, start = fork_state(self._config, Path(source), self._data.facts, self._like)
             say(f"starting from epoch {start} of {source}")
             return state, start
-        init = jax.jit(self._plain.init, out_shardings=replicated(self._mesh))
-        return init(self._seed), 0
+        return self._initial(), 0
 
     def _train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
-        phase = self._routed if epoch >= self._routed_from else self._plain
+        program = self._program(stage_of(self._stages, epoch))
         plan = experiment.make_plan(self._config, self._data, epoch)
         kinds = np.bincount(plan.kind.ravel(), minlength=len(Kind)).tolist()
         num_images = sum(kinds) - kinds[Kind.PADDING]
@@ -213,7 +240,7 @@ class _Run:
         label = f"epoch {epoch + 1}/{self._num_epochs}"
         with progress(total=num_images, unit="image", label=label) as bar:
             for batch, kind in zip(self._feeder.batches(plan), plan.kind):
-                state, metrics = phase.train_step(state, batch, self._seed)
+                state, metrics = program.train_step(state, batch, self._seed)
                 per_step.append(metrics)
                 if len(per_step) > _STEPS_AHEAD:
                     per_step[-1 - _STEPS_AHEAD]["loss"].block_until_ready()

@@ -22,6 +22,7 @@ def load_generated(
     image_size: int,
     cache_dir: Path,
     max_decoded_gib: float,
+    shown: Sequence[str] = (),
     in_all_classes: bool = False,
 ) -> ImageSet:
     """Reads generated images and says aloud where they are fewer than the classes lack.
@@ -33,6 +34,7 @@ def load_generated(
       image_size: side in pixels; images of another size are resized, and that is said.
       cache_dir: where decoded images are kept.
       max_decoded_gib: see `images.read_files`.
+      shown: names of the classes that may show generated images; () for all.
       in_all_classes: whether the most frequent class is to show generated images, too.
 
     Raises:
@@ -54,8 +56,71 @@ def load_generated(
         max_decoded_gib=max_decoded_gib,
         may_be_empty=True,
     )
-    _compare_with_need(folder, generated, np.asarray(class_counts), in_all_classes)
+    used = np.isin(class_names, shown) if len(shown) else np.ones(len(class_names), bool)
+    _compare_with_need(folder, generated, np.asarray(class_counts), used, in_all_classes)
     return generated
+
+
+def report_path(store: Path) -> Path:
+    """Beside the store, so that no reader of image folders takes it for a class."""
+    whole = store.absolute() if not store.name else store
+    return whole.with_name(f"{whole.name}.report")
+
+
+def classes_shown(
+    store: Path, class_names: Sequence[str], *, only: Sequence[str], max_gap: float
+) -> list[str]:
+    """Names of the classes that may show generated images, in the order of the classes.
+
+    Args:
+      store: the folder of generated images; its distances are in STORE.report/gap.json.
+      class_names: C names of the training set.
+      only: names to choose from; () for all.
+      max_gap: the largest Fréchet distance of a class, in multiples of the median class's; 0 for
+        no limit. A class too small for a distance stays in, and is named.
+
+    Raises:
+      UserError: for a name that is no class, or without the distances of these classes.
+    """
+    if unknown := sorted(set(only) - set(class_names)):
+        raise UserError(
+            f"config.oversampling.generated_classes names {', '.join(map(repr, unknown))}; the "
+            f"classes are {', '.join(class_names)}"
+        )
+    chosen = [name for name in class_names if not only or name in only]
+    if not max_gap:
+        return chosen
+    distance = _distances(report_path(store) / "gap.json", class_names)
+    known = [d for d in distance.values() if d is not None]
+    limit = max_gap * float(np.median(known)) if known else np.inf
+    near = [n for n in chosen if (d := distance[n]) is None or d <= limit]
+    unmeasured = [n for n in near if distance[n] is None]
+    say(
+        f"generated images within {max_gap:g} times the median distance: {len(near)} of "
+        f"{len(chosen)} classes ({', '.join(near) or 'none'})"
+        + (f"; too few images to measure: {', '.join(unmeasured)}" if unmeasured else "")
+    )
+    return near
+
+
+def _distances(path: Path, class_names: Sequence[str]) -> dict[str, float | None]:
+    """The Fréchet distance of each class's generated images to its training images."""
+    try:
+        rows = json.loads(path.read_text())["classes"]
+        distance = {row["class"]: row["generated_frechet_distance"] for row in rows}
+    except FileNotFoundError as error:
+        raise UserError(
+            f"config.oversampling.max_gap needs {path}; make it with --mode=gap, the work "
+            f"directory of a finished run and the same generated_dir"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is broken ({error!r}); make it again with --mode=gap") from error
+    if list(distance) != list(class_names):
+        raise UserError(
+            f"{path} is of the classes {', '.join(distance)}, the data set's are "
+            f"{', '.join(class_names)}; make it again with --mode=gap for this data set"
+        )
+    return distance
 
 
 def check_classes(folder: Path, class_names: Sequence[str]) -> None:
@@ -83,18 +148,22 @@ def check_classes(folder: Path, class_names: Sequence[str]) -> None:
 
 
 def _compare_with_need(
-    folder: Path, generated: ImageSet, class_counts: np.ndarray, in_all_classes: bool
+    folder: Path,
+    generated: ImageSet,
+    class_counts: np.ndarray,
+    used: np.ndarray,
+    in_all_classes: bool,
 ) -> None:
     names, has = generated.class_names, np.asarray(generated.class_counts)
-    lacks = class_counts.max() - class_counts
+    lacks = np.where(used, class_counts.max() - class_counts, 0)
     empty = [n for n, h, m in zip(names, has, lacks) if m and not h]
     if empty:
         raise UserError(
             f"{folder} has no generated images of class {', '.join(map(repr, empty))}, which has "
             f"fewer training images than the most frequent class; add some"
         )
-    if in_all_classes and not has.all():
-        missing = ", ".join(repr(n) for n, h in zip(names, has) if not h)
+    if in_all_classes and not has[used].all():
+        missing = ", ".join(repr(n) for n, h, u in zip(names, has, used) if u and not h)
         raise UserError(
             f"{folder} has no generated images of class {missing}, but "
             f"config.oversampling.replace_in=all shows some of every class; add some, or use tail"

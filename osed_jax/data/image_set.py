@@ -33,6 +33,28 @@ class ImageSet:
         return ImageSet(self.images.select(rows), self.label[rows], self.class_names)
 
 
+def split_fold(
+    label: np.ndarray, rows: np.ndarray, *, folds: int, fold: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits a training set in two: what stays in it, and what one fold holds out.
+
+    In each class every `folds`-th image is held out, beginning with the fold's number; a class's
+    only image stays.
+
+    Args:
+      label: int [N] of the whole set.
+      rows: sorted int64, those of the training set.
+      folds: number of parts.
+      fold: which of them is held out, from 0 on.
+    """
+    held_out = np.zeros(len(rows), bool)
+    for c in np.unique(label[rows]):
+        members = np.flatnonzero(label[rows] == c)
+        if len(members) > 1:
+            held_out[members[fold::folds]] = True
+    return rows[~held_out], rows[held_out]
+
+
 def long_tailed_rows(
     data: ImageSet,
     *,

@@ -15,6 +15,7 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config, Data
 from osed_jax.sharding import abstract
+from osed_jax.stages import stage_of, stages
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.state import TrainState, create_state
 
@@ -58,7 +59,7 @@ def load_classifier(directory: Path, mesh: Mesh) -> Classifier:
         if not saved.epochs():
             raise UserError(f"{directory} has no checkpoint yet; train it first")
         epoch = saved.epochs()[-1]
-        routed = epoch > experiment.routed_from(run)  # only then are there auxiliary norms
+        routed = stage_of(stages(run), epoch - 1).routed  # only then are there auxiliary norms
         model = experiment.make_model(run, len(facts["class_names"]), routed=routed)
         tx = experiment.make_optimizer(run, steps_per_epoch=1)
         like = jax.eval_shape(

@@ -16,6 +16,7 @@ from osed_jax.data.long_tail import class_groups
 from osed_jax.evaluation.metrics import classification_report
 from osed_jax.experiment import Config, Data
 from osed_jax.kinds import Kind
+from osed_jax.stages import num_epochs
 from osed_jax.training.state import TrainState, num_parameters
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "osed-jax")
@@ -62,7 +63,7 @@ def summarise(
         "generated_used": _generated_used(config, data),
         "num_parameters": num_parameters(state.params),
         "num_batch_stats": num_parameters(state.batch_stats),
-        "epochs": config["train"]["num_epochs"],
+        "epochs": num_epochs(config),
         "forked_from": config["init"]["fork_from"] or None,
         "wall_seconds": round(sum(r["seconds"] for r in records), 1),
         "images_per_second": statistics.median(r["images_per_second"] for r in records),
@@ -133,10 +134,9 @@ def _generated_used(config: Config, data: Data) -> dict[str, int] | None:
     """How many different generated images the run's plans show, and in how many slots."""
     if data.generated is None:
         return None
-    start, num_epochs = config["oversampling"]["start_epoch"], config["train"]["num_epochs"]
     different: set[int] = set()
     slots = 0
-    for epoch in range(start, num_epochs):
+    for epoch in range(config["oversampling"]["start_epoch"], config["train"]["num_epochs"]):
         plan = experiment.make_plan(config, data, epoch)
         rows = plan.row[plan.kind == Kind.GENERATED]
         different.update(rows.tolist())

@@ -9,6 +9,9 @@ from jax.typing import DTypeLike
 
 from osed_jax.models.convolution import convolve
 
+# The last layer of every net; its parameters are params[HEAD].
+HEAD = "Dense_0"
+
 # torch.nn.Linear's default: uniform in +-1/sqrt(fan_in).
 LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

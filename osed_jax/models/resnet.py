@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from osed_jax.models.batch_norm import RoutedBatchNorm
-from osed_jax.models.layers import LINEAR_INIT, Conv
+from osed_jax.models.layers import HEAD, LINEAR_INIT, Conv
 
 
 class ResNet(nn.Module):
@@ -48,7 +48,7 @@ class ResNet(nn.Module):
                 x = nn.relu(conv_norm(y, features) + _shortcut(x, features, stride))
         x = x.astype(jnp.float32).mean(axis=(1, 2))
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT)(x)
+        return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT, name=HEAD)(x)
 
 
 def _shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from osed_jax.models.batch_norm import RoutedBatchNorm
-from osed_jax.models.layers import LINEAR_INIT, Conv
+from osed_jax.models.layers import HEAD, LINEAR_INIT, Conv
 
 
 class WideResNet(nn.Module):
@@ -62,7 +62,7 @@ class WideResNet(nn.Module):
         norm = RoutedBatchNorm(self.generated_norm, self.noise_norm, self.dtype)
         x = nn.relu(norm(x, kind, train=train)).astype(jnp.float32).mean(axis=(1, 2))
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT)(x)
+        return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT, name=HEAD)(x)
 
 
 class _Block(nn.Module):

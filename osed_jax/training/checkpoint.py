@@ -1,5 +1,6 @@
 """Checkpoints of a work directory, kept by Orbax: the last one, and some for good."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,15 +24,15 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @classmethod
-    def writing(cls, workdir: Path, *, every: int, also: int) -> "Checkpoints":
+    def writing(cls, workdir: Path, *, every: int, also: Sequence[int]) -> "Checkpoints":
         """Opens for training: the last checkpoint is kept, and some for good.
 
         Args:
           workdir: the work directory.
           every: multiples of this epoch are kept for good; 0 for none of them.
-          also: this epoch is kept too: where other runs fork.
+          also: these epochs are kept too: where other runs fork.
         """
-        policies: list[Any] = [keep.LatestN(1), keep.CustomSteps([also])]
+        policies: list[Any] = [keep.LatestN(1), keep.CustomSteps(list(also))]
         if every:
             policies.append(keep.EveryNSteps(every))
         policy = keep.AnyPreservationPolicy(policies)

@@ -1,18 +1,24 @@
-"""Starting a deferred method from another run's checkpoint, so that ERM is trained once for all."""
+"""Starting from another run's checkpoint, so that what two runs have in common is trained once."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from osed_jax import workdir
-from osed_jax.config import differences
+from osed_jax.config import differences, method_name
 from osed_jax.errors import UserError
+from osed_jax.stages import common_epochs, stages
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.state import TrainState
 
-# Fields that have no influence on the epochs before start_epoch.
+# Fields that have no influence on the epochs that two runs have in common (`stages` compares those
+# of oversampling), or none on any number.
 _FREE = (
     "oversampling.",
     "init.",
+    "loss.generated_weight",
+    "train.head_epochs",
+    "optimizer.head_learning_rate",
     "evaluate.",
     "train.feeder",
     "train.eval_every_epochs",
@@ -25,41 +31,48 @@ _FREE = (
 
 
 def fork_state(
-    config: dict[str, Any], source: Path, facts: dict[str, Any], like: TrainState
-) -> TrainState:
-    """The state of the run in `source` after `start_epoch` epochs.
+    config: dict[str, Any],
+    source: Path,
+    facts: dict[str, Any],
+    like: Callable[[int], TrainState],
+) -> tuple[TrainState, int]:
+    """The state of the run in `source` where the two part, and the number of epochs behind it.
 
-    Training from it gives the same numbers as training in full.
+    That is the end of the last stage, or part of a stage, that they have in common: for a deferred
+    method the `start_epoch` of an ERM run. Training from it gives the same numbers as training in
+    full.
 
     Args:
-      config: of the run that starts; its oversampling.start_epoch says which checkpoint.
+      config: of the run that starts.
       source: work directory of the other run.
       facts: of this run's data, see `experiment.Data`.
-      like: shapes, dtypes and shardings of the state to restore.
+      like: number of epochs -> shapes, dtypes and shardings of the state behind them.
 
     Raises:
-      UserError: where the other run is no work directory, differs in anything that matters before
-        start_epoch, started a method of its own earlier, or has no such checkpoint.
+      UserError: where the other run is no work directory, differs in anything that matters from
+        the first epoch on, or has no such checkpoint.
     """
-    start = config["oversampling"]["start_epoch"]
     other = workdir.read_config(source)
+    shared = stages(config)
+    start = common_epochs(stages(other), shared)
     changed = [d for d in differences(other, config) if not d.startswith(_FREE)]
     if not changed:  # other images of the same name
         kept = workdir.read_json(source / "dataset.json")
-        natural = [name for name in kept if name != "generated_counts"]
+        seen = any(s.replaces for s in shared if s.first < start)
+        names = [name for name in kept if seen or not name.startswith("generated_")]
         changed = differences(
-            *({name: known.get(name) for name in natural} for known in (kept, facts))
+            *({name: known.get(name) for name in names} for known in (kept, facts))
         )
     if changed:
         raise UserError(
             f"cannot fork from {source}: it differs in {'; '.join(changed)}; "
             f"give the same values, or train in full without config.init.fork_from"
         )
-    theirs = other["oversampling"]
-    if theirs["mode"] != "none" and theirs["start_epoch"] < start:
+    if not start:
         raise UserError(
-            f"cannot fork from {source}: its own mode {theirs['mode']} started at epoch "
-            f"{theirs['start_epoch']}, before epoch {start}; fork from an ERM run"
+            f"cannot fork from {source}: its method {method_name(other)} trains in another way "
+            f"from the first epoch on; fork from a run that begins as this one does, or train in "
+            f"full without config.init.fork_from"
         )
     with Checkpoints.reading(source) as saved:
         if start not in saved.epochs():
@@ -68,4 +81,4 @@ def fork_state(
                 f"{saved.epochs() or 'none'}; set config.oversampling.start_epoch to one of them, "
                 f"or train that run with this start_epoch, whose checkpoint it then keeps"
             )
-        return saved.restore(start, like)
+        return saved.restore(start, like(start)), start

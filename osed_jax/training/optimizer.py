@@ -32,6 +32,11 @@ def learning_rate_by_epoch(
     return rate
 
 
+def cosine_by_epoch(*, num_epochs: int, learning_rate: float) -> np.ndarray:
+    """Half a cosine from learning_rate in the first epoch towards 0, float64 [num_epochs]."""
+    return learning_rate * (1 + np.cos(np.pi * np.arange(num_epochs) / max(num_epochs, 1))) / 2
+
+
 def learning_rate_fn(by_epoch: np.ndarray, steps_per_epoch: int) -> Callable:
     """The schedule as a function of the step, for optax."""
     table = jnp.asarray(by_epoch, jnp.float32)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from osed_jax.kinds import Kind
+from osed_jax.models.layers import HEAD
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -69,7 +70,7 @@ def adopt_auxiliary(state: TrainState, fresh: TrainState) -> TrainState:
     )
 
     def adopt_trace(like: Any, old: Any) -> Any:
-        if not isinstance(like, optax.TraceState):
+        if not _is_trace(like):
             return old
         trace = jax.tree_util.tree_map_with_path(
             lambda path, leaf: copy(path, leaf, old.trace, zero=True), like.trace
@@ -80,9 +81,28 @@ def adopt_auxiliary(state: TrainState, fresh: TrainState) -> TrainState:
         adopt_trace,
         fresh.opt_state,
         state.opt_state,
-        is_leaf=lambda node: isinstance(node, optax.TraceState),
+        is_leaf=_is_trace,
     )
     return state.replace(params=params, opt_state=opt_state)
+
+
+def renew_head(state: TrainState, fresh: TrainState) -> TrainState:
+    """Begins the last layer anew: its weights are those of `fresh`, its momentum is 0."""
+
+    def without_momentum(node: Any) -> Any:
+        if not _is_trace(node):
+            return node
+        zeros = jax.tree.map(jnp.zeros_like, node.trace[HEAD])
+        return optax.TraceState({**node.trace, HEAD: zeros})
+
+    return state.replace(
+        params={**state.params, HEAD: fresh.params[HEAD]},
+        opt_state=jax.tree.map(without_momentum, state.opt_state, is_leaf=_is_trace),
+    )
+
+
+def _is_trace(node: Any) -> bool:
+    return isinstance(node, optax.TraceState)
 
 
 def num_parameters(tree: Any) -> int:

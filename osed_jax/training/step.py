@@ -10,6 +10,7 @@ import optax
 
 from osed_jax.data.augment import Augmentation, augment, normalise
 from osed_jax.kinds import Kind
+from osed_jax.models.layers import HEAD
 from osed_jax.training.losses import LossFn
 from osed_jax.training.state import TrainState
 
@@ -41,6 +42,8 @@ def make_train_step(
     augmentation: Augmentation,
     num_classes: int,
     steps_per_epoch: int,
+    generated_weight: float = 1.0,
+    head_only: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """The function (state, batch, seed) -> (state, metrics) of one update.
 
@@ -51,6 +54,10 @@ def make_train_step(
       augmentation: of training images.
       num_classes: K.
       steps_per_epoch: updates of an epoch; a loss may depend on the epoch.
+      generated_weight: of generated rows in the mean of the loss, sum(w l) / sum(w); the others
+        have 1 (Shao et al., "DiffuLT", 2024, equation 4).
+      head_only: whether the last layer alone is trained, on the features that the net has at test
+        time: frozen weights, running statistics, no dropout (cRT; Kang et al. 2020, section 4.1).
 
     All randomness comes from fold_in(key(seed), stream) folded with the step; the seed, uint32 [],
     is an argument, so that runs of several seeds share one compiled program. Padding rows have
@@ -64,7 +71,8 @@ def make_train_step(
         kind = batch["kind"]
         target = as_target(batch["label"], num_classes)
         image = augment(batch["image"], kind, augment_key, augmentation)
-        mask = (kind != Kind.PADDING).astype(jnp.float32)
+        weight = jnp.where(kind == Kind.GENERATED, generated_weight, 1.0)
+        weight *= kind != Kind.PADDING
         epoch = state.step // steps_per_epoch
 
         def mean_loss(params: dict) -> tuple[jax.Array, tuple]:
@@ -72,17 +80,19 @@ def make_train_step(
                 {"params": params, "batch_stats": state.batch_stats},
                 image,
                 kind,
-                train=True,
+                train=not head_only,
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            loss = (loss_fn(logits, target, epoch) * mask).sum() / mask.sum()
-            return loss, (logits, updated.get("batch_stats", {}))
+            loss = (loss_fn(logits, target, epoch) * weight).sum() / weight.sum()
+            return loss, (logits, updated.get("batch_stats", state.batch_stats))
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
             state.params
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        if head_only:  # what is not used is not computed
+            updates = {**jax.tree.map(jnp.zeros_like, updates), HEAD: updates[HEAD]}
         natural = kind == Kind.NATURAL
         metrics = {
             "loss": loss,
