@@ -22,6 +22,7 @@ app.define_help_flags()
 MODES = (  # each a module of osed_jax/commands/, with a function of the same name
     "train",
     "sweep",
+    "tune",
     "evaluate",
     "compare",
     "diagnose",

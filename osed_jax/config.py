@@ -100,6 +100,40 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"{field}: {before!r} -> {after!r}" for field, (before, after) in changed]
 
 
+def as_config_file(config: Mapping[str, Any], about: str) -> str:
+    """A config file, for --config, that gives this plain config: the fields that are no defaults.
+
+    Args:
+      config: as `check` returns it.
+      about: the file's first line.
+    """
+    given = dict(_flat(config))
+    epochs = given["train.num_epochs"]
+    lines = []
+    for name, field in fields():
+        usual = field.default(epochs) if callable(field.default) else field.default
+        if given[name] != plain(usual):
+            value = tuple(given[name]) if isinstance(given[name], list) else given[name]
+            lines.append(f"    config.{name} = {value!r}")
+    return "\n".join(
+        [
+            f'"""{about}"""',
+            "",
+            "from ml_collections import ConfigDict",
+            "",
+            "from osed_jax import config as schema",
+            "",
+            "",
+            "def get_config() -> ConfigDict:",
+            '    """Returns the configuration."""',
+            "    config = schema.get_config()",
+            *lines,
+            "    return config",
+            "",
+        ]
+    )
+
+
 def method_name(config: Mapping[str, Any]) -> str:
     """The method that a plain config describes, one of `METHODS`."""
     return method_of(config["oversampling"])

@@ -54,7 +54,7 @@ class Data:
     Attributes:
       train: the long-tailed training set.
       validation: training images held out of it; none where validation_fraction is 0.
-      test: the test set.
+      test: the test set; empty where it was not opened.
       generated: generated images; None where the mode uses none.
       facts: what `dataset.json` says of them: name, class_names, class_counts,
         num_train_images, num_validation_images, subset_sha256, mean, std, image_size,
@@ -139,6 +139,12 @@ def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray, n
 
 def load_data(config: Config, cache_dir: Path) -> Data:
     """Loads everything that training and its evaluation need, and takes the long tail."""
+    data = load_training_data(config, cache_dir)
+    return dataclasses.replace(data, test=load_split(config, "test", cache_dir))
+
+
+def load_training_data(config: Config, cache_dir: Path) -> Data:
+    """The same without the test set, of which no image is opened; that part is empty."""
     dataset, over = config["dataset"], config["oversampling"]
     folder = generated_dir(config) if over["mode"] == "generated" else None
     whole, rows, held_out = load_train(config, cache_dir)
@@ -177,8 +183,8 @@ def load_data(config: Config, cache_dir: Path) -> Data:
         "generated_counts": list(generated.class_counts) if generated else None,
         "generated_classes": shown if generated else None,
     }
-    test = load_split(config, "test", cache_dir)
-    return Data(train, whole.select(held_out), test, generated, facts)
+    nothing = whole.select(np.zeros(0, np.int64))
+    return Data(train, whole.select(held_out), nothing, generated, facts)
 
 
 def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:

@@ -12,6 +12,7 @@ Cao = Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Ma
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from osed_jax.candidates import CANDIDATES
 from osed_jax.choices import LOSSES, PLACEHOLDER, RESIZES, SCHEDULERS
 from osed_jax.data import long_tail
 from osed_jax.data.datasets import NAMES
@@ -458,6 +459,26 @@ SCHEMA: dict[str, Field | Section] = {
             ),
         ),
     },
+    "tune": {
+        "candidates": Field(
+            "",
+            f"separated by commas; '': all of {', '.join(CANDIDATES)}, and those of the file",
+            TEXT,
+        ),
+        "candidates_file": Field(
+            "",
+            'JSON of further ones: name -> {"method": "fill", "about": "...", "SECTION.FIELD": '
+            "value, ...}",
+            PATH,
+        ),
+        "folds": Field(3, "parts of the training images, held out in turn", at_least(2)),
+        "budget": Field(
+            5.0,
+            "what all trainings may cost together, in multiples of one training run; their number "
+            "of epochs follows from it",
+            POSITIVE,
+        ),
+    },
     "diagnose": {
         "num_batches": Field(
             20, "of train.batch_size images: half natural, half of other kinds", at_least(1)
@@ -488,6 +509,7 @@ SECTIONS = {
     "evaluate": "How test and validation images are predicted.",
     "report": "What a run's report shows.",
     "sweep": "`--mode=sweep`.",
+    "tune": "`--mode=tune`: chooses a setting on held-out images.",
     "diagnose": "`--mode=diagnose`: gradients by kind of row.",
     "gap": "`--mode=gap`: generated against real images, in features.",
     "finetune": "`--mode=finetune`: training the generator.",

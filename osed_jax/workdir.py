@@ -46,6 +46,20 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({error}); restore or remove it") from error
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads a file of JSON lines, such as `metrics.jsonl`.
+
+    Raises:
+      UserError: where the file is missing or one of its lines is broken.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except OSError as error:
+        raise UserError(f"there is no {path}; is {path.parent} a work directory?") from error
+    except ValueError as error:
+        raise UserError(f"{path} has a broken line ({error}); restore or remove it") from error
+
+
 def read_config(workdir: Path) -> dict[str, Any]:
     """The config of the experiment in a work directory, also where an earlier version made it.
 

@@ -66,15 +66,9 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     with cluster.first_goes_first("data"):
         data = experiment.load_data(config, experiment.open_cache(directory))
         if cluster.is_first():
-            _keep_facts(directory, data.facts)
+            keep_facts(directory, data.facts)
     _say_data(data.facts)
-    run = _Run(config, directory, mesh, data)
-    with Checkpoints.writing(
-        directory,
-        every=config["train"]["checkpoint_every_epochs"],
-        also=[config["oversampling"]["start_epoch"], *(s.end for s in stages(config))],
-    ) as saved:
-        state = run.train(saved)
+    run, state = fit(config, directory, mesh, data)
     logits = run.evaluate(state, data.test)
     held_out = run.evaluate(state, data.validation) if data.facts["num_validation_images"] else None
     with cluster.first_goes_first("summary"):
@@ -91,7 +85,18 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     return summary
 
 
-def _keep_facts(directory: Path, facts: dict[str, Any]) -> None:
+def fit(config: Config, directory: Path, mesh: Mesh, data: Data) -> tuple["Run", TrainState]:
+    """Trains all epochs that are not yet in a checkpoint; returns the run and its last state."""
+    run = Run(config, directory, mesh, data)
+    with Checkpoints.writing(
+        directory,
+        every=config["train"]["checkpoint_every_epochs"],
+        also=[config["oversampling"]["start_epoch"], *(s.end for s in stages(config))],
+    ) as saved:
+        return run, run.train(saved)
+
+
+def keep_facts(directory: Path, facts: dict[str, Any]) -> None:
     """Writes `dataset.json`; raises UserError where a run goes on with other images than it had."""
     path = directory / "dataset.json"
     if path.exists() and workdir.is_begun(directory):
@@ -123,7 +128,7 @@ class _Program:
     train_step: Callable
 
 
-class _Run:
+class Run:
     """One experiment: its compiled steps and its place on disk."""
 
     def __init__(self, config: Config, directory: Path, mesh: Mesh, data: Data):

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 import statistics
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from osed_jax import experiment, workdir
 from osed_jax.config import method_name
 from osed_jax.data.long_tail import class_groups
+from osed_jax.errors import UserError
 from osed_jax.evaluation.metrics import classification_report
 from osed_jax.experiment import Config, Data
 from osed_jax.kinds import Kind
@@ -102,6 +104,21 @@ def write_predictions(path: Path, logits: np.ndarray, label: np.ndarray) -> None
     buffer = io.BytesIO()
     np.savez(buffer, logits=logits, label=label)
     workdir.write_atomically(path, buffer.getvalue())
+
+
+def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels that `write_predictions` wrote.
+
+    Raises:
+      UserError: where the file cannot be read.
+    """
+    try:
+        with np.load(path) as file:
+            return file["logits"], file["label"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); remove it and start the same command again"
+        ) from error
 
 
 def format_summary(summary: dict[str, Any]) -> str:

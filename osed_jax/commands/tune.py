@@ -1,0 +1,252 @@
+"""The driver that chooses a setting on held-out images, without opening a test image."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osed_jax import experiment, workdir
+from osed_jax.candidate_runs import (
+    best_start,
+    epochs_within_budget,
+    named,
+    num_kept,
+    of_candidate,
+)
+from osed_jax.candidates import Candidate
+from osed_jax.commands.train import fit, keep_facts
+from osed_jax.config import as_config_file
+from osed_jax.console import muted, say
+from osed_jax.errors import UserError
+from osed_jax.evaluation.selection import Score, best, score, simplest_good
+from osed_jax.evaluation.summary import read_predictions, write_predictions
+from osed_jax.experiment import Config
+from osed_jax.sharding import check_batch_size, make_mesh
+
+_BASELINES = ("ros", "erm")  # the first that is a candidate is what the others must beat
+
+
+@dataclasses.dataclass
+class _Tried:
+    """A candidate and what came of it.
+
+    Attributes:
+      name: of the candidate.
+      candidate: its setting.
+      config: of its runs, which differ from it in fold and seed.
+      held_out: of each fold so far, labels and predictions of its held-out images.
+      epochs: trained so far, without those taken over from another run.
+      curves: of each fold so far, validation accuracy by epoch.
+    """
+
+    name: str
+    candidate: Candidate
+    config: Config
+    held_out: list[tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)
+    epochs: int = 0
+    curves: list[dict[int, float]] = dataclasses.field(default_factory=list)
+
+    def score(self, num_classes: int) -> Score:
+        """Over all folds so far."""
+        label, prediction = (np.concatenate(part) for part in zip(*self.held_out))
+        return score(label, prediction, num_classes)
+
+
+def tune(config: Config, directory: Path) -> dict[str, Any]:
+    """Chooses among the candidates for the configured images; returns what `tune.json` says.
+
+    The training images are split into folds. Every candidate is trained without the first fold
+    and judged on it, by balanced accuracy. The best third, and resampling, are trained without the
+    second fold and judged on it, and so on (successive halving; Jamieson & Talwalkar 2016). Those
+    that are left have been judged on all images that can be held out: of them the simplest within
+    one standard error of the best is chosen. Runs that are finished are not done again.
+
+    Args:
+      config: as `config.check` returns it; what its method sets has no effect.
+      directory: for the runs, `tune.json`, `tune.html` and `chosen.py`, a config file.
+
+    Raises:
+      UserError: for an unknown candidate, or where no image can be held out.
+    """
+    candidates, notes = named(config)
+    epochs = epochs_within_budget(config, list(candidates.values()))
+    for note in notes:
+        say(note)
+    say(
+        f"{len(candidates)} candidates, {config['tune']['folds']} folds, {epochs} of "
+        f"{config['train']['num_epochs']} epochs a run, at most {config['tune']['budget']:g} times "
+        f"the cost of one training run"
+    )
+    tried = [_Tried(n, c, of_candidate(config, c, epochs)) for n, c in candidates.items()]
+    with workdir.claimed(directory, {"seed": config["seed"], "dataset": config["dataset"]}):
+        facts = _try_all(config, tried, directory)
+        result = _result(config, tried, facts, notes)
+        chosen = of_candidate(config, candidates[result["chosen"]], config["train"]["num_epochs"])
+        about = f"Chosen by --mode=tune: {result['chosen']}, {candidates[result['chosen']].about}."
+        workdir.write_atomically(directory / "chosen.py", as_config_file(chosen, about))
+        result["command"] = f"python main.py --config={directory / 'chosen.py'} --workdir=..."
+        _write(result, tried, directory)
+    say(result["why"])
+    say(f"train it on all images: {result['command']}")
+    say(f"written to {directory / 'tune.html'}")
+    return result
+
+
+def _try_all(config: Config, tried: list[_Tried], directory: Path) -> dict[str, Any]:
+    """Trains fold by fold, dropping candidates; returns the facts of the whole training set."""
+    check_batch_size("config.train.batch_size", config["train"]["batch_size"], make_mesh())
+    folds, remaining = config["tune"]["folds"], list(tried)
+    cache = experiment.open_cache(directory)
+    whole = experiment.load_training_data(tried[0].config, cache).facts
+    if max(whole["class_counts"]) < 2:
+        raise UserError(
+            "--mode=tune holds out images of each class in turn, but no class has two; give more"
+        )
+    num_classes = len(whole["class_names"])
+    for fold in range(folds):
+        finished: dict[Path, Config] = {}
+        for each in remaining:
+            path = directory / f"fold_{fold + 1}" / each.name
+            run = _of_fold(each.config, config, fold, finished)
+            with muted():
+                _train(run, path, each)
+            finished[path] = run
+            found = each.score(num_classes)
+            say(
+                f"fold {fold + 1} of {folds}, {each.name}: balanced accuracy "
+                f"{_percent(found.balanced_accuracy)} ± {_percent(found.standard_error)}"
+            )
+        if fold + 1 < folds:
+            remaining = _kept(remaining, num_classes)
+            say(f"on to the next fold: {', '.join(t.name for t in remaining)}")
+    return whole
+
+
+def _kept(tried: list[_Tried], num_classes: int) -> list[_Tried]:
+    """The best ones, and the baseline, in the same order."""
+    by_score = sorted(tried, key=lambda t: -t.score(num_classes).balanced_accuracy)
+    names = {t.name for t in by_score[: num_kept(len(tried))]}
+    names |= {baseline(tried).name}
+    return [t for t in tried if t.name in names]
+
+
+def baseline(tried: list[_Tried]) -> _Tried:
+    """What the others must beat: resampling, else ERM, else the first candidate."""
+    by_name = {t.name: t for t in tried}
+    return next((by_name[n] for n in _BASELINES if n in by_name), tried[0])
+
+
+def _of_fold(
+    run: Config, config: Config, fold: int, finished: Mapping[Path, Mapping[str, Any]]
+) -> Config:
+    made = copy.deepcopy(run)
+    made["seed"] = config["seed"] + fold
+    made["dataset"] |= {"validation_folds": config["tune"]["folds"], "validation_fold": fold}
+    made = experiment.of_a_run(made)
+    start, _ = best_start(made, finished)
+    made["init"]["fork_from"] = str(start) if start else ""
+    return made
+
+
+def _train(run: Config, directory: Path, tried: _Tried) -> None:
+    """Trains a run that is not finished yet, and adds its predictions and curve."""
+    done = directory / "held_out.npz"
+    with workdir.claimed(directory, run):
+        if not done.exists():
+            mesh = make_mesh()
+            data = experiment.load_training_data(run, experiment.open_cache(directory.parent))
+            keep_facts(directory, data.facts)
+            trained, state = fit(run, directory, mesh, data)
+            logits = trained.evaluate(state, data.validation)
+            write_predictions(done, logits, data.validation.label)
+        logits, label = read_predictions(done)
+    tried.held_out.append((label, logits.argmax(axis=1)))
+    records = workdir.read_lines(directory / "metrics.jsonl")
+    tried.epochs += len(records)
+    tried.curves.append(
+        {r["epoch"] + 1: r["validation_accuracy"] for r in records if "validation_accuracy" in r}
+    )
+
+
+def _result(
+    config: Config, tried: list[_Tried], facts: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    folds, num_classes = config["tune"]["folds"], len(facts["class_names"])
+    scores = {t.name: t.score(num_classes) for t in tried}
+    finalists = [t for t in tried if len(t.held_out) == folds]
+    of_finalists = [scores[t.name] for t in finalists]
+    chosen, top = finalists[simplest_good(of_finalists)], finalists[best(of_finalists)]
+    held_against = baseline(tried)
+    share = (folds - 1) / folds
+    return {
+        "chosen": chosen.name,
+        "best": top.name,
+        "baseline": held_against.name,
+        "why": _why(chosen, top, held_against, scores),
+        "dataset": facts["dataset"],
+        "class_names": facts["class_names"],
+        "class_counts": facts["class_counts"],
+        "not_judged": [
+            name for name, n in zip(facts["class_names"], facts["class_counts"]) if n < 2
+        ],
+        "folds": folds,
+        "epochs": chosen.config["train"]["num_epochs"],
+        "full_epochs": config["train"]["num_epochs"],
+        "budget": config["tune"]["budget"],
+        "cost": sum(t.epochs for t in tried) * share / config["train"]["num_epochs"],
+        "notes": notes,
+        "candidates": [
+            {
+                "name": t.name,
+                "method": t.candidate.method,
+                "about": t.candidate.about,
+                "folds": len(t.held_out),
+                **scores[t.name]._asdict(),
+            }
+            for t in tried
+        ],
+    }
+
+
+def _why(chosen: _Tried, top: _Tried, against: _Tried, scores: Mapping[str, Score]) -> str:
+    """The choice in plain words."""
+
+    def figure(tried: _Tried) -> str:
+        found = scores[tried.name]
+        return f"{_percent(found.balanced_accuracy)} ± {_percent(found.standard_error)} %"
+
+    if chosen is top:
+        text = f"{chosen.name} is chosen: it has the best balanced accuracy, {figure(chosen)}"
+    else:
+        text = (
+            f"{chosen.name} is chosen: its balanced accuracy, {figure(chosen)}, is within one "
+            f"standard error of the best, {top.name} with {figure(top)}, and it is simpler"
+        )
+    if chosen is against:
+        return f"{text}. No setting beats {against.name} by more than one standard error here."
+    shows_generated = chosen.config["oversampling"]["mode"] == "generated"
+    no_use = "" if shows_generated else " Generated images do not help more than that here."
+    return f"{text}. {against.name} has {figure(against)}.{no_use}"
+
+
+def _write(result: dict[str, Any], tried: list[_Tried], directory: Path) -> None:
+    from osed_jax.reporting.tune_page import draw_curves, draw_scores, tune_page
+
+    workdir.write_json(directory / "tune.json", result)
+    draw_scores(directory / "scores.png", result["candidates"], result["chosen"])
+    curves = {t.name: _mean_curve(t.curves) for t in tried if len(t.held_out) == result["folds"]}
+    draw_curves(directory / "curves.png", curves)
+    workdir.write_atomically(directory / "tune.html", tune_page(directory, result))
+
+
+def _mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
+    """Mean over the folds, at the epochs that all of them have."""
+    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return {epoch: float(np.mean([curve[epoch] for curve in curves])) for epoch in epochs}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
