@@ -13,8 +13,8 @@ from tests.conftest import ROOT
 # From the ground up: folders and files of osed_jax/. Inside a folder, imports make no loop.
 FLOORS = [
     {"errors", "kinds", "choices", "methods", "candidates", "stages"},
-    {"cluster", "sharding"},
-    {"console"},
+    {"cluster", "sharding", "modes"},
+    {"console", "exit_status"},
     {"models", "data"},
     {"schema", "conflicts"},
     {"config"},

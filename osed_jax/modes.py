@@ -1,0 +1,54 @@
+"""What `--mode` may be, and what each mode needs of the command line."""
+
+from typing import NamedTuple
+
+from osed_jax.errors import UserError
+
+
+class Mode(NamedTuple):
+    """A mode; its function has the same name, in the module of that name in osed_jax/commands/.
+
+    Attributes:
+      config: whether it takes `--config`.
+      workdir: whether it takes `--workdir`; else its folders are fields of the config.
+      together: whether several processes may do it together.
+    """
+
+    config: bool = True
+    workdir: bool = True
+    together: bool = False
+
+
+MODES = {
+    "train": Mode(together=True),
+    "sweep": Mode(together=True),
+    "tune": Mode(),
+    "evaluate": Mode(together=True),
+    "compare": Mode(config=False),
+    "diagnose": Mode(),
+    "gap": Mode(),
+    "generate": Mode(workdir=False),
+    "verify": Mode(workdir=False),
+    "filter": Mode(workdir=False),
+    "finetune": Mode(workdir=False),
+}
+_OLD_NAMES = {"adapt": "finetune", "select": "filter"}
+
+
+def mode_of(name: str) -> Mode:
+    """The mode of this name; raises UserError where there is none."""
+    if name in _OLD_NAMES:
+        raise UserError(f"--mode={name} is called --mode={_OLD_NAMES[name]} now")
+    if name not in MODES:
+        raise UserError(f"unknown --mode={name}; use one of {', '.join(MODES)}")
+    return MODES[name]
+
+
+def check_together(name: str) -> None:
+    """Raises UserError where several processes cannot do a mode together."""
+    if not MODES[name].together:
+        raise UserError(
+            f"--mode={name} is not done by processes that join each other; leave out "
+            f"--distributed, --coordinator_address, --num_processes and --process_id (generation "
+            f"takes config.generation.process_index and process_count instead)"
+        )
