@@ -329,7 +329,7 @@ _MODEL: Section = {
     "depth": Field(28, "layers; each net has its rule", WHOLE),
     "widen_factor": Field(10, "wide_resnet only", at_least(1)),
     "dropout_rate": Field(
-        0.3, "wide_resnet only, between the two convolutions of a block", BELOW_ONE
+        0.3, "wide_resnet only, behind the first convolution of a block (MLRC)", BELOW_ONE
     ),
     "dtype": Field("float32", "of the computation; parameters stay float32", one_of(*_DTYPES)),
 }

@@ -50,6 +50,16 @@ def test_without_operations_only_normalises():
     np.testing.assert_allclose(out, (X - PLAIN.mean) / PLAIN.std, atol=1e-4)
 
 
+def test_an_operation_leaves_the_draws_of_the_others_alone():
+    """Cutout's squares are black: where they lie is the same with and without other operations."""
+    bright = np.full_like(UINT8, 255)
+    alone = seen(bright, cutout=4)
+    among = seen(bright, cutout=4, flip=True, grayscale_prob=1.0)
+    np.testing.assert_allclose(alone, among, atol=1e-3)
+    cut = {tuple(np.argwhere(image[..., 0] < 0.5)[0]) for image in alone}
+    assert len(cut) > 1, "each image has its own square"
+
+
 def test_flip_mirrors_about_half_of_the_images():
     many = np.tile(UINT8[1:2], (400, 1, 1, 1))
     out = seen(many, flip=True)

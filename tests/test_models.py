@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import signal
+from scipy import signal, stats
 
 from osed_jax.kinds import Kind
 from osed_jax.models.batch_norm import EPSILON
@@ -221,6 +221,32 @@ def test_noise_on_the_dar_road_reaches_the_last_layer_alone(model, norm, reached
         assert nonzero == set(norms)
     else:
         assert nonzero == {"['Dense_0']['bias']", "['Dense_0']['kernel']"}
+
+
+def test_dropout_enters_the_statistics_of_the_second_batch_norm():
+    """Behind the first convolution, as in MLRC: E[y^2] grows by 1 / (1 - rate), not the mean."""
+    x, kind = jnp.asarray(RANDOM.randn(64, 8, 8, 3), jnp.float32), jnp.zeros(64, int)
+
+    def moments(rate):
+        net = WideResNet(num_classes=3, depth=10, widen_factor=1, dropout_rate=rate)
+        variables = net.init(jax.random.key(1), x[:1], kind[:1], train=False)
+        keys = {"dropout": jax.random.key(0)}
+        seen = net.apply(variables, x, kind, train=True, mutable=["batch_stats"], rngs=keys)[1]
+        kept = seen["batch_stats"]["_Block_0"]["RoutedBatchNorm_1"]  # 0.9 of it is the start's
+        return kept["mean"] / 0.1, (kept["var"] - 0.9) / 0.1
+
+    (mean, var), (mean_dropped, var_dropped) = moments(0.0), moments(0.5)
+    expected = (var + mean**2) / 0.5 - mean**2
+    np.testing.assert_allclose(var_dropped, expected, rtol=0.1)
+    np.testing.assert_allclose(mean_dropped, mean, atol=0.1)
+
+
+def test_the_last_layer_of_resnet_starts_kaiming_normal():
+    x, kind = jnp.ones((1, 8, 8, 3)), jnp.zeros(1, int)
+    kernel = ResNet(num_classes=400, depth=8).init(jax.random.key(0), x, kind, train=False)
+    kernel = np.asarray(kernel["params"]["Dense_0"]["kernel"])
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / 64), rel=0.02)
+    assert stats.kstest(kernel.ravel() / np.sqrt(2 / 64), "norm").pvalue > 1e-3
 
 
 def test_dropout_is_between_the_convolutions_and_only_in_training():

@@ -2,10 +2,12 @@
 
 The order is that of the recipe (MLRC): flip, crop, Cutout, colour jitter, greyscale, blur,
 normalise. Each operation is a pure function of images float32 [N, H, W, 3] in [0, 1] and one drawn
-number per image; `augment` draws the numbers.
+number per image; `augment` draws the numbers, each operation's from a key of its own name, so that
+a new operation leaves the numbers of the others alone.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Sequence
 
 import jax
@@ -16,7 +18,7 @@ from osed_jax.kinds import Kind
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The settings; `configs/default.py` says what each means.
+    """The settings; `osed_jax/schema.py` says what each means.
 
     Attributes:
       mean: of each channel, in [0, 1].
@@ -60,7 +62,6 @@ def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augment
     Returns:
       float32 [N, H, W, 3].
     """
-    noise_key, *keys = jax.random.split(key, 7)
     x = image.astype(jnp.float32) / 255
     n, size = x.shape[0], x.shape[1]
 
@@ -69,28 +70,36 @@ def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augment
         return jnp.where(chosen, changed, unchanged)
 
     if settings.flip:
-        x = some(keys[0], 0.5, x[:, :, ::-1], x)
+        x = some(named(key, "flip"), 0.5, x[:, :, ::-1], x)
     if settings.crop_padding:
         pad = settings.crop_padding
-        x = crop(x, jax.random.randint(keys[1], (n, 2), 0, 2 * pad + 1), pad)
+        corner = jax.random.randint(named(key, "crop"), (n, 2), 0, 2 * pad + 1)
+        x = crop(x, corner, pad)
     if settings.cutout:
-        x = cutout(x, jax.random.randint(keys[2], (n, 2), 0, size), settings.cutout)
+        centre = jax.random.randint(named(key, "cutout"), (n, 2), 0, size)
+        x = cutout(x, centre, settings.cutout)
     if settings.color_jitter_prob:
-        draw, choose = jax.random.split(keys[3])
+        draw, choose = jax.random.split(named(key, "color_jitter"))
         jittered = _random_color_jitter(x, draw, settings.color_jitter)
         x = some(choose, settings.color_jitter_prob, jittered, x)
     if settings.grayscale_prob:
-        x = some(keys[4], settings.grayscale_prob, jnp.broadcast_to(grayscale(x), x.shape), x)
+        grey = jnp.broadcast_to(grayscale(x), x.shape)
+        x = some(named(key, "grayscale"), settings.grayscale_prob, grey, x)
     if settings.blur_prob:
-        draw, choose = jax.random.split(keys[5])
+        draw, choose = jax.random.split(named(key, "blur"))
         low, high = settings.blur_sigma
         blurred = gaussian_blur(x, jax.random.uniform(draw, (n,), minval=low, maxval=high))
         x = some(choose, settings.blur_prob, blurred, x)
     x = normalise(x, settings)
     if settings.noise_space:
         noisy = (kind == Kind.NOISE)[:, None, None, None]
-        x = jnp.where(noisy, noise(noise_key, x.shape, settings), x)
+        x = jnp.where(noisy, noise(named(key, "noise"), x.shape, settings), x)
     return x
+
+
+def named(key: jax.Array, operation: str) -> jax.Array:
+    """The key of an operation: it follows from the name, not from which others there are."""
+    return jax.random.fold_in(key, zlib.crc32(operation.encode()))
 
 
 def normalise(x: jax.Array, settings: Augmentation) -> jax.Array:

@@ -14,6 +14,8 @@ HEAD = "Dense_0"
 
 # torch.nn.Linear's default: uniform in +-1/sqrt(fan_in).
 LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# Kaiming-normal, as the code of Cao and of MLRC initialises the last layer of ResNet-32.
+KAIMING_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Conv(nn.Module):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from osed_jax.models.batch_norm import RoutedBatchNorm
-from osed_jax.models.layers import HEAD, LINEAR_INIT, Conv
+from osed_jax.models.layers import HEAD, KAIMING_INIT, Conv
 
 
 class ResNet(nn.Module):
@@ -14,7 +14,7 @@ class ResNet(nn.Module):
 
     Shortcuts have no parameters: where the size halves, every other pixel is taken and the new
     channels are zeros (option A), half of them before and half behind the old ones. Convolutions
-    are He-normal by fan-in, as in Cao et al.'s code.
+    and the last layer's weights are He-normal by fan-in, as in the code of Cao et al. and of MLRC.
 
     Attributes:
       num_classes: K.
@@ -48,7 +48,7 @@ class ResNet(nn.Module):
                 x = nn.relu(conv_norm(y, features) + _shortcut(x, features, stride))
         x = x.astype(jnp.float32).mean(axis=(1, 2))
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT, name=HEAD)(x)
+        return nn.Dense(self.num_classes, kernel_init=KAIMING_INIT, name=HEAD)(x)
 
 
 def _shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:

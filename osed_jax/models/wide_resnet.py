@@ -20,7 +20,8 @@ class WideResNet(nn.Module):
       num_classes: K.
       depth: 6n + 4.
       widen_factor: k; the groups have 16k, 32k and 64k channels.
-      dropout_rate: between the two convolutions of a block.
+      dropout_rate: behind the first convolution of a block, before its second batch norm, as in
+        MLRC's code (Zagoruyko's has it behind that norm's ReLU), so it enters the statistics.
       generated_norm: batch norm of generated rows, one of `kinds.NORMS`.
       noise_norm: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
@@ -80,8 +81,8 @@ class _Block(nn.Module):
             return nn.relu(norm(x, kind, train=train))
 
         y = Conv(self.features, stride=self.stride, dtype=self.dtype)(norm_relu(x))
-        y = norm_relu(y)
         y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+        y = norm_relu(y)
         y = Conv(self.features, dtype=self.dtype)(y)
         if x.shape[-1] != self.features:
             x = Conv(self.features, size=1, stride=self.stride, dtype=self.dtype)(x)
