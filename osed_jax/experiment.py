@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,10 +13,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from osed_jax.data import datasets, epoch_plan, long_tail
+from osed_jax.data import datasets, epoch_plan, generated, long_tail
 from osed_jax.data.augment import Augmentation
 from osed_jax.data.epoch_plan import Plan
-from osed_jax.data.generated import classes_shown, load_generated
 from osed_jax.data.image_set import ImageSet, long_tailed_rows, split_fold
 from osed_jax.data.images import Bank, channel_statistics
 from osed_jax.data.resident_feeder import ResidentFeeder, fits
@@ -118,11 +117,38 @@ def generated_dir(config: Config) -> Path:
     return Path(folder)
 
 
-def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray, np.ndarray]:
-    """The whole training set, the rows of its long-tailed part, and those held out for validation.
+class TrainSplit(NamedTuple):
+    """The training set of a data set, and what of it an experiment may use.
 
-    Opens no test image.
+    Attributes:
+      whole: all its images.
+      rows: sorted positions of the long-tailed training images.
+      held_out: sorted positions of the validation images.
     """
+
+    whole: ImageSet
+    rows: np.ndarray
+    held_out: np.ndarray
+
+    @property
+    def train(self) -> ImageSet:
+        """The long-tailed training images."""
+        return self.whole.select(self.rows)
+
+    @property
+    def validation(self) -> ImageSet:
+        """The images held out."""
+        return self.whole.select(self.held_out)
+
+    @property
+    def rest(self) -> ImageSet:
+        """What is in neither."""
+        used = np.concatenate([self.rows, self.held_out])
+        return self.whole.select(np.setdiff1d(np.arange(len(self.whole.label)), used))
+
+
+def load_train(config: Config, cache_dir: Path) -> TrainSplit:
+    """The training set, split as the config says. Opens no test image."""
     dataset = config["dataset"]
     whole = load_split(config, "train", cache_dir)
     rows, held_out = long_tailed_rows(
@@ -134,7 +160,23 @@ def load_train(config: Config, cache_dir: Path) -> tuple[ImageSet, np.ndarray, n
     )
     if folds := dataset["validation_folds"]:
         rows, held_out = split_fold(whole.label, rows, folds=folds, fold=dataset["validation_fold"])
-    return whole, rows, held_out
+    return TrainSplit(whole, rows, held_out)
+
+
+def load_generated(
+    config: Config, train: ImageSet, cache_dir: Path, shown: Sequence[str] = ()
+) -> ImageSet:
+    """The configured generated images; `shown` is that of `generated.load_generated`."""
+    return generated.load_generated(
+        str(generated_dir(config)),
+        class_names=train.class_names,
+        class_counts=train.class_counts,
+        image_size=train.images.image_size,
+        cache_dir=cache_dir,
+        max_decoded_gib=config["dataset"]["max_decoded_gib"],
+        shown=shown,
+        in_all_classes=config["oversampling"]["replace_in"] == "all",
+    )
 
 
 def load_data(config: Config, cache_dir: Path) -> Data:
@@ -147,26 +189,13 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
     """The same without the test set, of which no image is opened; that part is empty."""
     dataset, over = config["dataset"], config["oversampling"]
     folder = generated_dir(config) if over["mode"] == "generated" else None
-    whole, rows, held_out = load_train(config, cache_dir)
-    train = whole.select(rows)
-    generated, shown = None, []
+    split_set = load_train(config, cache_dir)
+    train = split_set.train
+    made, shown = None, []
     if folder:
-        shown = classes_shown(
-            folder,
-            train.class_names,
-            only=over["generated_classes"],
-            max_gap=over["max_gap"],
-        )
-        generated = load_generated(
-            str(folder),
-            class_names=train.class_names,
-            class_counts=train.class_counts,
-            image_size=train.images.image_size,
-            cache_dir=cache_dir,
-            max_decoded_gib=dataset["max_decoded_gib"],
-            in_all_classes=over["replace_in"] == "all",
-            shown=shown,
-        )
+        only, max_gap = over["generated_classes"], over["max_gap"]
+        shown = generated.classes_shown(folder, train.class_names, only=only, max_gap=max_gap)
+        made = load_generated(config, train, cache_dir, shown)
     mean, std = dataset["mean"], dataset["std"]
     if not mean:
         mean, std = channel_statistics(train.images)
@@ -176,15 +205,15 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         "class_names": list(train.class_names),
         "class_counts": list(train.class_counts),
         "num_train_images": len(train.label),
-        "num_validation_images": len(held_out),
-        "subset_sha256": long_tail.subset_sha256(rows),
+        "num_validation_images": len(split_set.held_out),
+        "subset_sha256": long_tail.subset_sha256(split_set.rows),
         "mean": list(mean),
         "std": list(std),
-        "generated_counts": list(generated.class_counts) if generated else None,
-        "generated_classes": shown if generated else None,
+        "generated_counts": list(made.class_counts) if made else None,
+        "generated_classes": shown if made else None,
     }
-    nothing = whole.select(np.zeros(0, np.int64))
-    return Data(train, whole.select(held_out), nothing, generated, facts)
+    nothing = train.select(np.zeros(0, np.int64))
+    return Data(train, split_set.validation, nothing, made, facts)
 
 
 def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:

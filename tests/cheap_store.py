@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from osed_jax.generation.card import write_card
-from osed_jax.generation.fill import Drawn, fill
+from osed_jax.generation.fill import fill
 from osed_jax.generation.filters import Filters
+from osed_jax.generation.samples import Samples
 from osed_jax.generation.store import filling
 
 CLASSES = ("cat", "sea_lion", "dog")
@@ -32,12 +33,12 @@ def image(label: int, index: int) -> np.ndarray:
     return random.integers(256, size=(8, 8, 3), dtype=np.uint8)
 
 
-def draw(names) -> Drawn:
+def draw(names) -> Samples:
     images = np.stack([image(*name) for name in names])
-    return Drawn(images, images.repeat(2, 1).repeat(2, 2))
+    return Samples(images, images.repeat(2, 1).repeat(2, 2))
 
 
-def draw_by_row(names) -> Drawn:
+def draw_by_row(names) -> Samples:
     """Some images depend on their row in the batch, as rounding does in real programs."""
     drawn = draw(names)
     for row, (_, index) in enumerate(names):

@@ -41,11 +41,11 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
     """
     gen, source = config["generation"], experiment.generated_dir(config)
     target = _target(gen, source)
-    whole, rows, held_out = experiment.load_train(config, experiment.open_cache(target))
-    train = whole.select(rows)
+    split_set = experiment.load_train(config, experiment.open_cache(target))
+    train = split_set.train
     check_classes(source, train.class_names)
     batch_size = _BATCH * jax.local_device_count()
-    filters = make_filters(gen, train, batch_size, only_subset(rows, held_out))
+    filters = make_filters(gen, train, batch_size, only_subset(split_set.rows, split_set.held_out))
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
     try:

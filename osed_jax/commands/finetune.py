@@ -83,15 +83,14 @@ def _finetune(config: Config, directory: Path) -> None:
 
 def choose_images(config: Config, cache: Path) -> ImageSet:
     """What `config.finetune.images` says, without validation images; the test set is not opened."""
-    whole, rows, held_out = experiment.load_train(config, cache)
-    if config["finetune"]["images"] == "rest":
-        rows = np.setdiff1d(np.arange(len(whole.label)), np.concatenate([rows, held_out]))
-    if not len(rows):
+    found = experiment.load_train(config, cache)
+    images = found.rest if config["finetune"]["images"] == "rest" else found.train
+    if not len(images.label):
         raise UserError(
             "config.finetune.images is rest, but the long-tailed set leaves out no training image; "
             "use train"
         )
-    return whole.select(rows)
+    return images
 
 
 def _base(config: Config, directory: Path, images: ImageSet) -> StableDiffusion:

@@ -11,9 +11,8 @@ import numpy as np
 
 from osed_jax import experiment, workdir
 from osed_jax.console import say
-from osed_jax.data.generated import load_generated, report_path
+from osed_jax.data.generated import report_path
 from osed_jax.data.image_set import ImageSet
-from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
 from osed_jax.evaluation.predict import Predictor
@@ -74,7 +73,7 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
     store = experiment.generated_dir(config)
     mesh = make_mesh()
     classifier = load_classifier(directory, mesh)
-    sets = _load(config, store, directory, classifier)
+    sets = _load(config, directory, classifier)
     net = Predictor(
         classifier.model,
         classifier.augmentation,
@@ -110,35 +109,13 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
     return result
 
 
-def _load(
-    config: Config, store: Path, directory: Path, classifier: Classifier
-) -> dict[str, ImageSet]:
+def _load(config: Config, directory: Path, classifier: Classifier) -> dict[str, ImageSet]:
     cache_dir = experiment.open_cache(directory)
-    whole, rows, _ = experiment.load_train(config, cache_dir)
-    train = whole.select(rows)
-    _check_same_images(directory, classifier, train)
-    generated = load_generated(
-        str(store),
-        class_names=train.class_names,
-        class_counts=train.class_counts,
-        image_size=train.images.image_size,
-        cache_dir=cache_dir,
-        max_decoded_gib=config["dataset"]["max_decoded_gib"],
-    )
+    train = experiment.load_train(config, cache_dir).train
+    classifier.check_same_images(f"--workdir is {directory}", train)
+    generated = experiment.load_generated(config, train, cache_dir)
     test = experiment.load_split(config, "test", cache_dir)
     return {"training": train, "test": test, "generated": generated}
-
-
-def _check_same_images(directory: Path, classifier: Classifier, train: ImageSet) -> None:
-    for what, its, ours in (
-        ("classes", classifier.facts["class_names"], list(train.class_names)),
-        ("image size", classifier.facts["image_size"], train.images.image_size),
-    ):
-        if its != ours:
-            raise UserError(
-                f"--workdir is {directory}, whose net's {what} ({its}) is not that of the "
-                f"configured data set ({ours}); give a run on this data set, or the run's own data"
-            )
 
 
 def _drawn(config: Config, name: str, data: ImageSet) -> np.ndarray:

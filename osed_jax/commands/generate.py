@@ -20,10 +20,11 @@ from osed_jax.experiment import Config
 from osed_jax.generation import stable_diffusion
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
 from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
-from osed_jax.generation.fill import Drawn, fill, rates
+from osed_jax.generation.fill import fill, rates
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.safety import load_safety_checker
 from osed_jax.generation.sampler import Sampler
+from osed_jax.generation.samples import Samples
 from osed_jax.generation.store import Store, filling
 from osed_jax.generation.store_metadata import Name, Record, is_kept
 from osed_jax.stages import replaced_share, stages
@@ -55,15 +56,15 @@ def generate(config: Config) -> None:
     folder = experiment.generated_dir(config)
     gen = config["generation"]
     _check_saw_no_validation_images(gen["model"], config["dataset"])
-    whole, rows, held_out = experiment.load_train(config, experiment.open_cache(folder))
-    train = whole.select(rows)
+    found = experiment.load_train(config, experiment.open_cache(folder))
+    train = found.train
     wanted = wanted_counts(config, train.class_counts)
     own = read_own(gen["prompts_file"], train.class_names)
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
     settings = _settings(gen, model, train, own)
     sampler = _sampler(settings, model, gen)
     # The sampler has made its batch size a multiple of the devices' number.
-    filters = make_filters(gen, train, sampler.batch_size, only_subset(rows, held_out))
+    filters = make_filters(gen, train, sampler.batch_size, only_subset(found.rows, found.held_out))
     with filling(
         folder,
         settings=settings,
@@ -200,16 +201,15 @@ def _sampler(
 
 
 def _drawing(sampler: Sampler, settings: dict[str, Any], class_names: Sequence[str]) -> Any:
-    def draw(names: Sequence[Name]) -> Drawn:
-        return Drawn(
-            *sampler(
-                [_prompt(settings, class_names[label], index) for label, index in names],
-                seed=settings["seed"],
-                labels=[label for label, _ in names],
-                indices=[index for _, index in names],
-                negative_prompt=settings["negative_prompt"],
-            )
+    def draw(names: Sequence[Name]) -> Samples:
+        made = sampler(
+            [_prompt(settings, class_names[label], index) for label, index in names],
+            seed=settings["seed"],
+            labels=[label for label, _ in names],
+            indices=[index for _, index in names],
+            negative_prompt=settings["negative_prompt"],
         )
+        return Samples(*(None if part is None else np.asarray(part) for part in made))
 
     return draw
 

@@ -38,6 +38,23 @@ class Classifier:
     model: nn.Module
     augmentation: Augmentation
 
+    def check_same_images(self, given: str, train: ImageSet) -> None:
+        """Raises UserError where its classes or image size are not those of a data set.
+
+        Args:
+          given: the setting that named it, and its folder, for the message.
+          train: images of the configured data set.
+        """
+        for what, its, ours in (
+            ("classes", self.facts["class_names"], list(train.class_names)),
+            ("image size", self.facts["image_size"], train.images.image_size),
+        ):
+            if its != ours:
+                raise UserError(
+                    f"{given}, whose net's {what} ({its}) is not that of the configured data set "
+                    f"({ours}); give a run on this data set, or the run's own data"
+                )
+
 
 def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config of the run in a work directory, and the facts of its data.

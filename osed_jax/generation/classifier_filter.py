@@ -9,7 +9,7 @@ import numpy as np
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.long_tail import subset_sha256
 from osed_jax.errors import UserError
-from osed_jax.evaluation.classifier import Classifier, load_classifier
+from osed_jax.evaluation.classifier import load_classifier
 from osed_jax.evaluation.predict import Predictor
 from osed_jax.generation.filters import Filters, Opinions, Prototypes, ranks
 from osed_jax.sharding import make_mesh
@@ -75,7 +75,7 @@ def classifier_opinions(
     """
     mesh = make_mesh()
     classifier = load_classifier(directory, mesh)
-    _check_same_images(directory, classifier, train)
+    classifier.check_same_images(f"config.generation.classifier_workdir is {directory}", train)
     if only_of_subset not in (None, classifier.facts["subset_sha256"]):
         raise UserError(
             f"config.generation.classifier_workdir is {directory}, whose training subset "
@@ -92,15 +92,3 @@ def classifier_opinions(
         return Opinions(ranks(logits, labels), prototypes.distance(features, labels))
 
     return opinions
-
-
-def _check_same_images(directory: Path, classifier: Classifier, train: ImageSet) -> None:
-    for what, its, ours in (
-        ("classes", classifier.facts["class_names"], list(train.class_names)),
-        ("image size", classifier.facts["image_size"], train.images.image_size),
-    ):
-        if its != ours:
-            raise UserError(
-                f"config.generation.classifier_workdir is {directory}, whose {what} ({its}) is not "
-                f"that of the data set ({ours}); train a classifier on this data set"
-            )

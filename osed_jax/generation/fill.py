@@ -3,34 +3,21 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from osed_jax.console import progress, say
 from osed_jax.errors import UserError
 from osed_jax.generation.filters import Filters
+from osed_jax.generation.samples import Samples
 from osed_jax.generation.store import Store
 from osed_jax.generation.store_metadata import Name, Record, encode, file_name, is_kept, sha256
 
 
-class Drawn(NamedTuple):
-    """Images of a batch.
-
-    Attributes:
-      image: uint8 [N, H, W, 3].
-      full_size: uint8 [N, H', W', 3], as the model drew them, or None.
-      safety_margin: float32 [N], above 0 where the safety checker flags an image, or None.
-    """
-
-    image: np.ndarray
-    full_size: np.ndarray | None = None
-    safety_margin: np.ndarray | None = None
-
-
 def fill(
     store: Store,
-    draw: Callable[[Sequence[Name]], Drawn],
+    draw: Callable[[Sequence[Name]], Samples],
     describe: Callable[[int, int], Record],
     filters: Filters,
     *,
@@ -106,21 +93,21 @@ def rates(class_names: Sequence[str], records: Sequence[Record]) -> list[str]:
 
 
 def _draw(
-    batch: Mapping[int, Name], draw: Callable[[Sequence[Name]], Drawn], batch_size: int
-) -> Drawn:
+    batch: Mapping[int, Name], draw: Callable[[Sequence[Name]], Samples], batch_size: int
+) -> Samples:
     """The images of a batch, in its order; rows that it leaves free repeat one of its images."""
     anything = next(iter(batch.values()))
     drawn = draw([batch.get(row, anything) for row in range(batch_size)])
     rows = list(batch)
     image, *others = (None if part is None else part[rows] for part in drawn)
     assert image is not None
-    return Drawn(image, *others)
+    return Samples(image, *others)
 
 
 def _add(
     store: Store,
     batch: Mapping[int, Name],
-    drawn: Drawn,
+    drawn: Samples,
     describe: Callable[[int, int], Record],
     filters: Filters,
 ) -> int:

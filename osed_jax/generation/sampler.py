@@ -1,7 +1,6 @@
 """The sampling loop: prompts to images of the training size, on all devices."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +11,9 @@ from osed_jax.choices import RESIZES
 from osed_jax.errors import UserError
 from osed_jax.generation.resize import resize
 from osed_jax.generation.safety import FOLDER, SafetyChecker
+from osed_jax.generation.samples import Samples
 from osed_jax.generation.schedulers import Steps, advance, sampling_steps
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion
-
-
-class Samples(NamedTuple):
-    """Generated images.
-
-    Attributes:
-        image: uint8 `[N, size, size, 3]`, the training size.
-        full_size: uint8 `[N, image_size, image_size, 3]` where asked for, else None.
-        safety_margin: float32 `[N]`, above 0 where the safety checker flags an image; None
-            without one.
-    """
-
-    image: Any
-    full_size: Any
-    safety_margin: Any
 
 
 class Sampler:
