@@ -17,6 +17,7 @@ from osed_jax.evaluation import tables
 from osed_jax.evaluation.paired_tests import pairs_with
 from osed_jax.evaluation.runs import Run, Variant, by_seed, find_runs, without_seed
 from osed_jax.kinds import NORMS
+from osed_jax.renames import completed
 from osed_jax.reporting.bars import Trend, draw_changes, draw_groups, draw_trends
 
 GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
@@ -97,7 +98,8 @@ def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
     if not (folder / GAP).is_file() or not {"drs", *names} <= rows.keys():
         return None
     found, run = workdir.read_json(folder / GAP), rows["drs"].runs[0]
-    if changed := differences(found["dataset"], run.summary["config"]["dataset"]):
+    kept = completed({"dataset": found["dataset"]})
+    if changed := differences(kept["dataset"], run.summary["config"]["dataset"]):
         raise UserError(
             f"{folder / GAP} is of other data than {run.directory} ({'; '.join(changed)}); "
             f"make it with the config of the runs"

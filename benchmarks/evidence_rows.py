@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from osed_jax import experiment
 from osed_jax.commands.sweep import is_deferred
-from osed_jax.config import check_fields
+from osed_jax.config import check_fields, plain
 from osed_jax.experiment import Config
 from osed_jax.kinds import NORMS
 from osed_jax.methods import METHODS
@@ -140,7 +140,7 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     """The setting's config with what makes the row."""
     row, run = ROWS[name], copy.deepcopy(config)
     run["seed"] = seed
-    run["oversampling"] |= {**_OF_ALL_ROWS, **METHODS[row.method].sets, **row.fields}
+    run["oversampling"] |= {**_OF_ALL_ROWS, **plain(METHODS[row.method].sets), **row.fields}
     if row.real_last:
         run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
     if row.filtered:
