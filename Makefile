@@ -1,4 +1,4 @@
-# make demo: train five methods on handwritten digits, three seeds each, and compare them.
+# make demo: train six methods on handwritten digits, three seeds each, and compare them.
 # make test: lint, types and tests. Both make their own environment in .venv/ first.
 # PYTHON=... chooses the Python; without it the newest suitable one on this machine is taken.
 
@@ -11,7 +11,7 @@ RUN := $(BIN)/python main.py
 
 demo: .venv/demo
 	$(RUN) --mode=sweep --config=configs/digits.py --workdir=runs/demo \
-	    --config.dataset.imbalance_ratio=100 --config.sweep.methods=erm,ros,open,osed,fill \
+	    --config.dataset.imbalance_ratio=100 --config.sweep.methods=erm,ros,drs,open,osed,fill \
 	    --config.oversampling.generated_dir=demo/generated
 
 test: .venv/test

@@ -448,7 +448,7 @@ SCHEMA: dict[str, Field | Section] = {
             ),
         ),
         "methods": Field(
-            "erm,drs,open,osed",
+            "erm,ros,drs,open,osed,fill",
             "separated by commas",
             Rule(
                 lambda x: (
