@@ -37,7 +37,7 @@ from osed_jax.commands.filter import filter as filter_store
 from osed_jax.commands.train import train
 from osed_jax.config import check, differences
 from osed_jax.console import say
-from osed_jax.data.folder import class_folders
+from osed_jax.data.listing import class_folders
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
 from osed_jax.experiment import Config

@@ -3,7 +3,8 @@
 Command:
   python main.py --config=configs/folder.py:osed --workdir=runs/mine/osed
       --config.dataset.data_dir=DIR --config.oversampling.generated_dir=GENERATED
-For images with a natural long tail add --config.dataset.imbalance_profile=none.
+All training images are used as they are. To cut a long tail out of a balanced set, add
+--config.dataset.imbalance_profile=exp --config.dataset.imbalance_ratio=100.
 """
 
 from ml_collections import ConfigDict
@@ -16,4 +17,5 @@ def get_config(method: str = "erm") -> ConfigDict:
     config = default.get_config(method)
     config.dataset.name = "folder"
     config.dataset.image_size = 32
+    config.dataset.imbalance_profile = "none"
     return config

@@ -13,12 +13,15 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from osed_jax.console import say
 from osed_jax.data import datasets, epoch_plan, generated, long_tail
 from osed_jax.data.augment import Augmentation
+from osed_jax.data.cache_folder import CACHE_VARIABLE
 from osed_jax.data.epoch_plan import Plan
 from osed_jax.data.image_set import ImageSet, long_tailed_rows, split_fold
 from osed_jax.data.images import Bank, channel_statistics
 from osed_jax.data.resident_feeder import ResidentFeeder, fits
+from osed_jax.data.same_images import check_sets
 from osed_jax.data.tfdata_feeder import TfDataFeeder
 from osed_jax.errors import UserError
 from osed_jax.models.nets import NETS
@@ -82,8 +85,10 @@ def open_cache(workdir: Path) -> Path:
     """The folder beside work directories that their runs share; returns where images go.
 
     Decoded image folders are kept there, and compiled programs, so that a second start is quick.
+    The environment may name another folder.
     """
-    cache = workdir.absolute().parent / ".cache"
+    beside = workdir.absolute().parent / ".cache"
+    cache = Path(os.environ.get(CACHE_VARIABLE) or beside).expanduser().absolute()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache / "programs"))
     return cache / "images"
@@ -158,6 +163,10 @@ def load_train(config: Config, cache_dir: Path) -> TrainSplit:
         num_max=dataset["num_max"],
         validation_fraction=dataset["validation_fraction"],
     )
+    say(
+        f"{len(rows):,} of {len(whole.label):,} training images are used "
+        f"(config.dataset.imbalance_profile={dataset['imbalance_profile']})"
+    )
     if folds := dataset["validation_folds"]:
         rows, held_out = split_fold(whole.label, rows, folds=folds, fold=dataset["validation_fold"])
     return TrainSplit(whole, rows, held_out)
@@ -181,8 +190,12 @@ def load_generated(
 
 def load_data(config: Config, cache_dir: Path) -> Data:
     """Loads everything that training and its evaluation need, and takes the long tail."""
+    datasets.check_names(config["dataset"]["name"], config["dataset"]["data_dir"])
     data = load_training_data(config, cache_dir)
-    return dataclasses.replace(data, test=load_split(config, "test", cache_dir))
+    data = dataclasses.replace(data, test=load_split(config, "test", cache_dir))
+    sets = {"training": data.train, "validation": data.validation, "test": data.test}
+    check_sets({**sets, **({"generated": data.generated} if data.generated else {})})
+    return data
 
 
 def load_training_data(config: Config, cache_dir: Path) -> Data:

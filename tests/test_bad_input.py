@@ -51,7 +51,8 @@ def images(tmp_path):
 
 
 def folder(images, *more):
-    small = ("--config.dataset.image_size=8", "--config.dataset.imbalance_ratio=2", *TINY)
+    tail = ("--config.dataset.imbalance_profile=exp", "--config.dataset.imbalance_ratio=2")
+    small = ("--config.dataset.image_size=8", *tail, *TINY)
     where = (f"--workdir={images.parent / 'run'}", f"--config.dataset.data_dir={images}")
     return (FOLDER, *where, *small, *more)
 
@@ -63,7 +64,7 @@ def folder(images, *more):
         (["--workdir=w"], "--config is missing"),
         (
             ["--workdir=w", "--mode=fly"],
-            "use one of train, sweep, evaluate, compare, diagnose",
+            "use one of train, sweep, tune, evaluate, compare, diagnose",
         ),
         (["--mode=adapt"], "--mode=adapt is called --mode=finetune now"),
         (
@@ -83,7 +84,10 @@ def folder(images, *more):
         ),
         (["--workdir=w", DIGITS + "erm", "--config.dataset.name=mnist"], "digits, cifar10"),
         (["--workdir=w", DIGITS + "erm", "--config.model.depth=11"], "6n+4"),
-        (["--workdir=w", "--config=configs/folder.py:osed"], "generated_dir is empty"),
+        (
+            ["--workdir=w", DIGITS + "osed", "--config.oversampling.generated_dir="],
+            "generated_dir is empty",
+        ),
         (["--workdir=w", FOLDER], "config.dataset.data_dir is ''"),
         (["--workdir=nowhere", "--mode=compare"], "there is no folder"),
         (["--workdir=w", "--mode=sweep", DIGITS + "erm", "--config.sweep.methods=erm,all"], "drs"),
@@ -235,7 +239,7 @@ def test_forks(finished, tmp_path):
     content["oversampling"].update(mode="resample", start_epoch=0)
     (tmp_path / "late" / "config.json").write_text(json.dumps(content))
     line = refused(*fork(tmp_path / "late"), f"--workdir={tmp_path / 'early'}")
-    assert "mode resample started at epoch 0" in line
+    assert "its method ros trains in another way from the first epoch on" in line
 
 
 def test_evaluation(finished, tmp_path, images):

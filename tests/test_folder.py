@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from osed_jax.data import images
+from osed_jax.data.decoding import decode
 from osed_jax.data.folder import load_folder
 from osed_jax.data.generated import load_generated
-from osed_jax.data.images import ArrayImages, Bank, FileImages, channel_statistics, decode
+from osed_jax.data.images import ArrayImages, Bank, FileImages, channel_statistics
 from osed_jax.errors import UserError
 
 RANDOM = np.random.RandomState(0)
@@ -36,13 +37,13 @@ def load(root, split="train", *, cache="cache", gib=1.0, image_size=12):
 
 
 def test_same_size_rgb_is_kept_to_the_bit(tmp_path):
-    pixels, size = decode(write(tmp_path / "a.png"), 12)
+    pixels, size = decode(write(tmp_path / "a.png"), 12)[:2]
     np.testing.assert_array_equal(pixels, RGB)
     assert size == (12, 12)
 
 
 def test_grey_palette_and_one_bit_become_rgb(tmp_path):
-    grey, _ = decode(write(tmp_path / "g.png", mode="L"), 12)
+    grey = decode(write(tmp_path / "g.png", mode="L"), 12).pixels
     np.testing.assert_array_equal(
         grey, np.asarray(Image.fromarray(RGB).convert("L"))[..., None] + np.zeros(3, np.uint8)
     )
@@ -51,21 +52,21 @@ def test_grey_palette_and_one_bit_become_rgb(tmp_path):
     np.testing.assert_array_equal(
         decode(tmp_path / "p.gif", 12)[0], np.asarray(palette.convert("RGB"))
     )
-    bits, _ = decode(write(tmp_path / "b.png", mode="1"), 12)
+    bits = decode(write(tmp_path / "b.png", mode="1"), 12).pixels
     assert set(np.unique(bits)) == {0, 255}
 
 
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
     deep = (np.arange(144).reshape(12, 12) * 450).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    pixels, _ = decode(tmp_path / "deep.png", 12)
+    pixels = decode(tmp_path / "deep.png", 12).pixels
     np.testing.assert_allclose(pixels[..., 0], deep / 257, atol=1)
 
 
 def test_transparent_pixels_lie_on_white(tmp_path):
     alpha = np.concatenate([RGB, np.zeros((12, 12, 1), np.uint8)], axis=-1)
     alpha[:6, :, 3] = 255
-    pixels, _ = decode(write(tmp_path / "a.png", alpha), 12)
+    pixels = decode(write(tmp_path / "a.png", alpha), 12).pixels
     np.testing.assert_array_equal(pixels[:6], RGB[:6])
     assert (pixels[6:] == 255).all()
 
@@ -74,14 +75,14 @@ def test_palette_with_a_transparent_colour_lies_on_white(tmp_path):
     image = Image.fromarray((np.arange(144).reshape(12, 12) % 2).astype(np.uint8), mode="P")
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.save(tmp_path / "p.png", transparency=1)
-    pixels, _ = decode(tmp_path / "p.png", 12)
+    pixels = decode(tmp_path / "p.png", 12).pixels
     assert pixels[0, 0].tolist() == [10, 20, 30] and pixels[0, 1].tolist() == [255, 255, 255]
 
 
 def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    pixels, size = decode(write(tmp_path / "r.png", RGB[:, :8], exif=exif), 8)
+    pixels, size = decode(write(tmp_path / "r.png", RGB[:, :8], exif=exif), 8)[:2]
     assert size == (12, 8)
     np.testing.assert_array_equal(pixels, np.rot90(RGB[:, :8], -1)[:, 2:10])
 
@@ -89,7 +90,7 @@ def test_exif_rotation_is_applied(tmp_path):
 def test_other_sizes_are_resized_and_cropped_about_the_centre(tmp_path):
     stripes = np.zeros((20, 60, 3), np.uint8)
     stripes[:, 20:40] = 200  # the middle third is what a centre crop keeps
-    pixels, _ = decode(write(tmp_path / "wide.png", stripes), 10)
+    pixels = decode(write(tmp_path / "wide.png", stripes), 10).pixels
     assert pixels.shape == (10, 10, 3)
     assert (np.abs(pixels.astype(int) - 200) < 15).all()  # Lanczos rings at the border
 
@@ -107,7 +108,7 @@ def test_order_is_that_of_the_names(tmp_path):
 def test_decoded_once_and_keyed_by_content(tmp_path, monkeypatch):
     make_folder(tmp_path)
     first = load(tmp_path).images.take(np.arange(6))
-    monkeypatch.setattr(images, "_decode_all", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("decoded again"))
     np.testing.assert_array_equal(load(tmp_path).images.take(np.arange(6)), first)
     monkeypatch.undo()
     write(tmp_path / "train" / "dog" / "0.png", RGB[::-1])

@@ -13,10 +13,10 @@ import numpy as np
 
 from osed_jax import experiment, workdir
 from osed_jax.console import progress, say
-from osed_jax.data.folder import image_files
 from osed_jax.data.generated import check_classes
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import FileImages
+from osed_jax.data.listing import class_folders, files_of_classes, say_what_is_left_out
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
@@ -44,15 +44,19 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
     split_set = experiment.load_train(config, experiment.open_cache(target))
     train = split_set.train
     check_classes(source, train.class_names)
+    folders = class_folders(source)
+    found = files_of_classes(folders)
+    say_what_is_left_out(source, found)
     batch_size = _BATCH * jax.local_device_count()
     filters = make_filters(gen, train, batch_size, only_subset(split_set.rows, split_set.held_out))
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
     try:
-        verdicts = {
-            name: _select_class(source / name, unfinished / name, c, train, filters, batch_size)
-            for c, name in enumerate(train.class_names)
-        }
+        verdicts: dict[str, dict[str, int]] = {name: {} for name in train.class_names}
+        for name, folder in folders.items():
+            verdicts[name] = _select_class(
+                folder, found[name].images, unfinished / name, train, filters, batch_size
+            )
         if not any(verdicts.values()):
             raise UserError(
                 f"there is no image in {source}; config.oversampling.generated_dir holds a folder "
@@ -64,8 +68,8 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
         unfinished.rename(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    for name, found in verdicts.items():
-        parts = (f"{count:,} {verdict}" for verdict, count in found.items())
+    for name, judged in verdicts.items():
+        parts = (f"{count:,} {verdict}" for verdict, count in judged.items())
         say(f"{name}: {', '.join(parts) or 'no images'}")
     say(f"the selected images are in {target}")
     return verdicts
@@ -101,9 +105,14 @@ def _target(gen: dict[str, Any], source: Path) -> Path:
 
 
 def _select_class(
-    source: Path, target: Path, label: int, train: ImageSet, filters: Filters, batch_size: int
+    source: Path,
+    paths: list[Path],
+    target: Path,
+    train: ImageSet,
+    filters: Filters,
+    batch_size: int,
 ) -> dict[str, int]:
-    paths = image_files(source)
+    label = train.class_names.index(target.name)
     verdicts: Counter[str] = Counter()
     images = FileImages(paths, train.images.image_size)
     with progress(total=len(paths), unit="image", label=f"judging {source}") as bar:
@@ -118,8 +127,9 @@ def _select_class(
                 verdicts[reason or "kept"] += 1
                 if reason is None:
                     filters.remember(record)
-                    target.mkdir(exist_ok=True)
-                    _link(paths[row], target / paths[row].name)
+                    kept = target / paths[row].relative_to(source)
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    _link(paths[row], kept)
             bar.update(len(part))
     if paths and not verdicts["kept"]:
         told = ", ".join(f"{count:,} {reason}" for reason, count in verdicts.items())

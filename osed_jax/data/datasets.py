@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osed_jax.data.folder import load_folder
+from osed_jax.data.folder import check_folder, load_folder
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
 from osed_jax.data.tfds_images import load_tfds
@@ -55,6 +55,16 @@ def load(
             max_decoded_gib=max_decoded_gib,
         )
     raise UserError(f"unknown data set {name!r}; use one of {', '.join(NAMES)}")
+
+
+def check_names(name: str, data_dir: str) -> None:
+    """Looks, before any image is decoded, whether a data set in files has all that is needed.
+
+    Raises:
+      UserError: where something is missing.
+    """
+    if name == "folder":
+        check_folder(data_dir)
 
 
 def load_digits(split: str, image_size: int = 0) -> ImageSet:

@@ -1,19 +1,24 @@
 """Image folders: one folder a class, any formats and sizes."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from osed_jax.console import say
+from osed_jax.data.image_cache import Findings, read_files
 from osed_jax.data.image_set import ImageSet
-from osed_jax.data.images import read_files
+from osed_jax.data.listing import (
+    ENDINGS,
+    ClassFiles,
+    class_folders,
+    files_of_classes,
+    say_what_is_left_out,
+)
 from osed_jax.errors import UserError
 
-EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
-)
+SPLITS = ("train", "test")
+_OTHER_NAMES = ("val", "valid", "validation", "dev", "eval", "testing", "training")
 
 
 def load_folder(
@@ -28,34 +33,31 @@ def load_folder(
         and test, a class without images, an image that cannot be read.
     """
     root = Path(data_dir)
-    if not data_dir or not root.is_dir():
-        raise UserError(
-            f"config.dataset.data_dir is {data_dir!r}, which is no folder; give one that holds "
-            f"train/CLASS/* and test/CLASS/*"
-        )
-    names = class_folders(root / split)
-    for other in {"train", "test"} - {split}:
-        if (root / other).is_dir():
-            _check_same_classes(root / split, names, root / other, class_folders(root / other))
-    if len(names) < 2:
-        raise UserError(f"{root / split} has one class only, {names[0]!r}; at least 2 are needed")
+    folders = _class_folders(data_dir, split)
+    for other in SPLITS:
+        if other != split and (root / other).is_dir():
+            there = _class_folders(data_dir, other)
+            _check_same_classes(root / split, folders, root / other, there)
     return read_class_folders(
         root / split,
-        names,
+        tuple(folders),
         image_size=image_size,
         cache_dir=cache_dir,
         max_decoded_gib=max_decoded_gib,
     )
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders in `folder`, sorted; hidden ones do not count."""
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; it must hold one folder a class")
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-    if not names:
-        raise UserError(f"{folder} holds no class folders; put images at {folder}/CLASS/*.jpg")
-    return names
+def check_folder(data_dir: str) -> None:
+    """Looks at names alone, before any image is decoded: train and test, classes, their files.
+
+    Raises:
+      UserError: as `load_folder` for either split.
+    """
+    root = Path(data_dir)
+    train, test = (_class_folders(data_dir, split) for split in SPLITS)
+    _check_same_classes(root / "train", train, root / "test", test)
+    for folders in (train, test):
+        _check_no_class_is_empty(folders, files_of_classes(folders))
 
 
 def read_class_folders(
@@ -69,44 +71,58 @@ def read_class_folders(
 ) -> ImageSet:
     """All images of `class_names` in `folder`, in the order of class and file name.
 
-    With `may_be_empty` a class may lack images or its whole folder. Says aloud which sizes were
-    resized.
+    With `may_be_empty` a class may lack images or its whole folder. Says aloud which files are left
+    out and what was done to the images.
     """
-    paths: list[Path] = []
-    label: list[int] = []
-    for c, name in enumerate(class_names):
-        found = image_files(folder / name)
-        if not found and not may_be_empty:
-            raise UserError(
-                f"class {name!r} has no images in {folder / name}; "
-                f"add some ({', '.join(sorted(EXTENSIONS))}) or remove the class everywhere"
-            )
-        paths += found
-        label += [c] * len(found)
+    there = class_folders(folder)
+    folders = {name: there.get(name, folder / name) for name in class_names}
+    found = files_of_classes(folders)
+    if not may_be_empty:
+        _check_no_class_is_empty(folders, found)
+    paths = [path for files in found.values() for path in files.images]
     if not paths:
         raise UserError(f"{folder} holds no images; put them at {folder}/CLASS/*.png")
-    images, sizes = read_files(
+    say_what_is_left_out(folder, found)
+    images, findings = read_files(
         paths,
         image_size,
         cache_dir=cache_dir,
         max_decoded_gib=max_decoded_gib,
         label=str(folder),
     )
-    _say_resized(folder, sizes, image_size)
-    return ImageSet(images, np.asarray(label, np.int64), tuple(class_names))
+    _say_findings(folder, paths, findings, image_size)
+    label = np.repeat(np.arange(len(found)), [len(files.images) for files in found.values()])
+    return ImageSet(images, label.astype(np.int64), tuple(class_names))
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Image files directly in `folder`, sorted by name; [] where there is no such folder."""
+def _class_folders(data_dir: str, split: str) -> dict[str, Path]:
+    root = Path(data_dir)
+    if not data_dir or not root.is_dir():
+        raise UserError(
+            f"config.dataset.data_dir is {data_dir!r}, which is no folder; give one that holds "
+            f"train/CLASS/* and test/CLASS/*"
+        )
+    folder = root / split
     if not folder.is_dir():
-        return []
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and p.name[0] != "."
-    )
+        others = [name for name in _OTHER_NAMES if (root / name).is_dir()]
+        raise UserError(
+            f"there is no folder {folder}; it must hold one folder a class"
+            + (
+                f"; there is {root / others[0]}: rename it {split} if that is meant"
+                if others
+                else ""
+            )
+        )
+    names = class_folders(folder)
+    if len(names) < 2:
+        raise UserError(
+            f"{folder} has one class only, {next(iter(names))!r}; 2 at least are needed"
+        )
+    return names
 
 
 def _check_same_classes(
-    folder: Path, names: Sequence[str], other: Path, other_names: Sequence[str]
+    folder: Path, names: Mapping[str, Path], other: Path, other_names: Mapping[str, Path]
 ) -> None:
     for here, there, missing in (
         (folder, other, set(names) - set(other_names)),
@@ -119,12 +135,29 @@ def _check_same_classes(
             )
 
 
-def _say_resized(folder: Path, sizes: Counter[tuple[int, int]], image_size: int) -> None:
-    other = Counter({s: n for s, n in sizes.items() if s != (image_size, image_size)})
+def _check_no_class_is_empty(folders: Mapping[str, Path], found: Mapping[str, ClassFiles]) -> None:
+    empty = {name: folders[name] for name, files in found.items() if not files.images}
+    if empty:
+        raise UserError(
+            f"class {', '.join(map(repr, empty))} has no images in "
+            f"{', '.join(map(str, empty.values()))}; add some ({', '.join(sorted(ENDINGS))}) or "
+            f"remove the class everywhere"
+        )
+
+
+def _say_findings(folder: Path, paths: list[Path], found: Findings, image_size: int) -> None:
+    other = {s: n for s, n in found.sizes.items() if s != (image_size, image_size)}
     if other:
-        (width, height), most = other.most_common(1)[0]
+        (width, height), most = max(other.items(), key=lambda item: item[1])
         kinds = f"{most:,} of them {width}x{height}" if len(other) > 1 else f"{width}x{height}"
         say(
             f"note: {sum(other.values()):,} images of {folder} ({kinds}) "
             f"were resized to {image_size}x{image_size}"
+        )
+    for note, (count, first) in found.notes.items():
+        say(f"note: {count:,} images of {folder} {note} (the first: {paths[first]})")
+    if found.deep:
+        say(
+            f"note: {found.deep:,} images of {folder} hold more than 8 bits a value; "
+            f"{found.white:,.6g} was taken for white in all of them, 0 for black"
         )

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from osed_jax.console import say
-from osed_jax.data.folder import class_folders, read_class_folders
+from osed_jax.data.folder import read_class_folders
 from osed_jax.data.image_set import ImageSet
+from osed_jax.data.listing import class_folders
 from osed_jax.errors import UserError
 
 STORE_FILE = "store.json"  # in a folder that --mode=generate filled

@@ -96,7 +96,8 @@ def long_tailed_rows(
                 beside = " beside the validation images" if validation_fraction else ""
                 raise UserError(
                     f"class {name!r} has {has} training images{beside}, but the long tail asks for "
-                    f"{wanted}; lower config.dataset.num_max (0: as many as every class has)"
+                    f"{wanted}; lower config.dataset.num_max (0: as many as every class has), or "
+                    f"use config.dataset.imbalance_profile=none to take the images as they are"
                 )
     return (
         long_tail.canonical_subset(data.label, counts),

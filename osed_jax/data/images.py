@@ -1,28 +1,34 @@
-"""Where images are kept (in memory or in files) and how a file becomes pixels."""
+"""Where images are kept: in memory, or in files that are decoded whenever they are taken."""
 
 import abc
 import concurrent.futures
 import hashlib
-import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from osed_jax.console import progress
+from osed_jax.data.decoding import decode
 from osed_jax.errors import UserError
 
-_DECODER = "1"  # part of the cache's key: change it whenever `decode` gives other pixels
-_THREADS = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "decode")
+THREADS = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), "decode")
+_AT_ONCE = 1024  # images that one thread hashes at a time
 
 
 class Images(abc.ABC):
-    """N square RGB images of one size."""
+    """N square RGB images of one size.
+
+    Attributes:
+      image_size: side in pixels.
+      white: the value taken for white where files are deeper than 8 bits; 0 where none is.
+      paths: N files that they come from; None for images of another origin.
+    """
 
     image_size: int
+    white: float = 0.0
+    paths: tuple[Path, ...] | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -37,6 +43,11 @@ class Images(abc.ABC):
         """These rows alone, in this order."""
 
     @property
+    @abc.abstractmethod
+    def digests(self) -> np.ndarray:
+        """What each image is known by, from its decoded pixels: uint8 [N, 16]."""
+
+    @property
     def nbytes(self) -> int:
         """Size of all decoded images in bytes."""
         return len(self) * self.image_size**2 * 3
@@ -45,8 +56,16 @@ class Images(abc.ABC):
 class ArrayImages(Images):
     """Images in memory, or in a memory-mapped file: uint8 [N, H, H, 3]."""
 
-    def __init__(self, array: np.ndarray):
-        self.array = array
+    def __init__(
+        self,
+        array: np.ndarray,
+        *,
+        digests: np.ndarray | None = None,
+        paths: Sequence[Path] | None = None,
+        white: float = 0.0,
+    ):
+        self.array, self._digests, self.white = array, digests, white
+        self.paths = None if paths is None else tuple(paths)
         self.image_size = array.shape[1]
 
     def __len__(self) -> int:
@@ -58,15 +77,35 @@ class ArrayImages(Images):
 
     def select(self, rows: np.ndarray) -> "ArrayImages":
         """See `Images.select`."""
-        return ArrayImages(self.array[rows])
+        return ArrayImages(
+            self.array[rows],
+            digests=self.digests[rows],
+            paths=self.paths and [self.paths[r] for r in rows],
+            white=self.white,
+        )
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """See `Images.digests`."""
+        if self._digests is not None:
+            return self._digests
+        parts = (self.array[i : i + _AT_ONCE] for i in range(0, len(self), _AT_ONCE))
+        return as_rows(b"".join(THREADS.map(lambda part: b"".join(map(digest, part)), parts)))
 
 
 class FileImages(Images):
     """Images in files, decoded whenever they are taken."""
 
-    def __init__(self, paths: Sequence[Path], image_size: int):
-        self.paths = tuple(paths)
-        self.image_size = image_size
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        image_size: int,
+        *,
+        digests: np.ndarray | None = None,
+        white: float = 0.0,
+    ):
+        self.paths: tuple[Path, ...] = tuple(paths)
+        self.image_size, self._digests, self.white = image_size, digests, white
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,12 +114,23 @@ class FileImages(Images):
         """See `Images.take`."""
         # Slots that show no stored image all name row 0, which is decoded once.
         needed, where = np.unique(rows, return_inverse=True)
-        decoded = _THREADS.map(lambda r: decode(self.paths[r], self.image_size)[0], needed)
-        return np.stack(list(decoded))[where]
+        return np.stack(list(THREADS.map(self._pixels, needed)))[where]
 
     def select(self, rows: np.ndarray) -> "FileImages":
         """See `Images.select`."""
-        return FileImages([self.paths[r] for r in rows], self.image_size)
+        paths, known = [self.paths[r] for r in rows], self._digests
+        digests = None if known is None else known[rows]
+        return FileImages(paths, self.image_size, digests=digests, white=self.white)
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """See `Images.digests`; where they are not known, every file is decoded."""
+        if self._digests is not None:
+            return self._digests
+        return as_rows(b"".join(THREADS.map(lambda r: digest(self._pixels(r)), range(len(self)))))
+
+    def _pixels(self, row: int) -> np.ndarray:
+        return decode(self.paths[row], self.image_size, self.white).pixels
 
 
 class Bank:
@@ -114,59 +164,16 @@ class Bank:
         return out
 
 
-def decode(path: Path, image_size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reads an image file of any format, size and mode.
-
-    EXIF rotation is applied; transparent pixels are laid on white; 16-bit grey is scaled. The
-    shorter side is resized to `image_size` (Lanczos, antialiased), the longer one cropped about
-    its centre.
-
-    Returns:
-      uint8 [image_size, image_size, 3], and the (width, height) it had.
-
-    Raises:
-      UserError: naming the file, where it is empty or cannot be decoded.
-    """
-    with _naming_the_file(path), Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        return np.asarray(fit(upright, image_size)), upright.size
+def digest(pixels: np.ndarray) -> bytes:
+    """What an image is known by, from its pixels: 16 bytes."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).data).digest()[:16]
 
 
-def fit(image: Image.Image, image_size: int) -> Image.Image:
-    """The image as RGB, resized and cropped to a square as `decode` says."""
-    size = (image_size, image_size)
-    return ImageOps.fit(_as_rgb(image), size, Image.Resampling.LANCZOS)
-
-
-def read_files(
-    paths: Sequence[Path], image_size: int, *, cache_dir: Path, max_decoded_gib: float, label: str
-) -> tuple[Images, Counter[tuple[int, int]]]:
-    """Images of files: decoded once and cached, or left in their files where they are too many.
-
-    Args:
-      paths: of the image files.
-      image_size: side in pixels that every image gets.
-      cache_dir: where decoded images are kept, in files named by the content of `paths`.
-      max_decoded_gib: above this decoded size, in GiB, the images stay in their files; then only
-        their headers are checked here.
-      label: of the progress bar.
-
-    Returns:
-      The images, and how many there were of each original (width, height).
-
-    Raises:
-      UserError: naming the first file that is empty or cannot be read.
-    """
-    images = FileImages(tuple(paths), image_size)
-    if images.nbytes > max_decoded_gib * 2**30:
-        return images, Counter(_with_progress(_header, paths, label=f"checking {label}"))
-    target = cache_dir / f"{_content_key(paths, image_size, label)}.npy"
-    sizes_file = target.with_suffix(".json")
-    try:
-        return _cached(target, sizes_file)
-    except (OSError, ValueError, EOFError):  # not there, or broken
-        _decode_all(paths, image_size, target, sizes_file, label)
-        return _cached(target, sizes_file)
+def as_rows(digests: bytes) -> np.ndarray:
+    """Digests one after the other as uint8 [N, 16]."""
+    return (
+        np.frombuffer(digests, np.uint8).reshape(-1, 16) if digests else np.zeros((0, 16), np.uint8)
+    )
 
 
 def channel_statistics(images: Images, sample: int = 10_000) -> tuple[tuple, tuple]:
@@ -185,85 +192,3 @@ def channel_statistics(images: Images, sample: int = 10_000) -> tuple[tuple, tup
             "normalised; check the images, or set dataset.mean and dataset.std"
         )
     return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
-
-
-def _cached(target: Path, sizes_file: Path) -> tuple[Images, Counter[tuple[int, int]]]:
-    sizes = {tuple(s): n for s, n in json.loads(sizes_file.read_text())}
-    return ArrayImages(np.load(target, mmap_mode="r")), Counter(sizes)
-
-
-def _decode_all(
-    paths: Sequence[Path], image_size: int, target: Path, sizes_file: Path, label: str
-) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    partial_sizes = partial.with_suffix(".sizes")
-    try:
-        shape = (len(paths), image_size, image_size, 3)
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        sizes: Counter = Counter()
-        decoded = _with_progress(lambda p: decode(p, image_size), paths, label=f"decoding {label}")
-        for i, (pixels, size) in enumerate(decoded):
-            array[i] = pixels
-            sizes[size] += 1
-        array.flush()
-        partial_sizes.write_text(json.dumps(list(sizes.items())))
-        os.replace(partial_sizes, sizes_file)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-        partial_sizes.unlink(missing_ok=True)
-
-
-def _content_key(paths: Sequence[Path], image_size: int, label: str) -> str:
-    def digest(path: Path) -> bytes:
-        with _naming_the_file(path), open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-
-    key = hashlib.sha256(f"{_DECODER} {image_size} {len(paths)}".encode())
-    for each in _with_progress(digest, paths, label=f"hashing {label}"):
-        key.update(each)
-    return key.hexdigest()[:32]
-
-
-def _header(path: Path) -> tuple[int, int]:
-    with _naming_the_file(path), Image.open(path) as image:
-        return image.size
-
-
-def _with_progress(do: Callable, paths: Sequence[Path], *, label: str) -> Iterator:
-    """Maps over paths in parallel; in batches, so that results do not pile up in memory."""
-    batches: Iterable = (paths[i : i + 1024] for i in range(0, len(paths), 1024))
-    with progress(total=len(paths), unit="file", label=label) as bar:
-        for batch in batches:
-            for result in _THREADS.map(do, batch):
-                yield result
-                bar.update()
-
-
-class _naming_the_file:
-    """Turns whatever a broken image raises into one line that names the file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, Exception):
-            empty = self.path.is_file() and self.path.stat().st_size == 0
-            why = "the file is empty" if empty else str(error) or type(error).__name__
-            raise UserError(
-                f"cannot read the image {self.path}: {why}; replace or remove it"
-            ) from error
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which `convert` would clip at 255
-        return Image.fromarray((np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")

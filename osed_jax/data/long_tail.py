@@ -48,7 +48,8 @@ def class_counts(
     if min(counts) < 1:
         raise UserError(
             f"imbalance_ratio {imbalance_ratio:g} leaves class {counts.index(0)} without an image "
-            f"at {num_max} images for the most frequent class; use a ratio of at most {num_max}"
+            f"at {num_max} images for the most frequent class; use a ratio of at most {num_max}, "
+            f"or dataset.imbalance_profile=none to take the images as they are"
         )
     return tuple(counts)
 

@@ -6,8 +6,9 @@ import numpy as np
 from PIL import Image
 
 from osed_jax.console import progress
+from osed_jax.data.decoding import fit
 from osed_jax.data.image_set import ImageSet
-from osed_jax.data.images import ArrayImages, fit
+from osed_jax.data.images import ArrayImages
 from osed_jax.errors import UserError
 
 

@@ -1,0 +1,77 @@
+"""Images of more than 8 bits a value: which value is white, and so all of them in 0 ... 255."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from osed_jax.errors import UserError
+
+_OVERSHOOT = 1.05  # of floating-point images, whose resizing may leave their range by a little
+_FIX = "save it with 8 bits a value, scaled as all the others"
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image holds grey values of 16 or 32 bits, or floating-point numbers."""
+    return image.mode[0] in "IF"
+
+
+def to_8_bit(image: Image.Image, white: float) -> tuple[Image.Image, float]:
+    """A deep image as grey of 8 bits, and the value that was taken for white.
+
+    Args:
+      image: see `is_deep`.
+      white: that value; 0 to take `white_of` its values.
+
+    Raises:
+      UserError: for negative values or such that are no numbers.
+    """
+    values = np.asarray(image)
+    white = white or white_of(values)
+    return Image.fromarray(scale(values, white)), white
+
+
+def white_of(values: np.ndarray) -> float:
+    """The smallest full range of values that holds all of these: 0 ... 2^k - 1, or below 1 2^-k.
+
+    Raises:
+      UserError: for negative values or such that are no numbers.
+    """
+    low, high = float(values.min()), float(values.max())
+    fraction = np.issubdtype(values.dtype, np.floating)
+    slack = _OVERSHOOT - 1 if fraction else 0.0
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise UserError(f"some of its values are no numbers; {_FIX}")
+    if low < -slack * high:
+        raise UserError(
+            f"its values go from {low:,.6g} to {high:,.6g}, and which of them is black cannot be "
+            f"told; {_FIX}"
+        )
+    high /= 1 + slack
+    if high <= 0:
+        return 1.0
+    if high <= 1:
+        return 2.0 ** math.ceil(math.log2(high))
+    return 2.0 ** math.ceil(high).bit_length() - 1
+
+
+def scale(values: np.ndarray, white: float) -> np.ndarray:
+    """Values 0 ... white as uint8 0 ... 255; what is outside is cut off."""
+    return np.rint(np.clip(values * (255 / white), 0, 255)).astype(np.uint8)
+
+
+def check_colour_depth(image: Image.Image) -> None:
+    """Refuses colours of 16 bits, of which Pillow keeps the upper 8, where those hold little.
+
+    Raises:
+      UserError: where the values leave the upper two bits unused, so that most is lost.
+    """
+    if not any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
+        return
+    ranges = np.atleast_2d(image.getextrema())
+    high = max(most for (_, most), band in zip(ranges, image.getbands()) if band != "A")
+    if 0 < high < 64:
+        raise UserError(
+            f"of its colours' 16 bits only the lower {8 + int(high).bit_length()} are used, and "
+            f"the upper 8 alone are read; {_FIX}"
+        )

@@ -1,0 +1,256 @@
+"""Image files decoded once: kept beside the work directories, and checked whenever read.
+
+    KEY.json    what was found in the files: sizes, notes, a digest of each image, a digest of all
+    KEY.npy     the decoded images; none where they are too many and stay in their files
+
+The key of images that are kept is the content of their files; of files that stay, their paths,
+sizes and times, so that a start need not read them all. An entry that is not what was written is
+told and made anew. It goes when its folder has another content, or after a month without use.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from osed_jax.console import progress, say
+from osed_jax.data import images
+from osed_jax.data.cache_folder import (
+    disk_problems_explained,
+    prune,
+    remove_abandoned,
+    written_whole,
+)
+from osed_jax.data.decoding import DECODER, Decoded, UnreadableError, naming_the_file
+from osed_jax.data.images import ArrayImages, FileImages, Images, as_rows, digest
+from osed_jax.errors import UserError
+
+_NAMED = 100  # unreadable files that one error names
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What decoding the files of a folder has shown.
+
+    Attributes:
+      sizes: how many images there were of each (width, height).
+      notes: of each of `decoding`'s notes, how many images it is about, and the row of the first.
+      white: the value taken for white; 0 where no image is deeper than 8 bits.
+      deep: how many are.
+      digests: uint8 [N, 16], of the decoded images.
+    """
+
+    sizes: Counter[tuple[int, int]]
+    notes: dict[str, tuple[int, int]]
+    white: float
+    deep: int
+    digests: np.ndarray
+
+
+class _DamageError(Exception):
+    """An entry is not what was written."""
+
+
+def read_files(
+    paths: Sequence[Path], image_size: int, *, cache_dir: Path, max_decoded_gib: float, label: str
+) -> tuple[Images, Findings]:
+    """Images of files: decoded once and kept, or left in their files where they are too many.
+
+    Args:
+      paths: of the image files.
+      image_size: side in pixels that every image gets.
+      cache_dir: where decoded images are kept.
+      max_decoded_gib: above this decoded size, in GiB, the images stay in their files.
+      label: of the folder, for the progress bar and for what is said.
+
+    Raises:
+      UserError: naming all files that are empty or cannot be read; where the cache has no room or
+        cannot be written.
+    """
+    files = FileImages(paths, image_size)
+    streamed = files.nbytes > max_decoded_gib * 2**30
+    key = _key_of_files(paths, image_size) if streamed else _content_key(paths, image_size, label)
+    entry = _Entry(cache_dir / key, files, streamed, label)
+    with disk_problems_explained(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(cache_dir)
+        try:
+            return entry.read()
+        except FileNotFoundError:
+            pass
+        except _DamageError as error:
+            say(f"note: {entry.record}: {error}; the images of {label} are decoded anew")
+        entry.make()
+        prune(cache_dir, entry.record, entry.folder)
+        return entry.read()
+
+
+class _Entry:
+    """What the cache has of one list of files."""
+
+    def __init__(self, stem: Path, files: FileImages, streamed: bool, label: str):
+        self.record, self.pixels = stem.with_suffix(".json"), stem.with_suffix(".npy")
+        self.files, self.streamed = files, streamed
+        self.label = label
+        self.folder = f"{Path(label).resolve()} {files.image_size}"
+        self._shape = (len(files), files.image_size, files.image_size, 3)
+
+    def read(self) -> tuple[Images, Findings]:
+        """The images and what was found; raises FileNotFoundError or _DamageError."""
+        found = _parse(self.record.read_bytes(), len(self.files))
+        with contextlib.suppress(OSError):  # another's entry, or a disk that is read only
+            os.utime(self.record)  # when it was last used
+        known: dict[str, Any] = {"digests": found.digests, "white": found.white}
+        if self.streamed:
+            return FileImages(self.files.paths, self.files.image_size, **known), found
+        header = _npy_header(self._shape)
+        with open(self.pixels, "rb") as file:
+            if file.read(len(header)) != header:
+                raise _DamageError(f"{self.pixels.name} begins with another header")
+        if self.pixels.stat().st_size != len(header) + self.files.nbytes:
+            raise _DamageError(f"{self.pixels.name} has another length")
+        array = np.memmap(self.pixels, np.uint8, "r", len(header), self._shape)
+        wrong = (ArrayImages(array).digests != found.digests).any(axis=1).sum()
+        if wrong:
+            raise _DamageError(f"{wrong:,} of {len(array):,} images have other pixels")
+        return ArrayImages(array, paths=self.files.paths, **known), found
+
+    def make(self) -> None:
+        """Decodes all files; writes the pixels, where they are kept, then the record."""
+        size = self.files.image_size
+        with contextlib.ExitStack() as stack:
+            file = None
+            if not self.streamed:
+                file = stack.enter_context(written_whole(self.pixels))
+                file.write(_npy_header(self._shape))
+            found = self._decode_all(file, len(_npy_header(self._shape)), 3 * size**2)
+        with written_whole(self.record) as file:
+            file.write(_format(found, self.folder))
+
+    def _decode_all(self, file: IO[bytes] | None, start: int, nbytes: int) -> Findings:
+        sizes: Counter = Counter()
+        notes: dict[str, tuple[int, int]] = {}
+        whites: dict[int, float] = {}  # of each deep image
+        digests = bytearray()
+        paths, image_size = self.files.paths, self.files.image_size
+        decode_one: Callable[[Path], Decoded] = lambda p: images.decode(p, image_size)  # noqa: E731
+        for row, decoded in enumerate(_each(decode_one, paths, f"decoding {self.label}")):
+            sizes[decoded.size] += 1
+            for note in decoded.notes:
+                count, first = notes.get(note, (0, row))
+                notes[note] = count + 1, first
+            if decoded.white:
+                whites[row] = decoded.white
+            digests += digest(decoded.pixels)
+            if file:
+                file.write(decoded.pixels.data)
+        white = max(whites.values(), default=0.0)
+        for row in (r for r, own in whites.items() if own != white):  # one white for all
+            pixels = images.decode(paths[row], image_size, white).pixels
+            digests[16 * row : 16 * row + 16] = digest(pixels)
+            if file:
+                file.seek(start + row * nbytes)
+                file.write(pixels.data)
+        return Findings(sizes, notes, white, len(whites), as_rows(bytes(digests)))
+
+
+def _format(found: Findings, folder: str) -> bytes:
+    content = {
+        "folder": folder,
+        "sizes": [[*size, count] for size, count in found.sizes.items()],
+        "notes": found.notes,
+        "white": found.white,
+        "deep": found.deep,
+        "digests": found.digests.tobytes().hex(),
+    }
+    return json.dumps({**content, "sha256": _seal(content)}).encode()
+
+
+def _parse(record: bytes, count: int) -> Findings:
+    try:
+        content = json.loads(record)
+        if content.pop("sha256") != _seal(content):
+            raise _DamageError("it is damaged")
+        return Findings(
+            Counter({(width, height): n for width, height, n in content["sizes"]}),
+            {note: (n, first) for note, (n, first) in content["notes"].items()},
+            content["white"],
+            content["deep"],
+            as_rows(bytes.fromhex(content["digests"])).reshape(count, 16),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _DamageError("it is damaged") from error
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    header = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    return header.getvalue()
+
+
+def _content_key(paths: Sequence[Path], image_size: int, label: str) -> str:
+    def of_file(path: Path) -> bytes:
+        with naming_the_file(path), open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    key = hashlib.sha256(f"{DECODER} {image_size} {len(paths)}".encode())
+    for each in _each(of_file, paths, f"hashing {label}"):
+        key.update(each)
+    return key.hexdigest()[:32]
+
+
+def _key_of_files(paths: Sequence[Path], image_size: int) -> str:
+    key = hashlib.sha256(f"{DECODER} {image_size} {len(paths)}".encode())
+    for path in paths:
+        with naming_the_file(path):
+            about = path.stat()
+        line = os.fsencode(path.resolve()) + f" {about.st_size} {about.st_mtime_ns}\n".encode()
+        key.update(line)
+    return key.hexdigest()[:32]
+
+
+def _each(do: Callable, paths: Sequence[Path], label: str) -> Iterator:
+    """Maps over paths in parallel; goes on where a file cannot be read, to name all of them.
+
+    In batches, so that results do not pile up in memory.
+
+    Raises:
+      UserError: at the end, naming every file that could not be read.
+    """
+    failed: list[UnreadableError] = []
+
+    def attempt(path: Path) -> Any:
+        try:
+            return do(path)
+        except UnreadableError as error:
+            return error
+
+    with progress(total=len(paths), unit="file", label=label) as bar:
+        for start in range(0, len(paths), 1024):
+            for result in images.THREADS.map(attempt, paths[start : start + 1024]):
+                bar.update()
+                if isinstance(result, UnreadableError):
+                    failed.append(result)
+                elif not failed:  # after a failure nothing is kept: the others are only checked
+                    yield result
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        named = ", ".join(f"{error.path} ({error.why})" for error in failed[:_NAMED])
+        more = f" and {len(failed) - _NAMED:,} more" if len(failed) > _NAMED else ""
+        raise UserError(
+            f"cannot read {len(failed):,} images: {named}{more}; replace or remove them"
+        )

@@ -1,0 +1,177 @@
+"""Which folders are classes and which files are their images; what is neither is told."""
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from osed_jax.console import say
+from osed_jax.data.decoding import is_image
+from osed_jax.errors import UserError
+
+# Files of these endings are images, and one that cannot be read is an error. Files of others, or
+# of none, are images where their first bytes say so.
+ENDINGS = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"),
+        *(".png", ".apng", ".gif", ".bmp", ".dib", ".webp", ".avif", ".tif", ".tiff", ".qoi"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    }
+)
+# Images for a person, but not for Pillow (raw ones would be taken for their small previews).
+UNREADABLE = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".dcm", ".exr", ".hdr"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    }
+)
+# What operating systems and file servers leave in any folder.
+_SYSTEM_FOLDERS = frozenset(
+    {
+        *("__MACOSX", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot"),
+        *("$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__"),
+    }
+)
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
+_NAMED = 20  # files that one error names
+
+
+class ClassFiles(NamedTuple):
+    """The files of a class.
+
+    Attributes:
+      images: sorted by their paths.
+      nested: how many of them lie in folders inside the class's own.
+      left_out: files that are no images.
+      unusable: what cannot be read though it is meant to be an image: path and why.
+    """
+
+    images: list[Path]
+    nested: int
+    left_out: list[Path]
+    unusable: list[str]
+
+
+def class_folders(folder: Path) -> dict[str, Path]:
+    """The classes in `folder`: name, in the composed form of Unicode -> its folder; sorted.
+
+    Hidden folders and those that operating systems make are no classes.
+
+    Raises:
+      UserError: where there is no such folder or no class in it, a link leads nowhere, or two names
+        are the same.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; it must hold one folder a class")
+    entries = sorted(p for p in folder.iterdir() if not _is_of_the_system(p.name))
+    if dead := [p for p in entries if _is_dead_link(p)]:
+        raise UserError(
+            f"{_some([_dead(p) for p in dead])}; mount what the links lead to, or remove them"
+        )
+    found: dict[str, Path] = {}
+    for path in filter(Path.is_dir, entries):
+        name = unicodedata.normalize("NFC", path.name)
+        if name in found:
+            raise UserError(
+                f"{folder} has two folders named {name!r}, in two forms of Unicode; move the "
+                f"images of one into the other"
+            )
+        found[name] = path
+    if not found:
+        raise UserError(f"{folder} holds no class folders; put images at {folder}/CLASS/*.jpg")
+    return dict(sorted(found.items()))
+
+
+def files_of_classes(folders: Mapping[str, Path]) -> dict[str, ClassFiles]:
+    """The files of each class, in folders of any depth; links are followed.
+
+    Args:
+      folders: class name -> its folder; one that does not exist has no files.
+
+    Raises:
+      UserError: naming everything that is meant to be an image and cannot be read as one.
+    """
+    found = {name: _files_in(folder) for name, folder in folders.items()}
+    if unusable := [line for files in found.values() for line in files.unusable]:
+        raise UserError(
+            f"{len(unusable):,} files cannot be read: {_some(unusable)}; save images as PNG or "
+            f"JPEG, mount what links lead to, or remove the files"
+        )
+    return found
+
+
+def say_what_is_left_out(folder: Path, found: Mapping[str, ClassFiles]) -> None:
+    """Tells which files count for a class though one might not think so, and which do not."""
+    nested = Counter({name: files.nested for name, files in found.items() if files.nested})
+    if nested:
+        say(
+            f"note: {nested.total():,} images of {folder} lie in folders inside a class's own and "
+            f"count for that class ({_counts(nested)})"
+        )
+    left_out = Counter({name: len(files.left_out) for name, files in found.items()})
+    if left_out.total():
+        endings = Counter(p.suffix or "no ending" for f in found.values() for p in f.left_out)
+        say(
+            f"note: {left_out.total():,} files of {folder} are no images and are left out "
+            f"({_counts(+left_out)}; {_counts(endings)})"
+        )
+    beside = [p for p in folder.iterdir() if p.suffix.lower() in ENDINGS | UNREADABLE]
+    if beside := [p for p in beside if not _is_of_the_system(p.name) and p.is_file()]:
+        say(
+            f"note: {len(beside):,} images lie directly in {folder}, in no class's folder, and are "
+            f"left out (the first: {min(beside).name})"
+        )
+
+
+def _files_in(folder: Path) -> ClassFiles:
+    images, left_out, unusable, seen = [], [], [], set()
+
+    def refuse(error: OSError) -> None:
+        unusable.append(f"{error.filename} ({error.strerror})")
+
+    if not folder.is_dir():
+        return ClassFiles([], 0, [], [])
+    for where, inner, names in os.walk(folder, followlinks=True, onerror=refuse):
+        place = os.stat(where)
+        if (place.st_dev, place.st_ino) in seen:  # a link back
+            inner.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        inner[:] = [name for name in inner if not _is_of_the_system(name)]
+        for path in (Path(where, name) for name in names if not _is_of_the_system(name)):
+            ending = path.suffix.lower()
+            if _is_dead_link(path):
+                unusable.append(_dead(path))
+            elif not path.is_file():
+                unusable.append(f"{path} (no regular file)")
+            elif ending in UNREADABLE:
+                unusable.append(f"{path} ({ending} is not read)")
+            elif ending in ENDINGS or is_image(path):
+                images.append(path)
+            else:
+                left_out.append(path)
+    nested = sum(path.parent != folder for path in images)
+    return ClassFiles(sorted(images), nested, sorted(left_out), sorted(unusable))
+
+
+def _is_of_the_system(name: str) -> bool:
+    return name[0] == "." or name in _SYSTEM_FOLDERS or name.lower() in _SYSTEM_FILES
+
+
+def _is_dead_link(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _dead(path: Path) -> str:
+    return f"{path} (a link to {os.readlink(path)}, which is not there)"
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def _some(lines: list[str]) -> str:
+    more = f" and {len(lines) - _NAMED:,} more" if len(lines) > _NAMED else ""
+    return ", ".join(lines[:_NAMED]) + more
