@@ -94,3 +94,67 @@ def test_an_unknown_set_is_refused(tmp_path):
 def test_a_set_that_cannot_be_prepared_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"'imagenet2012' is not in .* could not be prepared"):
         read(tmp_path, name="tfds:imagenet2012")  # its archive must be put there by hand
+
+
+def written(folder, name, splits):
+    """A TFDS set of its own: split -> (images, labels)."""
+    import tensorflow_datasets as tfds
+
+    shape, dtype = splits["train"][0].shape[1:], splits["train"][0].dtype
+    image = (
+        tfds.features.Image(shape=shape)
+        if dtype == np.uint8
+        else tfds.features.Tensor(shape=shape, dtype=dtype)
+    )
+    features = tfds.features.FeaturesDict(
+        {"image": image, "label": tfds.features.ClassLabel(names=["a", "b"])}
+    )
+
+    with tfds.core.registered.skip_registration():
+
+        class Written(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                return tfds.core.DatasetInfo(builder=self, features=features)
+
+            def _split_generators(self, manager):
+                return {s: self._generate_examples(*both) for s, both in splits.items()}
+
+            def _generate_examples(self, images, labels):
+                for i, (one, label) in enumerate(zip(images, labels)):
+                    yield i, {"image": one, "label": int(label)}
+
+        Written.name = name
+    builder = Written(data_dir=folder / "-".join(splits))
+    builder.download_and_prepare()
+    return builder
+
+
+@pytest.fixture
+def prepared(monkeypatch, tmp_path):
+    def use(splits):
+        builder = written(tmp_path, "small_set", splits)
+        monkeypatch.setattr("osed_jax.data.tfds_images._prepared", lambda *_: builder)
+
+    return use
+
+
+def test_a_test_split_without_labels_gives_way_to_validation(prepared, tmp_path, capsys):
+    image = RANDOM.randint(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    shown, hidden = (image, [0, 1, 0, 1]), (image, [-1] * 4)
+    prepared({"train": shown, "test": hidden, "validation": shown})
+    assert sorted(read(tmp_path, "test", "tfds:small_set").label) == [0, 0, 1, 1]
+    assert "hides the labels of its test split, so its validation" in capsys.readouterr().out
+    prepared({"train": shown, "test": hidden})
+    with pytest.raises(UserError, match=r"the test split of .* has hidden labels"):
+        read(tmp_path, "test", "tfds:small_set")
+
+
+def test_images_deeper_than_8_bits_fill_the_range(prepared, tmp_path):
+    image = RANDOM.randint(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    image[0, 0, 0] = 255
+    deep = (image.astype(np.float32) / 255, [0, 1, 0, 1])
+    prepared({"train": deep})
+    seen = read(tmp_path, "train", "tfds:small_set").images
+    assert {i.tobytes() for i in seen.take(np.arange(4))} == {i.tobytes() for i in image}

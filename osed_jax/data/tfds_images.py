@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from osed_jax.console import progress
+from osed_jax.console import progress, say
 from osed_jax.data.decoding import fit
+from osed_jax.data.depth import scale, white_of
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
 from osed_jax.errors import UserError
@@ -22,14 +23,15 @@ def load_tfds(
 
     Args:
       name: as TFDS knows it, for example `cifar10` or `oxford_flowers102`.
-      split: `train` or `test`; where the set has no test split, its validation split is taken.
+      split: `train` or `test`; where the set has no test split, or hides its labels, its validation
+        split is taken.
       data_dir: of TFDS; "" for its default.
       image_size: side in pixels; 0 to keep the size that all images of the set share.
       max_decoded_gib: the set must not be larger than this once decoded, in GiB.
 
     Raises:
-      UserError: for an unknown set, one that is not for image classification or too large, or a
-        download that fails.
+      UserError: for an unknown set, one that is not for image classification, too large or without
+        labels, or a download that fails.
     """
     builder = _prepared(name, data_dir)
     features = builder.info.features
@@ -39,8 +41,8 @@ def load_tfds(
             f"{', '.join(features)}"
         )
     splits = builder.info.splits
-    if split == "test" and "test" not in splits:
-        split = "validation"
+    if split == "test":
+        split = _judged_split(name, builder)
     if split not in splits:
         raise UserError(
             f"TFDS set {name!r} has the splits {', '.join(splits)}; train and test are needed"
@@ -58,7 +60,38 @@ def load_tfds(
             f"lower config.dataset.image_size, or export the set as folders and use "
             f"dataset.name=folder"
         )
-    return _read(builder, split, size)
+    found = _read(builder, split, size)
+    if found.label.min() < 0:
+        raise UserError(_hidden(name, split))
+    return found
+
+
+def _judged_split(name: str, builder: Any) -> str:
+    """The split that nets are tested on: the first of test and validation that has labels."""
+    there = [s for s in ("test", "validation") if s in builder.info.splits]
+    labelled = [s for s in there if _has_labels(builder, s)]
+    if there and not labelled:
+        raise UserError(_hidden(name, " and ".join(there)))
+    if labelled and labelled[0] != "test":
+        why = "hides the labels of its test split" if "test" in there else "has no test split"
+        say(f"note: TFDS set {name!r} {why}, so its validation split is the test set here")
+    return labelled[0] if labelled else "test"
+
+
+def _has_labels(builder: Any, split: str) -> bool:
+    """Sets that keep labels to themselves give -1 for all of them, so one example tells."""
+    import tensorflow_datasets as tfds
+
+    for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False).take(1)):
+        return int(example["label"]) >= 0
+    return True
+
+
+def _hidden(name: str, split: str) -> str:
+    return (
+        f"the {split} split of TFDS set {name!r} has hidden labels (-1), so nets cannot be judged "
+        f"on it; export labelled images as folders and use dataset.name=folder"
+    )
 
 
 def _prepared(name: str, data_dir: str) -> Any:
@@ -93,13 +126,29 @@ def _read(builder: Any, split: str, image_size: int) -> ImageSet:
     images, labels, ids = [], [], []
     examples = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
     total = info.splits[split].num_examples
+    white = _white_of(builder, split)
     for example in progress(examples, total=total, unit="image", label=f"reading {split}"):
         pixels = example["image"]
         if pixels.shape[-1] == 1:
             pixels = pixels[..., 0]
+        if white:
+            pixels = scale(pixels, white)
         images.append(np.asarray(fit(Image.fromarray(pixels), image_size)))
         labels.append(int(example["label"]))
         ids.append(example.get("id", b""))
     order = np.argsort(np.asarray(ids), kind="stable")
     array, label = np.stack(images)[order], np.asarray(labels, np.int64)[order]
-    return ImageSet(ArrayImages(array), label, tuple(info.features["label"].names))
+    return ImageSet(ArrayImages(array, white=white), label, tuple(info.features["label"].names))
+
+
+def _white_of(builder: Any, split: str) -> float:
+    """The value that is white in a split of images deeper than 8 bits; 0 where none is."""
+    import tensorflow_datasets as tfds
+
+    white = 0.0
+    for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)):
+        if example["image"].dtype == np.uint8:
+            return 0.0
+        white = max(white, white_of(example["image"]))
+    say(f"note: the {split} images are deeper than 8 bits; {white:,.6g} is taken for white")
+    return white
