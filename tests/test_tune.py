@@ -243,3 +243,14 @@ def test_own_images_with_a_natural_tail_and_no_look_at_the_test_images(tmp_path)
     assert "fewer than 10 images each: class_0 (9), class_1 (6), class_2 (3)" in page
     refused = run(*arguments, f"--workdir={tmp_path / 'run'}")
     assert refused.returncode == 2, "training would have opened the test images"
+
+
+def test_the_page_has_the_figures_of_the_kept_choice():
+    result = json.loads((ROOT / "results" / "tune_digits" / "tune.json").read_text())
+    page = (ROOT / "docs" / "choosing.md").read_text()
+    for c in result["candidates"]:
+        accuracy, error = (100 * c[name] for name in ("balanced_accuracy", "standard_error"))
+        images = sum(c["num_images"])
+        assert f"| `{c['name']}` | {c['folds']} | {images} | {accuracy:.1f} ± {error:.1f} |" in page
+    assert f"`{result['chosen']}` is chosen" in page
+    assert f"cost {result['cost']:.1f} training runs" in page
