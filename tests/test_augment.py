@@ -2,6 +2,7 @@
 
 import colorsys
 import dataclasses
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,15 @@ def jitter(factors, turn=0.0, order=(0, 1, 2), hue_slot=0):
 def test_without_operations_only_normalises():
     out = aug.augment(jnp.asarray(UINT8), jnp.zeros(6, int), KEY, PLAIN)
     np.testing.assert_allclose(out, (X - PLAIN.mean) / PLAIN.std, atol=1e-4)
+
+
+def test_the_draws_of_an_operation_follow_from_its_name():
+    """Oracle: the centres drawn from the key that is folded with the name's CRC-32."""
+    key = jax.random.fold_in(KEY, zlib.crc32(b"cutout"))
+    centre = np.asarray(jax.random.randint(key, (6, 2), 0, 16))
+    out = seen(np.full_like(UINT8, 255), cutout=2)[..., 0]
+    for image, (y, x) in zip(out, centre):
+        assert image[y, x] == pytest.approx(0, abs=1e-3)
 
 
 def test_an_operation_leaves_the_draws_of_the_others_alone():
