@@ -12,6 +12,7 @@ from osed_jax import experiment
 from osed_jax.commands.compare import compare
 from osed_jax.config import check
 from osed_jax.errors import UserError
+from osed_jax.evaluation import tables
 from osed_jax.evaluation.metrics import classification_report
 from osed_jax.evaluation.paired_tests import all_pairs
 from osed_jax.evaluation.runs import find_runs, variants
@@ -180,3 +181,26 @@ def test_pairs_are_matched_by_seed(three_methods):
     pair = next(p for p in all_pairs(rows) if (p.first, p.second) == ("erm", "open"))
     assert pair.seeds == (1, 2) and pair.top1.mean == pytest.approx(0.1)
     assert not [p for p in all_pairs(rows) if {p.first, p.second} == {"erm", "osed"}]
+
+
+def test_odd_names_stay_one_cell_in_every_form():
+    names = ["50% & #1_a|b\\c", "{$x^2$}~>", "two\nlines"]
+    table = (["class", "n"], [[name, "3"] for name in names])
+    rows = tables.markdown(table).splitlines()
+    assert len(rows) == 5 and rows[2].startswith(r"| 50% & #1_a\|b\\c ")
+    assert rows[4].startswith("| two lines ")
+    rows = tables.latex(table).splitlines()[4:7]
+    assert rows[0] == r"50\% \& \#1\_a|b\textbackslash{}c & 3 \\"
+    assert rows[1] == r"\{\$x\textasciicircum{}2\$\}\textasciitilde{}$>$ & 3 \\"
+    assert rows[2] == r"two lines & 3 \\"
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd|x", "-2+3", "@SUM(A1)", "\t=1", "-0.5 to =x"])
+def test_a_spreadsheet_takes_no_name_for_a_formula(name):
+    written = next(csv.reader([tables.as_csv(([name], []))]))
+    assert written == [f"'{name}"]
+
+
+@pytest.mark.parametrize("figure", ["-0.5", "+10.00 ± 0.00", "-1.00 to +2.50", "-1,200", "-3e-05"])
+def test_figures_stay_figures(figure):
+    assert next(csv.reader([tables.as_csv(([figure], []))])) == [figure]

@@ -89,6 +89,18 @@ def test_saved_model_loads_as_it_was(case, tmp_path):
         saving.save(model, str(tmp_path / "again"))
 
 
+def test_saving_writes_nothing_outside_its_folder(case, tmp_path):
+    _, _, model, _ = case
+    kept = model.tokenizer.chat_template
+    model.tokenizer.chat_template = {"../../outside": "x", "default": "y"}
+    try:
+        saving.save(model, str(tmp_path / "a" / "model"))
+    finally:
+        model.tokenizer.chat_template = kept
+    assert not [p for p in tmp_path.rglob("outside*")]
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["model"]
+
+
 def test_parameters_and_computation_have_their_own_types(folder):
     model = stable_diffusion.load(str(folder), dtype=jnp.bfloat16, param_dtype=jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {np.dtype(jnp.float32)}

@@ -25,6 +25,11 @@ def test_interval_over_seeds_is_that_of_the_table():
     assert over_seeds([0.5]) == (0.5, None, None)
 
 
+def test_an_interval_ends_where_its_values_must():
+    assert over_seeds([0.5, 0.98], lowest=0.0).interval == (0.0, 1.0)
+    assert over_seeds([-0.4, 0.6]).interval == (-1.0, 1.0)
+
+
 def test_interval_of_a_share_is_wilsons_formula():
     hits, total, z = 450, 500, 1.959963984540054
     p = hits / total

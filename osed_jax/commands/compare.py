@@ -47,7 +47,7 @@ def compare(directory: Path) -> list[dict[str, Any]]:
 def _bar(variant: Variant, *keys: str) -> Bar:
     """One seed has no interval over seeds; then it is that of its test images."""
     values = variant.values(*keys)
-    spread = over_seeds(values)
+    spread = over_seeds(values, lowest=0.0)
     between = spread.interval
     if between is None:
         total = variant.runs[0].summary["num_test_images"]

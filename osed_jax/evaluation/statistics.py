@@ -27,14 +27,20 @@ class McNemar(NamedTuple):
     p_value: float
 
 
-def over_seeds(values: Sequence[float]) -> Spread:
-    """Student's t interval of the mean; of one value there is only the mean."""
+def over_seeds(values: Sequence[float], *, lowest: float = -1.0) -> Spread:
+    """Student's t interval of the mean; of one value there is only the mean.
+
+    Args:
+      values: shares, or differences of shares, of each seed.
+      lowest: end of the possible values, 0 for shares; the other end is 1. The interval of few
+        seeds would reach beyond them.
+    """
     mean = float(np.mean(values))
     if len(values) < 2:
         return Spread(mean, None, None)
     sd = float(np.std(values, ddof=1))
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
-    return Spread(mean, sd, (mean - half, mean + half))
+    return Spread(mean, sd, (max(mean - half, lowest), min(mean + half, 1.0)))
 
 
 def share_interval(hits: int, total: int) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 
 from osed_jax.evaluation.paired_tests import Pair
@@ -9,6 +10,29 @@ from osed_jax.evaluation.runs import Variant
 from osed_jax.evaluation.statistics import Spread, over_seeds
 
 Table = tuple[list[str], list[list[str]]]
+
+# What LaTeX takes for a command, letter by letter.
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "_": r"\_",
+    "#": r"\#",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "±": r"$\pm$",
+    "—": "--",
+    "<": "$<$",
+    ">": "$>$",
+    "\n": " ",
+    "\r": " ",
+}
+# A signed number, alone, with its deviation, or as the start of an interval: no formula.
+_NUMBER = r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?"
+_FIGURE = re.compile(rf"{_NUMBER}( (±|to) {_NUMBER})?")
 
 VALIDATION, _BALANCED = "validation", "balanced_accuracy"  # keys of summary.json
 
@@ -25,7 +49,7 @@ def overall(variants: Sequence[Variant]) -> Table:
     head = ["method", "seeds", *held_out, *figures]
     rows = []
     for variant in variants:
-        top1 = over_seeds(variant.values("top1"))
+        top1 = over_seeds(variant.values("top1"), lowest=0.0)
         rows.append(
             [
                 variant.name,
@@ -106,7 +130,7 @@ def p_value(value: float) -> str:
 
 def markdown(table: Table) -> str:
     """The first column to the left, the others to the right, all columns aligned."""
-    head, rows = table
+    head, *rows = ([_one_line(cell) for cell in row] for row in (table[0], *table[1]))
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     lines = [head, rule, *rows]
@@ -131,10 +155,10 @@ def latex(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Comma-separated, cells as in the other forms."""
+    """Comma-separated; what a spreadsheet would take for a formula has a quote before it."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([table[0], *table[1]])
+    writer.writerows([_inert(cell) for cell in row] for row in (table[0], *table[1]))
     return out.getvalue()
 
 
@@ -144,15 +168,15 @@ def _figure(variant: Variant, *keys: str) -> str:
 
 
 def _escaped(cell: str) -> str:
-    for plain, escaped in (
-        ("\\", r"\textbackslash "),
-        ("&", r"\&"),
-        ("%", r"\%"),
-        ("_", r"\_"),
-        ("#", r"\#"),
-        ("±", r"$\pm$"),
-        ("—", "--"),
-        ("<", "$<$"),
-    ):
-        cell = cell.replace(plain, escaped)
-    return cell
+    return "".join(_LATEX.get(letter, letter) for letter in cell)
+
+
+def _one_line(cell: str) -> str:
+    """A cell that stays one cell of a Markdown table."""
+    return " ".join(cell.replace("\\", r"\\").replace("|", r"\|").split())
+
+
+def _inert(cell: str) -> str:
+    """A cell that a spreadsheet takes for text where it would take it for a formula."""
+    begins = cell.lstrip()[:1] or cell[:1]
+    return f"'{cell}" if begins in tuple("=+-@") and not _FIGURE.fullmatch(cell) else cell
