@@ -56,7 +56,7 @@ def main(config: ConfigDict | None) -> None:
     if mode.workdir:
         if not FLAGS.workdir:
             raise UserError("--workdir is missing; give the folder that holds or will hold the run")
-        arguments.append(Path(FLAGS.workdir))
+        arguments.append(Path(FLAGS.workdir).expanduser())
     given = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or given != (None, None, None):
         check_together(FLAGS.mode)

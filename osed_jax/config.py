@@ -1,5 +1,6 @@
 """A config: made from the schema, and checked, with every problem in one error."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from ml_collections import ConfigDict
 from osed_jax.conflicts import conflicts
 from osed_jax.errors import UserError
 from osed_jax.methods import METHODS, method_of
-from osed_jax.schema import Field, fields
+from osed_jax.schema import PATH, Field, fields
 
 
 def get_config(method: str = "erm") -> ConfigDict:
@@ -53,12 +54,28 @@ def defaults() -> dict[str, Any]:
 def check(config: ConfigDict) -> dict[str, Any]:
     """Returns the config as a plain nested dict, as `config.json` has it.
 
+    A path that begins with ~ has the home folder there: no shell expands it behind `=`.
+
     Raises:
       UserError: naming every field that is unknown, missing or out of range.
     """
-    resolved = plain(config.to_dict())
+    resolved = _without_tilde(plain(config.to_dict()))
     check_fields(resolved)
     return resolved
+
+
+def _without_tilde(resolved: dict[str, Any]) -> dict[str, Any]:
+    paths = {name for name, field in fields() if field.rule is PATH}
+
+    def expanded(name: str, value: Any) -> Any:
+        return os.path.expanduser(value) if name in paths and isinstance(value, str) else value
+
+    return {
+        section: {key: expanded(f"{section}.{key}", v) for key, v in value.items()}
+        if isinstance(value, dict)
+        else expanded(section, value)
+        for section, value in resolved.items()
+    }
 
 
 def check_fields(resolved: Mapping[str, Any]) -> None:

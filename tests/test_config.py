@@ -237,3 +237,15 @@ def test_old_names_are_read_and_answered():
     assert said == "config.oversampling.noise_ratio is called config.oversampling.replace_ratio now"
     said = renamed_flags(["--config.adapt.num_steps=5"])
     assert said == "config.adapt.num_steps is called config.finetune.num_steps now"
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = digits.get_config("osed")
+    config.oversampling.generated_dir = "~/made"
+    config.init.fork_from = "runs/~x"
+    config.generation.negative_prompt = "~"
+    checked = check(config)
+    assert checked["oversampling"]["generated_dir"] == "/home/someone/made"
+    assert checked["init"]["fork_from"] == "runs/~x", "only at the beginning"
+    assert checked["generation"]["negative_prompt"] == "~", "a text, no path"
