@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osed_jax.reporting import bars, curves, mosaics
+from osed_jax.reporting import bars, curves, mosaics, style
 from osed_jax.reporting.feature_map import draw_feature_map, spread
 from osed_jax.reporting.page import facts, page, picture, table, text
 from osed_jax.reporting.style import figure
@@ -194,3 +194,12 @@ def test_a_page_needs_no_network_and_escapes_what_it_is_given(tmp_path):
     )
     assert "<script>" not in made and "<b>1" in made and "&lt;b&gt;" in made
     assert "http" not in made and made.count("src=") == made.count('src="data:image/png;base64,')
+
+
+def test_a_name_with_dollars_is_no_formula(tmp_path):
+    name = "$5_{ and $7"
+    with figures_checked(), figure(3, 3, tmp_path / "x.png") as drawn:
+        style.name_classes(drawn.subplots(), [name, "b"])
+    bar = bars.Bar(name, 0.5, None, [0.5])
+    bars.draw_overall(tmp_path / "y.png", [bar], "title")
+    assert shape(tmp_path / "x.png") and shape(tmp_path / "y.png")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from osed_jax.reporting.style import GREY, KIND_COLOURS, WIDTH, figure, shorten
+from osed_jax.reporting.style import GREY, KIND_COLOURS, WIDTH, figure, literal, shorten
 
 _GAP = 0.12  # between images, of their side
 
@@ -29,7 +29,7 @@ def draw_mistakes(path: Path, images: np.ndarray, captions: Sequence[str]) -> No
             ax.set_axis_off()
         for ax, image, caption in zip(axes, images, captions):
             ax.imshow(image)
-            ax.set_title(caption, fontsize=8.5, weight="normal", loc="center")
+            ax.set_title(literal(caption), fontsize=8.5, weight="normal", loc="center")
 
 
 def draw_batch(path: Path, rows: Mapping[str, np.ndarray], title: str) -> None:

@@ -75,12 +75,17 @@ def name_classes(ax: Axes, class_names: tuple[str, ...] | list[str], *, axis: st
 
 def shorten(name: str, length: int = 16) -> str:
     """A name that fits beside a bar."""
-    return name if len(name) <= length else name[: length - 1] + "…"
+    return literal(name if len(name) <= length else name[: length - 1] + "…")
 
 
 def wrap(name: str, length: int) -> str:
     """A name in lines of `length` letters, none of them left out."""
-    return "\n".join(textwrap.wrap(name, length))
+    return literal("\n".join(textwrap.wrap(name, length)))
+
+
+def literal(name: str) -> str:
+    """A name that Matplotlib draws as it is: between two `$` it would look for a formula."""
+    return name.replace("$", r"\$")
 
 
 def percent_axis(ax: Axes, *, axis: str = "y") -> None:
