@@ -3,12 +3,12 @@
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from osed_jax import cluster
+from osed_jax.config_files import missing_config, mistake_in
 from osed_jax.errors import UserError
 from osed_jax.exit_status import exit_status_of
 from osed_jax.modes import MODES, check_together, mode_of
@@ -36,7 +36,7 @@ def parse(argv: list[str]) -> ConfigDict | None:
     except Exception as error:  # a config file's own complaint comes wrapped in a traceback
         from osed_jax.renames import renamed_flags
 
-        text = renamed_flags(argv)
+        text = renamed_flags(argv) or mistake_in(argv, error)
         text = text or " ".join(str(error.args[0] if error.args else error).split())
         raise UserError(f"{text.split('UserError: ')[-1]} (see python main.py --help)") from error
     if extra:
@@ -46,10 +46,10 @@ def parse(argv: list[str]) -> ConfigDict | None:
 
 def main(config: ConfigDict | None) -> None:
     """Calls one command, imported late, so that a mistyped value is answered at once."""
-    mode, arguments = mode_of(FLAGS.mode), list[Any]()
+    mode, arguments = mode_of(FLAGS.mode), []
     if mode.config:
         if config is None:
-            raise UserError("--config is missing; give for example --config=configs/digits.py:erm")
+            raise UserError(missing_config(FLAGS["config"].present))
         from osed_jax.config import check
 
         arguments.append(check(config))

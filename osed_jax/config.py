@@ -108,7 +108,30 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
         field: (before.get(field, "absent"), after.get(field, "absent"))
         for field in sorted(before.keys() | after.keys())
     }
-    return {field: (a, b) for field, (a, b) in pairs.items() if a != b}
+    return {f: (a, b) for f, (a, b) in pairs.items() if a != b and not _same_path(f, a, b)}
+
+
+def _same_path(field: str, a: Any, b: Any) -> bool:
+    """Whether a field is a path, and both values are of one place: DIR, DIR/ or from the root."""
+    known = dict(fields()).get(field)
+    if known is None or known.rule is not PATH or not (a and b):
+        return False
+    return isinstance(a, str) and isinstance(b, str) and _place(a) == _place(b)
+
+
+def _place(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def with_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with every path from the root on, to tell whether two are the same."""
+    paths = {name for name, field in fields() if field.rule is PATH}
+    return {
+        section: {k: _place(v) if f"{section}.{k}" in paths and v else v for k, v in value.items()}
+        if isinstance(value, Mapping)
+        else value
+        for section, value in config.items()
+    }
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,8 @@
 """From what a command raises to one line for a person, and the exit status of the process."""
 
 import errno
+import io
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,8 +16,26 @@ _ADVICE = {
 }
 
 
+def _of_the_machine(error: Exception) -> str:
+    """What other libraries say of a full disk or a missing device, in one line; else empty."""
+    text = str(error)
+    if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("jax/_src/xla_bridge.py"):
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        return (
+            f"JAX finds no device of JAX_PLATFORMS={asked!r} ({text[:200] or 'no reason given'}); "
+            f"unset JAX_PLATFORMS, or install what that platform needs"
+        )
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        line = next(s for s in text.splitlines() if "space" in s or "quota" in s)
+        return f"{line.strip()[-300:]}; free some space, then start again"
+    return ""
+
+
 def exit_status_of(command: Callable[[], None]) -> int:
     """Calls a command: 0 where it ends well, 2 with one line where a person can mend it, else 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
     try:
         command()
         return cluster.leave(0)
@@ -26,10 +46,10 @@ def exit_status_of(command: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         message = "interrupted; the same command goes on from what is saved"
     except Exception as error:
-        lost = cluster.lost(error)
-        if lost is None:
+        told = cluster.lost(error) or _of_the_machine(error)
+        if not told:
             traceback.print_exc()
             return cluster.leave(1)
-        message = lost
+        message = told
     print(f"error: {message}", file=sys.stderr)
     return cluster.leave(2)

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 FLOORS = [
     {"errors", "kinds", "choices", "methods", "candidates", "stages"},
     {"cluster", "sharding", "modes"},
-    {"console", "exit_status"},
+    {"console", "exit_status", "config_files"},
     {"models", "data"},
     {"schema", "conflicts"},
     {"config"},

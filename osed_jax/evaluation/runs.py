@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from osed_jax import workdir
-from osed_jax.config import changed_fields, differences
+from osed_jax.config import changed_fields, differences, with_places
 from osed_jax.errors import UserError
 from osed_jax.methods import METHODS
 from osed_jax.renames import completed
@@ -109,7 +109,8 @@ def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
     """
     by_config: dict[str, list[Run]] = {}
     for run in runs:
-        by_config.setdefault(json.dumps(without_seed(run.summary["config"])), []).append(run)
+        shared = with_places(without_seed(run.summary["config"]))
+        by_config.setdefault(json.dumps(shared), []).append(run)
     by_method: dict[str, list[list[Run]]] = {}
     for members in by_config.values():
         by_method.setdefault(members[0].summary["method"], []).append(members)
