@@ -59,8 +59,8 @@ class Data:
       test: the test set; empty where it was not opened.
       generated: generated images; None where the mode uses none.
       facts: what `dataset.json` says of them: name, class_names, class_counts,
-        num_train_images, num_validation_images, subset_sha256, mean, std, image_size,
-        generated_counts, generated_classes (those that may show generated images).
+        num_train_images, num_validation_images, subset_sha256, content_sha256 (of each part), mean,
+        std, image_size, generated_counts, generated_classes (those that may show generated images).
     """
 
     train: ImageSet
@@ -195,7 +195,8 @@ def load_data(config: Config, cache_dir: Path) -> Data:
     data = dataclasses.replace(data, test=load_split(config, "test", cache_dir))
     sets = {"training": data.train, "validation": data.validation, "test": data.test}
     check_sets({**sets, **({"generated": data.generated} if data.generated else {})})
-    return data
+    digests = {**data.facts["content_sha256"], "test": data.test.content_sha256()}
+    return dataclasses.replace(data, facts={**data.facts, "content_sha256": digests})
 
 
 def load_training_data(config: Config, cache_dir: Path) -> Data:
@@ -220,6 +221,12 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         "num_train_images": len(train.label),
         "num_validation_images": len(split_set.held_out),
         "subset_sha256": long_tail.subset_sha256(split_set.rows),
+        "content_sha256": {
+            "training": train.content_sha256(),
+            "validation": split_set.validation.content_sha256(),
+            "test": None,
+            "generated": made.content_sha256() if made else None,
+        },
         "mean": list(mean),
         "std": list(std),
         "generated_counts": list(made.class_counts) if made else None,

@@ -4,14 +4,20 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from osed_jax import cluster
 from osed_jax.config import differences
+from osed_jax.console import say
+from osed_jax.digests import DamageError, sealed, unsealed
 from osed_jax.errors import UserError
 from osed_jax.renames import completed
+
+CHECKPOINTS, ABOUT = "checkpoints", "default/about.json"  # of a work directory, of a checkpoint
+REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
+_LOCK = ".lock"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -27,23 +33,52 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON, indented, with a final newline."""
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON with a digest of its content, indented, with a final newline."""
+    write_atomically(path, json.dumps(sealed(content), indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON.
+def read_json(path: Path, remedy: str = "restore it from a copy") -> dict[str, Any]:
+    """Reads JSON, as `write_json` or an earlier version wrote it.
+
+    Args:
+      path: of the file.
+      remedy: what to do where it is damaged.
 
     Raises:
-      UserError: where the file is missing or broken.
+      UserError: where the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"there is no {path}; is {path.parent} a work directory?") from error
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore or remove it") from error
+        raise DamageError(f"{path} is not valid JSON ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise DamageError(f"{path} holds no JSON object; {remedy}")
+    try:
+        return unsealed(content)
+    except DamageError as error:
+        raise DamageError(
+            f"{path} is damaged or was changed by hand: {error}; {remedy}, or remove the line of "
+            f"the digest if you changed it on purpose"
+        ) from error
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The records of a file of JSON lines, and the numbers of its damaged lines, from 1.
+
+    A last line without its end is what a killed process was writing: it is left out, no damage.
+    """
+    records, damaged = [], []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            records.append(unsealed(record))
+        except (ValueError, AttributeError, DamageError):
+            damaged.append(number)
+    return records, damaged
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -64,9 +99,92 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """The config of the experiment in a work directory, also where an earlier version made it.
 
     Raises:
-      UserError: where the file is missing or broken.
+      UserError: where it is missing or damaged, in the checkpoints too.
     """
-    return completed(read_json(workdir / "config.json"))
+    return completed(_read_kept(workdir, "config"))
+
+
+def read_facts(workdir: Path) -> dict[str, Any]:
+    """What `dataset.json` says of the images of the run in a work directory.
+
+    Raises:
+      UserError: where it is missing or damaged, in the checkpoints too.
+    """
+    return _read_kept(workdir, "dataset")
+
+
+def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """Writes `dataset.json`, the facts of a run's images.
+
+    Raises:
+      UserError: where a run goes on with other images than it began with.
+    """
+    path = workdir / "dataset.json"
+    if is_begun(workdir):
+        before = read_facts(workdir)
+        if "content_sha256" not in before:
+            say(f"note: {path} is of an earlier version and knows its images by number only")
+        if changed := changed_images(before, facts):
+            raise UserError(
+                f"the images have changed since {workdir} began ({'; '.join(changed)}); restore "
+                f"them to go on, or give another --workdir to train on these"
+            )
+    write_json(path, facts)
+
+
+def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what the images of two runs differ, by their facts; one line each, [] for the same.
+
+    What `before` does not know is not compared: earlier versions kept fewer facts.
+    """
+    changed = differences(before, {name: now.get(name) for name in before})
+    of_content = "content_sha256."
+    return [
+        f"other {c.removeprefix(of_content).partition(':')[0]} images"
+        if c.startswith(of_content)
+        else c
+        for c in changed
+    ]
+
+
+def read_about(workdir: Path, epoch: int) -> dict[str, Any] | None:
+    """Config and facts of the run that a checkpoint is of; None where an earlier version saved it.
+
+    Raises:
+      DamageError: where the file is damaged.
+    """
+    path = workdir / CHECKPOINTS / str(epoch) / ABOUT
+    return read_json(path) if path.exists() else None
+
+
+def checkpoint_epochs(workdir: Path) -> list[int]:
+    """Numbers of finished epochs of which there is a checkpoint, ascending."""
+    found = (workdir / CHECKPOINTS).glob("*")
+    return sorted(int(path.name) for path in found if path.name.isdigit())
+
+
+def _is_whole(path: Path) -> bool:
+    with contextlib.suppress(UserError):
+        return bool(read_json(path))
+    return False
+
+
+def _read_kept(workdir: Path, name: str) -> dict[str, Any]:
+    """NAME.json; where it is missing or damaged, what a checkpoint has of it, and that is said."""
+    try:
+        return read_json(workdir / f"{name}.json")
+    except UserError as problem:
+        for epoch in reversed(checkpoint_epochs(workdir)):
+            with contextlib.suppress(DamageError):
+                about = read_about(workdir, epoch)
+                if about and name in about:
+                    why = "is damaged" if isinstance(problem, DamageError) else "is missing"
+                    say(
+                        f"note: {workdir / name}.json {why}; its content is taken from the "
+                        f"checkpoint of epoch {epoch}"
+                    )
+                    return about[name]
+        raise
 
 
 @contextlib.contextmanager
@@ -84,7 +202,7 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "w")  # noqa: SIM115 - open as long as the run lasts
+        lock = open(workdir / _LOCK, "w")  # noqa: SIM115 - open as long as the run lasts
     except OSError as error:
         raise UserError(
             f"cannot write to the work directory {workdir}: {error.strerror}; "
@@ -97,15 +215,17 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
             raise UserError(
                 f"another process is training in {workdir}; wait for it or give another {setting}"
             ) from error
-        if not (workdir / "config.json").exists() or not is_begun(workdir):
-            write_json(workdir / "config.json", config)
+        path, begun = workdir / "config.json", is_begun(workdir)
+        kept = _read_kept(workdir, "config") if begun else config
         # Both are filled up, as --mode=finetune keeps a part of a section only.
-        changed = differences(read_config(workdir), completed(config))
+        changed = differences(completed(kept), completed(config))
         if changed:
             raise UserError(
                 f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
                 f"give another {setting}, or the old values to go on with that run"
             )
+        if not (begun and _is_whole(path)):
+            write_json(path, kept)
         yield
 
 
@@ -116,9 +236,20 @@ def is_begun(workdir: Path) -> bool:
     """
     metrics = workdir / "metrics.jsonl"
     made = ("summary.json", "base", "model_index.json")  # the last two by --mode=finetune
-    return (metrics.exists() and metrics.stat().st_size > 0) or any(
-        (workdir / name).exists() for name in made
+    return (
+        bool(checkpoint_epochs(workdir))
+        or (metrics.exists() and metrics.stat().st_size > 0)
+        or any((workdir / name).exists() for name in made)
     )
+
+
+def check_there(workdir: Path) -> None:
+    """Raises UserError where a claimed work directory was removed or moved in the meantime."""
+    if not (workdir / _LOCK).exists():
+        raise UserError(
+            f"the work directory {workdir} was removed or moved while the run was at work; start "
+            f"again with --workdir where it is now, or anew"
+        )
 
 
 @contextlib.contextmanager
@@ -132,6 +263,8 @@ def claimed_by_first(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
 def keep_lines_before(metrics: Path, unit: str, end: int) -> None:
     """Drops the lines of `metrics.jsonl` that a resumed run will write again.
 
+    Damaged lines are dropped too, and that is said; those behind them stay.
+
     Args:
       metrics: the file.
       unit: the field that counts its lines, `epoch` or `step`.
@@ -139,13 +272,14 @@ def keep_lines_before(metrics: Path, unit: str, end: int) -> None:
     """
     if not metrics.exists():
         return
-    kept = []
-    for line in metrics.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the line that a killed process was writing
-            break
-        if record[unit] >= end:
-            break
-        kept.append(line + "\n")
+    records, damaged = read_lines(metrics)
+    if damaged:
+        say(f"note: {describe_damaged(metrics, damaged)}; what they said of the training is lost")
+    kept = [json.dumps(sealed(r)) + "\n" for r in records if r.get(unit, end) < end]
     write_atomically(metrics, "".join(kept))
+
+
+def describe_damaged(path: Path, lines: Sequence[int]) -> str:
+    """Which lines of a file are damaged, in words."""
+    some = ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
+    return f"{len(lines):,} damaged lines of {path} are left out (line {some})"

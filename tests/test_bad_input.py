@@ -1,7 +1,6 @@
 """Bad input through the command line: one clear line, a non-zero exit, no traceback, no harm."""
 
 import fcntl
-import json
 import shutil
 import subprocess
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from osed_jax.workdir import read_json, write_json
 from tests.command_line import SMALL, command, environment, run, run_well
 from tests.conftest import ROOT
 
@@ -230,14 +230,14 @@ def test_forks(finished, tmp_path):
     shutil.rmtree(tmp_path / "late" / "checkpoints" / "1")
     line = refused(*fork(tmp_path / "late"), f"--workdir={tmp_path / 'checkpoint'}")
     assert "no checkpoint of epoch 1, only of [2]" in line
-    facts = json.loads((finished / "dataset.json").read_text())
-    (tmp_path / "late" / "dataset.json").write_text(json.dumps({**facts, "class_counts": [9]}))
+    facts = read_json(finished / "dataset.json")
+    write_json(tmp_path / "late" / "dataset.json", {**facts, "class_counts": [9]})
     line = refused(*fork(tmp_path / "late"), f"--workdir={tmp_path / 'images'}")
     assert "differs in class_counts: [9] -> [40, " in line
-    (tmp_path / "late" / "dataset.json").write_text(json.dumps(facts))
-    content = json.loads((finished / "config.json").read_text())
+    write_json(tmp_path / "late" / "dataset.json", facts)
+    content = read_json(finished / "config.json")
     content["oversampling"].update(mode="resample", start_epoch=0)
-    (tmp_path / "late" / "config.json").write_text(json.dumps(content))
+    write_json(tmp_path / "late" / "config.json", content)
     line = refused(*fork(tmp_path / "late"), f"--workdir={tmp_path / 'early'}")
     assert "its method ros trains in another way from the first epoch on" in line
 
@@ -261,11 +261,11 @@ def test_damaged_checkpoints(finished, tmp_path):
     for path in (workdir / "checkpoints" / "2").rglob("*"):
         if path.is_file() and path.stat().st_size > 2000:
             path.write_bytes(path.read_bytes()[:100])
-    line = refused(DIGITS + "erm", f"--workdir={workdir}", *SMALL, "--config.train.num_epochs=2")
-    assert "damaged or of another model" in line
-    # Its advice works.
-    shutil.rmtree(workdir / "checkpoints" / "2")
-    run_well(DIGITS + "erm", f"--workdir={workdir}", *SMALL, "--config.train.num_epochs=2")
+    again = (DIGITS + "erm", f"--workdir={workdir}", *SMALL, "--config.train.num_epochs=2")
+    line = refused(*again, "--mode=evaluate")
+    assert "checkpoint of epoch 2 is damaged" in line and "checkpoints/2/default/" in line
+    assert "going on from the checkpoint of epoch 1" in run_well(*again)
+    assert (workdir / "checkpoints.damaged" / "2").is_dir()
     one, two = (np.load(d / "predictions.npz")["logits"] for d in (finished, workdir))
     np.testing.assert_array_equal(one, two)
 
@@ -274,12 +274,12 @@ def test_other_images_in_the_midst_of_a_run(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     kept = tmp_path / "run" / "dataset.json"
-    facts = json.loads(kept.read_text()) | {"generated_counts": [3]}
-    kept.write_text(json.dumps(facts))
+    facts = read_json(kept) | {"generated_counts": [3]}
+    write_json(kept, facts)
     again = (DIGITS + "erm", f"--workdir={tmp_path / 'run'}", *SMALL)
     line = refused(*again, "--config.train.num_epochs=2")
     assert "images have changed since" in line and "(generated_counts: [3] -> None)" in line
-    assert json.loads(kept.read_text()) == facts
+    assert read_json(kept) == facts
 
 
 def test_a_last_update_that_goes_astray(tmp_path):

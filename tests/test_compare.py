@@ -164,9 +164,78 @@ def test_a_group_without_test_images_is_left_out_of_the_figure(tmp_path):
     assert cells(tmp_path / "comparison" / "methods.csv")[0]["many"] == "—"
 
 
+def digests(**other):
+    """Facts of a run with digests of its images, some of them other ones."""
+    parts = {"training": "a", "validation": None, "test": "b", "generated": "c", **other}
+    return {"content_sha256": parts}
+
+
+@pytest.mark.parametrize("part", ["training", "validation", "test"])
+def test_runs_of_other_images_are_not_compared(tmp_path, part):
+    write_run(tmp_path / "one", "erm", 0, 3, facts=digests())
+    write_run(tmp_path / "two", "open", 0, 3, facts=digests(generated=None))
+    compare(tmp_path)  # what one method alone is shown does not matter
+    write_run(tmp_path / "zz", "ros", 0, 3, facts=digests(**{part: "other"}))
+    with pytest.raises(UserError, match=rf"one and .*zz are of different data .other {part} im"):
+        compare(tmp_path)
+
+
+def test_seeds_whose_generated_images_were_exchanged_are_not_averaged(tmp_path):
+    write_run(tmp_path / "a", "osed", 0, 3, facts=digests())
+    write_run(tmp_path / "b", "osed", 1, 4, facts=digests())
+    compare(tmp_path)
+    write_run(tmp_path / "c", "osed", 2, 4, facts=digests(generated="other"))
+    with pytest.raises(UserError, match=r"/a and .*/c have the same config, but the generated"):
+        compare(tmp_path)
+
+
+def test_runs_of_an_earlier_version_are_compared_and_that_is_said_once(tmp_path, capsys):
+    for seed in (0, 1):
+        write_run(tmp_path / f"old{seed}", "erm", seed, 5)
+    compare(tmp_path)
+    alone = cells(tmp_path / "comparison" / "methods.csv")
+    assert capsys.readouterr().out.count("carry no digest") == 1
+    write_run(tmp_path / "new", "open", 0, 3, facts=digests())
+    compare(tmp_path)
+    assert "2 of 3 runs are of an earlier version" in capsys.readouterr().out
+    assert cells(tmp_path / "comparison" / "methods.csv")[0] == alone[0]
+
+
+def test_linked_runs_are_found_once_and_dead_links_are_named(
+    three_methods, tmp_path_factory, capsys
+):
+    away = tmp_path_factory.mktemp("away")
+    write_run(away / "drs0", "drs", 0, 3)
+    (three_methods / "linked").symlink_to(away / "drs0")
+    (three_methods / "again").symlink_to(three_methods / "erm0")
+    (three_methods / "around").symlink_to(three_methods)
+    (three_methods / "gone").symlink_to(away / "nothing")
+    assert len(compare(three_methods)) == 8
+    assert f"{three_methods / 'gone'} is a link to nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bit", [130, 300, 900, 1300])
+def test_predictions_with_a_flipped_bit_or_of_another_run_are_refused(three_methods, bit):
+    path = three_methods / "osed0" / "predictions.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:bit] + bytes([whole[bit] ^ 4]) + whole[bit + 1 :])
+    with pytest.raises(UserError, match=r"osed0/predictions.npz .*train the run again"):
+        compare(three_methods)
+    path.write_bytes((three_methods / "erm0" / "predictions.npz").read_bytes())
+    with pytest.raises(UserError, match=r"osed0/predictions.npz is not of the figures"):
+        compare(three_methods)
+
+
+def test_the_summary_of_another_tool_is_named(three_methods):
+    (three_methods / "other").mkdir()
+    (three_methods / "other" / "summary.json").write_text('{"accuracy": 0.5}')
+    with pytest.raises(UserError, match=r"other/summary.json has no method, seed"):
+        compare(three_methods)
+
+
 def test_a_run_without_predictions_is_named(three_methods):
     (three_methods / "osed0" / "predictions.npz").unlink()
-    with pytest.raises(UserError, match=r"osed0/predictions.npz cannot .*train it again"):
+    with pytest.raises(UserError, match=r"osed0/predictions.npz cannot .*train the run again"):
         compare(three_methods)
 
 

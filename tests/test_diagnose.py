@@ -39,7 +39,7 @@ from osed_jax.workdir import write_json
 from tests.command_line import run_well
 
 LAYERS = ["Conv_0", "RoutedBatchNorm_0", "Conv_1", "RoutedBatchNorm_1", "Dense_0"]
-LOSS_FACTS = LossFacts(np.ones(3), num_epochs=1, start_epoch=1)
+LOSS_data.facts = LossFacts(np.ones(3), num_epochs=1, start_epoch=1)
 KINDS = {"natural": Kind.NATURAL, "generated": Kind.GENERATED, "noise": Kind.NOISE}
 RANDOM = np.random.RandomState(0)
 MEAN, STD = np.array([0.5, 0.4, 0.6]), np.array([0.25, 0.2, 0.3])
@@ -91,7 +91,7 @@ def measured(*, model=None, state=STATE, which=(0, 1, 2), augmentation=PLAIN, se
         [jax.device_put(batch, split(mesh)) for batch in batches],
         num_batches=len(batches),
         image_size=6,
-        loss_fn=cross_entropy({"label_smoothing": 0.0}, LOSS_FACTS),
+        loss_fn=cross_entropy({"label_smoothing": 0.0}, LOSS_data.facts),
         epoch=0,
         augmentation=augmentation,
         seed=seed,
@@ -339,7 +339,8 @@ def run(tmp_path_factory):
     write_json(workdir / "dataset.json", data.facts)
     model = experiment.make_model(config, 10, routed=False)
     tx = experiment.make_optimizer(config, 1)
-    with Checkpoints.writing(workdir, every=0, also=[0]) as saved:
+    about = {"config": config, "dataset": data.facts}
+    with Checkpoints.writing(workdir, every=0, also=[0], about=about) as saved:
         saved.save(1, jax.jit(lambda: create_state(model, tx, seed=0, image_size=8))())
     return workdir
 

@@ -140,7 +140,8 @@ def trained(tmp_path_factory):
     model = experiment.make_model(config, len(facts["class_names"]), routed=False)
     tx = experiment.make_optimizer(config, steps_per_epoch=1)
     state = jax.jit(lambda: create_state(model, tx, seed=0, image_size=facts["image_size"]))()
-    with Checkpoints.writing(workdir, every=0, also=[0]) as saved:
+    about = {"config": experiment.of_a_run(config), "dataset": facts}
+    with Checkpoints.writing(workdir, every=0, also=[0], about=about) as saved:
         saved.save(1, state)
     return workdir
 

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 # From the ground up: folders and files of osed_jax/. Inside a folder, imports make no loop.
 FLOORS = [
     {"errors", "kinds", "choices", "methods", "candidates", "stages"},
-    {"cluster", "sharding", "modes"},
+    {"cluster", "digests", "sharding", "modes"},
     {"console", "exit_status", "config_files"},
     {"models", "data"},
     {"schema", "conflicts"},

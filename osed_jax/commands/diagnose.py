@@ -134,6 +134,11 @@ def _check_same_run(run: dict[str, Any], config: Config, directory: Path) -> Non
 def _check_same_data(found: dict[str, Any], trained_on: dict[str, Any], directory: Path) -> None:
     names = ("class_names", "image_size", "subset_sha256")
     changed = differences(*({n: facts[n] for n in names} for facts in (trained_on, found)))
+    known = trained_on.get("content_sha256")
+    if known is None:
+        say(f"note: {directory} is of an earlier version and knows its images by number only")
+    elif known["training"] != found["content_sha256"]["training"]:
+        changed.append("other training images, by their content")
     if changed:
         raise UserError(
             f"{directory} was trained on other images ({'; '.join(changed)}); give "

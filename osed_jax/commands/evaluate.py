@@ -18,6 +18,8 @@ from osed_jax.sharding import make_mesh
 def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     """Evaluates the last checkpoint and writes `evaluation.json` and `report/`.
 
+    On other test images than the run's own, `report/` stays and another folder is written.
+
     Args:
       config: as `config.check` returns it. Its dataset fields say which test set; the net must be
         that of training, whose normalisation is used.
@@ -39,9 +41,15 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         saved.model, saved.augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
     )
     logits = predictor.of_images(saved.state, test.images).logits
+    digest = test.content_sha256()
+    other = _other_test_set(run, config, facts, digest)
+    if other:
+        say(f"note: {other} are not the test images of the run in {directory}; these are theirs:")
     result = {
         "epoch": saved.epoch,
         "dataset": config["dataset"],
+        "content_sha256": {"test": digest},
+        "other_test_set": other,
         **figures(config, facts, logits, test.label),
     }
     if cluster.is_first():
@@ -51,19 +59,41 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     if config["report"]["enabled"]:
         from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
 
-        data = _training_data(run, experiment.open_cache(directory))
-        subject = Subject(directory, run, result, logits, test, saved, data)
+        data = _training_data(run, facts, experiment.open_cache(directory))
+        subject = Subject(directory, run, result, logits, test, saved, data, other)
         write_report(subject, config["report"], mesh)
     return result
 
 
-def _training_data(run: Config, cache: Path) -> Data | None:
+def _other_test_set(run: Config, config: Config, facts: dict[str, Any], digest: str | None) -> str:
+    """Names the test images where they are not those of the run; "" where they are."""
+    known = facts.get("content_sha256")
+    where = ("name", "data_dir")
+    same_place = all(run["dataset"][name] == config["dataset"][name] for name in where)
+    if digest == known["test"] if known else same_place:
+        return ""
+    dataset = config["dataset"]
+    place = f"{dataset['name']} {dataset['data_dir']}".strip()
+    return f"the images of {place} (sha256 {str(digest)[:8]})"
+
+
+def _training_data(run: Config, facts: dict[str, Any], cache: Path) -> Data | None:
     """What the run was trained on; None, said aloud, where it is not here any more."""
     try:
-        return experiment.load_data(run, cache)
+        data = experiment.load_data(run, cache)
+        changed = workdir.changed_images(*map(_of_training, (facts, data.facts)))
+        if not changed:
+            return data
+        why = f"they have changed since ({'; '.join(changed)})"
     except UserError as error:
-        say(f"the report shows no training images: {error}")
-        return None
+        why = str(error)
+    say(f"the report shows no training images: {why}")
+    return None
+
+
+def _of_training(facts: dict[str, Any]) -> dict[str, Any]:
+    digests = facts.get("content_sha256", {})
+    return {**facts, "content_sha256": {k: v for k, v in digests.items() if k != "test"}}
 
 
 def _check_same_net(run: dict[str, Any], config: dict[str, Any], directory: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 from osed_jax import experiment, workdir
 from osed_jax.console import progress, say
 from osed_jax.data.image_set import ImageSet
+from osed_jax.digests import sealed
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.generation import miniature
@@ -65,17 +66,23 @@ def finetune(config: Config) -> Path:
         if (directory / "model_index.json").exists():
             say(f"{directory} is finished already; give it to --config.generation.model")
         else:
-            _finetune(config, directory)
+            _finetune(config, directory, ours)
     return directory
 
 
-def _finetune(config: Config, directory: Path) -> None:
+def _finetune(config: Config, directory: Path, about: Config) -> None:
     settings, mesh = config["finetune"], make_mesh()
     check_batch_size("config.finetune.batch_size", settings["batch_size"], mesh)
     images = choose_images(config, experiment.open_cache(directory))
     say(f"adapting to {len(images.label):,} training images ({settings['images']})")
+    facts = {
+        "num_train_images": len(images.label),
+        "content_sha256": {"training": images.content_sha256()},
+    }
+    workdir.keep_facts(directory, facts)
     run = _Run(config, directory, mesh, images, _base(config, directory, images))
-    with Checkpoints.writing(directory, every=0, also=[0]) as saved:
+    about = {"config": about, "dataset": facts}
+    with Checkpoints.writing(directory, every=0, also=[0], about=about) as saved:
         state = run.train(saved)
     say(f"writing the generator to {directory}")
     save_into(run.adapted(state), directory)
@@ -184,7 +191,8 @@ class _Run:
                 bar.update()
                 if step % every == 0 or step == total:
                     record = self._record(step, losses, time.perf_counter() - began)
-                    print(json.dumps(record), file=log, flush=True)
+                    workdir.check_there(self._directory)
+                    print(json.dumps(sealed(record)), file=log, flush=True)
                     bar.set_postfix_str(f"loss {record['loss']:.4f}", refresh=False)
                     losses, began = [], time.perf_counter()
                 if step % self._settings["checkpoint_every_steps"] == 0 or step == total:

@@ -19,6 +19,7 @@ from osed_jax.evaluation.predict import Predictor
 from osed_jax.experiment import Config
 from osed_jax.reporting.gap_page import Pairs, draw_gap, draw_pairs, gap_page
 from osed_jax.sharding import make_mesh
+from osed_jax.workdir import read_config
 
 # Root mean square difference of pixels in [0, 1]. A choice, not a standard: differences of about
 # 13 of 255 levels are those of a lossy copy; how often unrelated real images come as close is told
@@ -27,6 +28,15 @@ NEAR_COPY_BELOW = 0.05
 MEASURES = ("frechet_distance", "precision", "recall")
 _SETS = ("training", "test", "generated")
 _SEARCHES = (("generated", "training"), ("generated", "test"), ("test", "training"))
+_CHOSEN_BY = (  # fields of the section dataset that say which real images there are
+    "name",
+    "data_dir",
+    "image_size",
+    "imbalance_profile",
+    "imbalance_ratio",
+    "num_max",
+    "validation_fraction",
+)
 _PAIRS, _PAIRS_OF_A_CLASS = 24, 2  # pictures of nearest pairs, at most
 
 Row = dict[str, Any]
@@ -74,6 +84,8 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
     mesh = make_mesh()
     classifier = load_classifier(directory, mesh)
     sets = _load(config, directory, classifier)
+    digests = {name: data.content_sha256() for name, data in sets.items()}
+    _check_same_content(config, directory, classifier, digests)
     net = Predictor(
         classifier.model,
         classifier.augmentation,
@@ -97,6 +109,7 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
         "seed": config["seed"],
         **config["gap"],
         "near_copy_below": NEAR_COPY_BELOW,
+        "content_sha256": digests,
         "available_images": {name: len(data.label) for name, data in sets.items()},
         "classes": rows,
         "mean_of_classes": _means(rows),
@@ -116,6 +129,25 @@ def _load(config: Config, directory: Path, classifier: Classifier) -> dict[str, 
     generated = experiment.load_generated(config, train, cache_dir)
     test = experiment.load_split(config, "test", cache_dir)
     return {"training": train, "test": test, "generated": generated}
+
+
+def _check_same_content(
+    config: Config, directory: Path, classifier: Classifier, digests: dict[str, str | None]
+) -> None:
+    """Real images of the same place and choice as the run's must be the run's own."""
+    known = classifier.facts.get("content_sha256")
+    if known is None:
+        say(f"note: {directory} is of an earlier version and knows its images by number only")
+        return
+    changed = [part for part in ("training", "test") if digests[part] != known[part]]
+    theirs, ours = read_config(directory)["dataset"], config["dataset"]
+    if changed and all(theirs[name] == ours[name] for name in _CHOSEN_BY):
+        raise UserError(
+            f"the {' and '.join(changed)} images are not those that {directory} was trained and "
+            f"tested on, by their content; restore them, or train a run on these"
+        )
+    if changed:
+        say(f"note: the net of {directory} was trained or tested on other images than these")
 
 
 def _drawn(config: Config, name: str, data: ImageSet) -> np.ndarray:

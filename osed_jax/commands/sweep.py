@@ -12,6 +12,7 @@ from osed_jax.console import say
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.methods import METHODS
+from osed_jax.workdir import read_facts
 
 
 def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:
@@ -33,10 +34,32 @@ def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:
         config already says so.
     """
     runs = planned(config, directory)
+    with cluster.first_goes_first("images of the sweep"):
+        _check_finished(runs, directory)
     for number, (path, run) in enumerate(runs):
         say(f"run {number + 1} of {len(runs)}: {path}")
         train(run, path)
     return compare(directory) if cluster.is_first() else []
+
+
+def _check_finished(runs: list[tuple[Path, Config]], directory: Path) -> None:
+    """Raises UserError where finished runs saw other images than those that come would see."""
+    finished = [path for path, _ in runs if (path / "summary.json").exists()]
+    coming = [run for path, run in runs if path not in finished]
+    if not finished or not coming:
+        return
+    shows_generated = (run for run in coming if run["oversampling"]["mode"] == "generated")
+    data = experiment.load_data(next(shows_generated, coming[0]), experiment.open_cache(directory))
+    now = data.facts["content_sha256"]
+    for path in finished:
+        known = read_facts(path).get("content_sha256", {})
+        changed = [k for k, digest in known.items() if digest and now[k] and digest != now[k]]
+        if changed:
+            raise UserError(
+                f"{path} is finished, but saw other {' and '.join(changed)} images than there are "
+                f"now, so the runs of this sweep could not be compared; restore those images, or "
+                f"give another --workdir"
+            )
 
 
 def planned(config: Config, directory: Path) -> list[tuple[Path, Config]]:

@@ -14,13 +14,18 @@ from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
 from osed_jax import cluster, experiment, workdir
-from osed_jax.config import differences
 from osed_jax.console import progress, say
 from osed_jax.data.image_set import ImageSet
+from osed_jax.digests import sealed
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Subject, load_classifier
 from osed_jax.evaluation.predict import Predictor
-from osed_jax.evaluation.summary import format_summary, summarise, write_predictions
+from osed_jax.evaluation.summary import (
+    format_summary,
+    read_predictions,
+    summarise,
+    write_predictions,
+)
 from osed_jax.experiment import Config, Data
 from osed_jax.kinds import Kind
 from osed_jax.sharding import (
@@ -35,6 +40,7 @@ from osed_jax.stages import Stage, stage_of, stages
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.fork import fork_state
 from osed_jax.training.state import TrainState, adopt_auxiliary, renew_head
+from osed_jax.workdir import REPORT_FOLDER, REPORT_PAGE
 
 _STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
 
@@ -53,7 +59,11 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
     with workdir.claimed_by_first(directory, config):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")
-            summary = workdir.read_json(directory / "summary.json")
+            summary = workdir.read_json(
+                directory / "summary.json", "remove it, and the same command makes it again"
+            )
+            if report["enabled"] and not (directory / REPORT_FOLDER / REPORT_PAGE).exists():
+                _make_missing_report(config, directory, summary, report)
         else:
             summary = _train(config, directory, report)
         say(format_summary(summary))
@@ -66,7 +76,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     with cluster.first_goes_first("data"):
         data = experiment.load_data(config, experiment.open_cache(directory))
         if cluster.is_first():
-            keep_facts(directory, data.facts)
+            workdir.keep_facts(directory, data.facts)
     _say_data(data.facts)
     run, state = fit(config, directory, mesh, data)
     logits = run.evaluate(state, data.test)
@@ -77,11 +87,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
             write_predictions(directory / "predictions.npz", logits, data.test.label)
             workdir.write_json(directory / "summary.json", summary)
     if report["enabled"]:
-        from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
-
-        classifier = load_classifier(directory, mesh)
-        subject = Subject(directory, config, summary, logits, data.test, classifier, data)
-        write_report(subject, report, mesh)
+        _report(config, directory, summary, logits, data, report)
     return summary
 
 
@@ -92,21 +98,39 @@ def fit(config: Config, directory: Path, mesh: Mesh, data: Data) -> tuple["Run",
         directory,
         every=config["train"]["checkpoint_every_epochs"],
         also=[config["oversampling"]["start_epoch"], *(s.end for s in stages(config))],
+        about={"config": config, "dataset": data.facts},
     ) as saved:
         return run, run.train(saved)
 
 
-def keep_facts(directory: Path, facts: dict[str, Any]) -> None:
-    """Writes `dataset.json`; raises UserError where a run goes on with other images than it had."""
-    path = directory / "dataset.json"
-    if path.exists() and workdir.is_begun(directory):
-        before = workdir.read_json(path)
-        if changed := differences(before, {name: facts.get(name) for name in before}):
-            raise UserError(
-                f"the images have changed since {directory} began ({'; '.join(changed)}); restore "
-                f"them to go on, or give another --workdir to train on these"
-            )
-    workdir.write_json(path, facts)
+def _report(
+    config: Config,
+    directory: Path,
+    summary: dict[str, Any],
+    logits: np.ndarray,
+    data: Data,
+    settings: dict[str, Any],
+) -> None:
+    from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
+
+    mesh = make_mesh()
+    classifier = load_classifier(directory, mesh)
+    subject = Subject(directory, config, summary, logits, data.test, classifier, data)
+    write_report(subject, settings, mesh)
+
+
+def _make_missing_report(
+    config: Config, directory: Path, summary: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    """Of a finished run; where that cannot be done any more, it is said."""
+    try:
+        data = experiment.load_data(config, experiment.open_cache(directory))
+        if changed := workdir.changed_images(workdir.read_facts(directory), data.facts):
+            raise UserError(f"the images have changed since ({'; '.join(changed)})")
+        logits, _ = read_predictions(directory / "predictions.npz", summary)
+        _report(config, directory, summary, logits, data, settings)
+    except UserError as error:
+        say(f"note: the run has no report, and none can be made: {error}")
 
 
 def _say_data(facts: dict[str, Any]) -> None:
@@ -173,7 +197,8 @@ class Run:
         )
 
         def write(record: dict[str, Any]) -> None:
-            print(json.dumps(record), file=log, flush=True)
+            workdir.check_there(self._directory)
+            print(json.dumps(sealed(record)), file=log, flush=True)
             _write_scalars(board, record)
 
         with board, open(metrics, "a") as log:

@@ -10,6 +10,7 @@ from osed_jax.console import say
 from osed_jax.data.folder import read_class_folders
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.listing import class_folders
+from osed_jax.digests import DamageError, unsealed
 from osed_jax.errors import UserError
 
 STORE_FILE = "store.json"  # in a folder that --mode=generate filled
@@ -107,14 +108,14 @@ def classes_shown(
 def _distances(path: Path, class_names: Sequence[str]) -> dict[str, float | None]:
     """The Fréchet distance of each class's generated images to its training images."""
     try:
-        rows = json.loads(path.read_text())["classes"]
+        rows = unsealed(json.loads(path.read_text()))["classes"]
         distance = {row["class"]: row["generated_frechet_distance"] for row in rows}
     except FileNotFoundError as error:
         raise UserError(
             f"config.oversampling.max_gap needs {path}; make it with --mode=gap, the work "
             f"directory of a finished run and the same generated_dir"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, DamageError) as error:
         raise UserError(f"{path} is broken ({error!r}); make it again with --mode=gap") from error
     if list(distance) != list(class_names):
         raise UserError(
@@ -135,8 +136,8 @@ def check_classes(folder: Path, class_names: Sequence[str]) -> None:
     if not (folder / STORE_FILE).exists():  # made by another tool
         return
     try:
-        made_for = json.loads((folder / STORE_FILE).read_text())["class_names"]
-    except (ValueError, KeyError) as error:
+        made_for = unsealed(json.loads((folder / STORE_FILE).read_text()))["class_names"]
+    except (ValueError, KeyError, AttributeError, DamageError) as error:
         raise UserError(
             f"{folder / STORE_FILE} is broken ({error}); restore it, or remove it to use the "
             f"images as another tool's"

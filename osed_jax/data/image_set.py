@@ -1,12 +1,16 @@
 """A labelled set of images, and its long-tailed part."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
+from osed_jax.console import progress
 from osed_jax.data import long_tail
 from osed_jax.data.images import Images
 from osed_jax.errors import UserError
+
+_HASHED_AT_ONCE = 256  # images; the digest does not depend on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,22 @@ class ImageSet:
     def select(self, rows: np.ndarray) -> "ImageSet":
         """These rows alone, in this order."""
         return ImageSet(self.images.select(rows), self.label[rows], self.class_names)
+
+    def content_sha256(self) -> str | None:
+        """What the set is known by: pixels and labels in their order; None for no images.
+
+        Neither the paths nor the format of files have a part in it. Images that are streamed from
+        files are decoded for it, once over.
+        """
+        if not len(self.label):
+            return None
+        digest = hashlib.sha256(self.label.astype("<i8").tobytes())
+        digest.update(str(self.images.image_size).encode())
+        starts = range(0, len(self.label), _HASHED_AT_ONCE)
+        for first in progress(starts, total=len(starts), unit="batch", label="hashing images"):
+            rows = np.arange(first, min(first + _HASHED_AT_ONCE, len(self.label)))
+            digest.update(self.images.take(rows).tobytes())
+        return digest.hexdigest()
 
 
 def split_fold(

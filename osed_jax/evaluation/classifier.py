@@ -62,7 +62,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: where the folder is no work directory.
     """
-    return workdir.read_config(directory), workdir.read_json(directory / "dataset.json")
+    return workdir.read_config(directory), workdir.read_facts(directory)
 
 
 def load_classifier(directory: Path, mesh: Mesh) -> Classifier:
@@ -104,6 +104,7 @@ class Subject:
       test: N images.
       classifier: the net.
       data: what it was trained on; None where that cannot be had here.
+      other_test_set: which images `test` are, where they are not the run's own; "" where they are.
     """
 
     directory: Path
@@ -113,6 +114,7 @@ class Subject:
     test: ImageSet
     classifier: Classifier
     data: Data | None
+    other_test_set: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -18,21 +18,22 @@ from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.statistics import share_interval
 from osed_jax.experiment import Config
 from osed_jax.reporting import page
-
-FOLDER, PAGE = "report", "report.html"
+from osed_jax.workdir import REPORT_FOLDER as FOLDER
+from osed_jax.workdir import REPORT_PAGE as PAGE
 
 
 def write_report(subject: Subject, settings: dict[str, Any], mesh: Mesh) -> Path:
-    """Writes `report/`, whole or not at all, and returns its page.
+    """Writes the report's folder, whole or not at all, and returns its page.
 
-    Every process of a job takes part in what the devices compute; the first one's page is kept.
+    That is `report/`; for another test set than the run's, a folder of its own beside it. Every
+    process of a job takes part in what the devices compute; the first one's page is kept.
 
     Args:
       subject: what it is about.
       settings: section `report` of the config.
       mesh: devices for the features.
     """
-    target = subject.directory / FOLDER
+    target = subject.directory / _folder(subject)
     keeps = cluster.is_first()
     unfinished = Path(
         tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=subject.directory if keeps else None)
@@ -51,6 +52,11 @@ def write_report(subject: Subject, settings: dict[str, Any], mesh: Mesh) -> Path
         shutil.rmtree(unfinished, ignore_errors=True)
     say(f"the report is {target / PAGE}")
     return target / PAGE
+
+
+def _folder(subject: Subject) -> str:
+    digest = subject.figures.get("content_sha256", {}).get("test")
+    return f"{FOLDER}.other_test_set.{str(digest)[:8]}" if subject.other_test_set else FOLDER
 
 
 def _sections(
@@ -98,7 +104,17 @@ def _headline(subject: Subject) -> str:
         boxes.append(
             ("balanced accuracy, validation images", _percent(held_out["balanced_accuracy"]))
         )
+    other = subject.other_test_set
+    whose = (
+        [
+            f"These are the figures of another test set than the run's own: {other}. The run's own "
+            f"are in its summary.json and {FOLDER}/."
+        ]
+        if other
+        else []
+    )
     return page.facts(boxes) + page.text(
+        *whose,
         f"{facts['dataset']}: {facts['num_train_images']:,} training images of {len(counts)} "
         f"classes, {max(counts):,} of the most frequent and {min(counts):,} of the rarest; "
         f"{total:,} test images. Checkpoint of epoch {subject.classifier.epoch}.",

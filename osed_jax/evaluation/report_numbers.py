@@ -1,12 +1,12 @@
 """The parts of a report that come from a run's numbers: each draws a figure, returns HTML."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from osed_jax import experiment
+from osed_jax import experiment, workdir
+from osed_jax.console import say
 from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.metrics import log_softmax
 from osed_jax.evaluation.statistics import share_interval
@@ -99,7 +99,10 @@ def _records(subject: Subject) -> tuple[list[dict[str, Any]], int]:
 
 def _read_records(directory: Path) -> list[dict[str, Any]]:
     path = directory / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    records, damaged = workdir.read_lines(path)
+    if damaged:
+        say(f"note: the curves lack epochs: {workdir.describe_damaged(path, damaged)}")
+    return records
 
 
 def _shown(subject: Subject) -> tuple[dict[str, np.ndarray], str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import numpy as np
 
 from osed_jax import workdir
 from osed_jax.config import changed_fields, differences, with_places
+from osed_jax.console import say
+from osed_jax.digests import DamageError
 from osed_jax.errors import UserError
+from osed_jax.evaluation.summary import read_predictions
 from osed_jax.methods import METHODS
 from osed_jax.renames import completed
 
@@ -23,6 +27,8 @@ _DATA = (
     "num_validation_images",
     "num_test_images",
 )
+_PARTS = ("training", "validation", "test")  # whose images must be the same
+_NEEDED = ("method", "seed", "config", "groups", "confusion_matrix", *_DATA[:4], _DATA[-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,13 +95,33 @@ def find_runs(directory: Path) -> list[Run]:
     """
     if not directory.is_dir():
         raise UserError(f"there is no folder {directory}; give one with work directories below it")
-    found = sorted(directory.rglob("summary.json"))
+    found = _folders(directory)
     if not found:
         raise UserError(f"there is no finished run (summary.json) below {directory}; train one")
-    runs = [_read(path.parent) for path in found]
+    runs = [_read(folder) for folder in found]
     for run in runs[1:]:
         _check_same_data(runs[0], run)
+    _check_same_images(runs)
     return runs
+
+
+def _folders(directory: Path) -> list[Path]:
+    """Folders with a `summary.json`, links to folders followed; each once, sorted."""
+    found: dict[Path, Path] = {}
+    seen = set()
+    for name, folders, files in os.walk(directory, followlinks=True):
+        folder = Path(name)
+        for dead in (p for f in [*folders, *files] if (p := folder / f).is_symlink()):
+            if not dead.exists():
+                say(f"note: {dead} is a link to nothing, so it is left out")
+        if folder.resolve() in seen:
+            folders.clear()  # a link to where the search has been already
+            continue
+        seen.add(folder.resolve())
+        folders.sort()
+        if "summary.json" in files:
+            found[folder.resolve()] = folder
+    return sorted(found.values())
 
 
 def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
@@ -130,7 +156,7 @@ def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
     """Runs of one config, by seed.
 
     Raises:
-      UserError: where two of them have the same seed.
+      UserError: where two of them have the same seed, or other generated images.
     """
     found: dict[int, Run] = {}
     for run in members:
@@ -140,6 +166,7 @@ def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
                 f"seed {run.seed}); keep one of them below the folder that is compared"
             )
         found[run.seed] = run
+    _check_same_generated(members)
     return tuple(found[seed] for seed in sorted(found))
 
 
@@ -150,17 +177,52 @@ def without_seed(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(directory: Path) -> Run:
-    summary = workdir.read_json(directory / "summary.json")
-    summary["config"] = completed(summary["config"])
-    path = directory / "predictions.npz"
-    try:
-        with np.load(path) as file:
-            return Run(directory, summary, file["logits"].argmax(axis=1), file["label"])
-    except (OSError, ValueError, KeyError) as error:
+    path = directory / "summary.json"
+    again = f"remove {path} and train the run again, which only evaluates its last checkpoint"
+    summary = workdir.read_json(path, again)
+    if missing := [name for name in _NEEDED if name not in summary]:
         raise UserError(
-            f"{path} cannot be read ({error}), so this run cannot be compared; remove its "
-            f"summary.json and train it again, which only evaluates its last checkpoint"
-        ) from error
+            f"{path} has no {', '.join(missing)}, so it is not that of a run; remove it or give "
+            f"another --workdir"
+        )
+    summary["config"] = completed(summary["config"])
+    try:
+        logits, label = read_predictions(directory / "predictions.npz", summary)
+    except DamageError as error:
+        raise UserError(f"{error}, so this run cannot be compared; {again}") from error
+    return Run(directory, summary, logits.argmax(axis=1), label)
+
+
+def _check_same_images(runs: Sequence[Run]) -> None:
+    """Runs must be of the same training, validation and test images, by their digests."""
+    known = [run for run in runs if run.summary.get("content_sha256")]
+    if unknown := len(runs) - len(known):
+        say(
+            f"note: {unknown:,} of {len(runs):,} runs are of an earlier version and carry no "
+            f"digest of their images; they are told apart by names and numbers only"
+        )
+    for run in known[1:]:
+        first, other = (r.summary["content_sha256"] for r in (known[0], run))
+        parts = [part for part in _PARTS if first[part] != other[part]]
+        if parts:
+            raise UserError(
+                f"{known[0].directory} and {run.directory} are of different data (other "
+                f"{' and '.join(parts)} images of the same names and numbers); compare them apart, "
+                f"each in a folder of its own"
+            )
+
+
+def _check_same_generated(members: Sequence[Run]) -> None:
+    """Seeds of one config must have been shown the same generated images, by their digests."""
+    known = [run for run in members if run.summary.get("content_sha256")]
+    for run in known[1:]:
+        first, other = (r.summary["content_sha256"]["generated"] for r in (known[0], run))
+        if first != other:
+            raise UserError(
+                f"{known[0].directory} and {run.directory} have the same config, but the generated "
+                f"images were exchanged in between; train one of them again, or keep the runs in "
+                f"folders of their own"
+            )
 
 
 def _check_same_data(first: Run, other: Run) -> None:

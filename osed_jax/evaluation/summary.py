@@ -1,10 +1,10 @@
 """`summary.json`: the final figures of a run and the facts they rest on."""
 
 import importlib.metadata
-import json
+import io
 import platform
 import statistics
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 
 from osed_jax import experiment, workdir
 from osed_jax.config import method_name
+from osed_jax.console import say
 from osed_jax.data.long_tail import class_groups
-from osed_jax.errors import UserError
+from osed_jax.digests import DamageError
 from osed_jax.evaluation.metrics import classification_report
 from osed_jax.experiment import Config, Data
 from osed_jax.kinds import Kind
@@ -44,7 +45,7 @@ def summarise(
     directory: Path,
     state: TrainState,
 ) -> dict[str, Any]:
-    """The content of `summary.json` for a run whose `metrics.jsonl` is complete.
+    """The content of `summary.json` for a run whose last epoch is in a checkpoint.
 
     Args:
       config: of the run.
@@ -54,8 +55,6 @@ def summarise(
       directory: the work directory.
       state: what training ended with.
     """
-    lines = (directory / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
     return {
         "method": method_name(config),
         "seed": config["seed"],
@@ -67,12 +66,32 @@ def summarise(
         "num_batch_stats": num_parameters(state.batch_stats),
         "epochs": num_epochs(config),
         "forked_from": config["init"]["fork_from"] or None,
-        "wall_seconds": round(sum(r["seconds"] for r in records), 1),
-        "images_per_second": statistics.median(r["images_per_second"] for r in records),
+        **_speed(config, directory / "metrics.jsonl"),
         "devices": [d.device_kind for d in jax.devices()],
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "versions": versions(),
         "config": config,
+    }
+
+
+def _speed(config: Config, metrics: Path) -> dict[str, float | None]:
+    """Wall time and median speed; None, said aloud, where `metrics.jsonl` lacks epochs."""
+    records, damaged = workdir.read_lines(metrics)
+    if damaged:
+        say(f"note: {workdir.describe_damaged(metrics, damaged)}")
+    found = {r["epoch"]: r for r in records}
+    # Those before a fork are in the other run's file.
+    first = min(found, default=0) if config["init"]["fork_from"] else 0
+    missing = set(range(first, num_epochs(config))) - set(found)
+    if missing or not found:
+        say(
+            f"note: {metrics} lacks {len(missing) or 'all'} of its epochs, so the summary has no "
+            f"wall time and no speed; the figures of the net are not touched by that"
+        )
+        return {"wall_seconds": None, "images_per_second": None}
+    return {
+        "wall_seconds": round(sum(r["seconds"] for r in found.values()), 1),
+        "images_per_second": statistics.median(r["images_per_second"] for r in found.values()),
     }
 
 
@@ -99,26 +118,27 @@ def versions() -> dict[str, str]:
 
 def write_predictions(path: Path, logits: np.ndarray, label: np.ndarray) -> None:
     """Logits float32 [N, K] and labels int64 [N] of the test images, in the test set's order."""
-    import io
-
     buffer = io.BytesIO()
     np.savez(buffer, logits=logits, label=label)
     workdir.write_atomically(path, buffer.getvalue())
 
 
-def read_predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels that `write_predictions` wrote.
+def read_predictions(path: Path, summary: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [N, K] and labels [N], checked against the summary beside them.
 
     Raises:
-      UserError: where the file cannot be read.
+      DamageError: where they are missing, damaged or of another run.
     """
     try:
         with np.load(path) as file:
-            return file["logits"], file["label"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); remove it and start the same command again"
-        ) from error
+            logits, label = file["logits"], file["label"]
+        confusion = np.zeros((len(summary["class_names"]),) * 2, int)
+        np.add.at(confusion, (label, logits.argmax(axis=1)), 1)
+    except Exception as error:  # NumPy and zipfile raise many kinds
+        raise DamageError(f"{path} cannot be read ({error})") from error
+    if confusion.tolist() != summary["confusion_matrix"]:
+        raise DamageError(f"{path} is not of the figures in the summary.json beside it")
+    return logits, label
 
 
 def format_summary(summary: dict[str, Any]) -> str:

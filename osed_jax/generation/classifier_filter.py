@@ -83,6 +83,13 @@ def classifier_opinions(
             f"({only_of_subset}), so it may have seen the validation images; train a classifier "
             f"with the same config.dataset"
         )
+    known = classifier.facts.get("content_sha256")
+    if only_of_subset and known and known["training"] != train.content_sha256():
+        raise UserError(
+            f"config.generation.classifier_workdir is {directory}, which was trained on images of "
+            f"other content than these, so it may have seen the validation images; train "
+            f"a classifier with the same config.dataset"
+        )
     net = Predictor(classifier.model, classifier.augmentation, mesh, batch_size=batch_size)
     features = net.of_images(classifier.state, train.images, label="real images").features
     prototypes = Prototypes(features, train.label, len(train.class_names))

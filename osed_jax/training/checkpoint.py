@@ -1,6 +1,7 @@
 """Checkpoints of a work directory, kept by Orbax: the last one, and some for good."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,35 +9,81 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
+from osed_jax import cluster
+from osed_jax import workdir as files
+from osed_jax.config import differences
+from osed_jax.console import say
+from osed_jax.digests import DamageError, check_digests, write_digests
 from osed_jax.errors import UserError
+from osed_jax.renames import completed
+
+_ITEM = "default"  # Orbax's name of the folder that holds a state
+_MAY_MOVE = ("dataset.data_dir", "oversampling.generated_dir", "init.fork_from", "evaluate.")
+
+
+class _Sealing(ocp.StandardCheckpointHandler):
+    """Adds to a checkpoint, before it gets its name, whose it is and the digests of its files."""
+
+    def __init__(self, about: Mapping[str, Any]):
+        super().__init__()
+        self._about = about
+
+    def finalize(self, directory: Any) -> None:
+        """In the first process, once all have written their parts."""
+        super().finalize(directory)
+        files.write_json(Path(directory) / Path(files.ABOUT).name, self._about)
+        write_digests(Path(directory))
 
 
 class Checkpoints:
     """The folder `checkpoints/` of a work directory; a context manager that waits for saves.
 
     A checkpoint is written beside the training, under a temporary name, and renamed when it is
-    whole: a process killed at any moment leaves the last whole one.
+    whole: a process killed at any moment leaves the last whole one. It holds the digests of its
+    files, by which damage is found, and what run it is of.
     """
 
-    def __init__(self, workdir: Path, options: ocp.CheckpointManagerOptions):
+    def __init__(
+        self,
+        workdir: Path,
+        options: ocp.CheckpointManagerOptions,
+        about: Mapping[str, Any] | None = None,
+    ):
         """Opens the checkpoints of a work directory; see `writing` and `reading`."""
-        self._folder = workdir.absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._workdir, self._folder = workdir, workdir.absolute() / files.CHECKPOINTS
+        registry, handler = ocp.handlers.DefaultCheckpointHandlerRegistry(), _Sealing(about or {})
+        for arguments in (ocp.args.StandardSave, ocp.args.StandardRestore):
+            registry.add(_ITEM, arguments, handler)
+        self._manager = ocp.CheckpointManager(
+            self._folder, handler_registry=registry, options=options
+        )
 
     @classmethod
-    def writing(cls, workdir: Path, *, every: int, also: Sequence[int]) -> "Checkpoints":
+    def writing(
+        cls, workdir: Path, *, every: int, also: Sequence[int], about: Mapping[str, Any]
+    ) -> "Checkpoints":
         """Opens for training: the last checkpoint is kept, and some for good.
+
+        A damaged last checkpoint is set aside, and that is said, so that training goes on from the
+        one before.
 
         Args:
           workdir: the work directory.
           every: multiples of this epoch are kept for good; 0 for none of them.
           also: these epochs are kept too: where other runs fork.
+          about: what run it is: its `config` and the facts of its `dataset`.
+
+        Raises:
+          UserError: where no checkpoint before the damaged one is left.
         """
+        with cluster.first_goes_first("checkpoints"):
+            if cluster.is_first():
+                _set_damaged_aside(workdir)
         policies: list[Any] = [keep.LatestN(1), keep.CustomSteps(list(also))]
         if every:
             policies.append(keep.EveryNSteps(every))
         policy = keep.AnyPreservationPolicy(policies)
-        return cls(workdir, ocp.CheckpointManagerOptions(preservation_policy=policy))
+        return cls(workdir, ocp.CheckpointManagerOptions(preservation_policy=policy), about)
 
     @classmethod
     def reading(cls, workdir: Path) -> "Checkpoints":
@@ -52,7 +99,19 @@ class Checkpoints:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.close()
+        try:
+            self._manager.close()  # waits for a save
+        except Exception as failure:
+            if error is None:
+                raise self._unwritten(failure) from failure
+
+    def _unwritten(self, failure: Exception) -> UserError:
+        files.check_there(self._workdir)
+        why = " ".join(str(failure).split())[:200]
+        return UserError(
+            f"cannot write a checkpoint to {self._folder} ({why}); "
+            f"free space or allow it; the same command goes on from the last whole checkpoint"
+        )
 
     def epochs(self) -> list[int]:
         """Numbers of finished epochs of which there is a whole checkpoint, ascending."""
@@ -60,7 +119,10 @@ class Checkpoints:
 
     def save(self, epoch: int, state: Any) -> None:
         """Starts saving the state after `epoch` finished epochs; an earlier save is awaited."""
-        self._manager.save(epoch, args=ocp.args.StandardSave(state))
+        try:
+            self._manager.save(epoch, args=ocp.args.StandardSave(state))
+        except Exception as failure:  # also of the earlier save
+            raise self._unwritten(failure) from failure
 
     def restore(self, epoch: int, like: Any) -> Any:
         """The state after `epoch` epochs.
@@ -70,13 +132,24 @@ class Checkpoints:
           like: shapes, dtypes and shardings to restore to; see `mesh.abstract`.
 
         Raises:
-          UserError: where there is no such checkpoint, it is damaged, or of another model.
+          UserError: where there is no such checkpoint, or it is damaged, of another model or of
+            another run than the work directory.
         """
         if epoch not in self.epochs():
             raise UserError(
                 f"{self._folder} has no checkpoint of epoch {epoch}; "
                 f"it has {self.epochs() or 'none'}"
             )
+        try:
+            check_whole(self._workdir, epoch)
+        except DamageError as error:
+            before = [e for e in self.epochs() if e < epoch]
+            other = f", or remove {self._folder / str(epoch)} to use the one before"
+            raise UserError(
+                f"the checkpoint of epoch {epoch} is damaged: {error}; restore it from a copy"
+                f"{other if before else ''}"
+            ) from error
+        _check_whose(self._workdir, epoch)
         try:
             return self._manager.restore(epoch, args=ocp.args.StandardRestore(like))
         except Exception as error:  # Orbax and its storage raise many kinds
@@ -85,3 +158,61 @@ class Checkpoints:
                 f"({' '.join(str(error).split())[:200]}); give the config that it was trained "
                 f"with, or remove the folder to go on from an earlier one"
             ) from error
+
+
+def check_whole(workdir: Path, epoch: int) -> None:
+    """Checks the files of a checkpoint by their digests; one of an earlier version has none.
+
+    Raises:
+      DamageError: naming the first file that is missing or changed.
+    """
+    folder = workdir / files.CHECKPOINTS / str(epoch) / _ITEM
+    if not folder.is_dir():
+        raise DamageError(f"{folder} is missing")
+    if not check_digests(folder):
+        say(f"note: {folder.parent} carries no digests, so it is used unchecked")
+
+
+def _set_damaged_aside(workdir: Path) -> None:
+    """Moves damaged checkpoints out of the way, from the last one to the last whole one."""
+    epochs = files.checkpoint_epochs(workdir)
+    damaged: list[tuple[int, str]] = []
+    for epoch in reversed(epochs):
+        try:
+            check_whole(workdir, epoch)
+            break
+        except DamageError as error:
+            damaged.append((epoch, str(error)))
+    if damaged and len(damaged) == len(epochs):
+        raise UserError(
+            f"the checkpoint of epoch {damaged[0][0]} is damaged: {damaged[0][1]}; there is no "
+            f"whole one before it: restore it from a copy, or give another --workdir to train anew"
+        )
+    for epoch, why in damaged:
+        aside = workdir / f"{files.CHECKPOINTS}.damaged" / str(epoch)
+        aside.parent.mkdir(exist_ok=True)
+        if aside.exists():
+            shutil.rmtree(aside)
+        (workdir / files.CHECKPOINTS / str(epoch)).rename(aside)
+        say(
+            f"the checkpoint of epoch {epoch} is damaged: {why}; it was moved to {aside}, and "
+            f"training goes on from the one before"
+        )
+
+
+def _check_whose(workdir: Path, epoch: int) -> None:
+    """Raises UserError where a checkpoint is of another run than the folder that it lies in."""
+    about = files.read_about(workdir, epoch)
+    if about is None:
+        return
+    changed = differences(completed(about["config"]), files.read_config(workdir))
+    changed = [field for field in changed if not field.startswith(_MAY_MOVE)]
+    if "dataset" in about:
+        kept = files.read_facts(workdir)
+        known = {name: value for name, value in about["dataset"].items() if name in kept}
+        changed += files.changed_images(known, kept)
+    if changed:
+        raise UserError(
+            f"{workdir / files.CHECKPOINTS / str(epoch)} is of another run than {workdir} "
+            f"({'; '.join(changed)}); put it back to where it belongs"
+        )

@@ -1,6 +1,6 @@
 """Starting from another run's checkpoint, so that what two runs have in common is trained once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,11 @@ def fork_state(
     start = common_epochs(stages(other), shared)
     changed = [d for d in differences(other, config) if not d.startswith(_FREE)]
     if not changed:  # other images of the same name
-        kept = workdir.read_json(source / "dataset.json")
         seen = any(s.replaces for s in shared if s.first < start)
-        names = [name for name in kept if seen or not name.startswith("generated_")]
-        changed = differences(
-            *({name: known.get(name) for name in names} for known in (kept, facts))
-        )
+        kept, ours = workdir.read_facts(source), facts
+        if not seen:
+            kept, ours = _natural(kept), _natural(ours)
+        changed = workdir.changed_images(kept, ours)
     if changed:
         raise UserError(
             f"cannot fork from {source}: it differs in {'; '.join(changed)}; "
@@ -82,3 +81,11 @@ def fork_state(
                 f"or train that run with this start_epoch, whose checkpoint it then keeps"
             )
         return saved.restore(start, like(start)), start
+
+
+def _natural(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts without those of generated images, which have no part before a method starts."""
+    kept = {name: value for name, value in facts.items() if not name.startswith("generated_")}
+    if digests := kept.get("content_sha256"):
+        kept["content_sha256"] = {k: v for k, v in digests.items() if k != "generated"}
+    return kept

@@ -1,0 +1,73 @@
+"""Digests by which what is kept for later is checked: of records, and of a folder's files."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from osed_jax.errors import UserError
+
+KEY = "digest"  # of a record: the sha256 of all that stands beside it
+FILE = "sha256.json"  # of a folder: path -> sha256 of its content
+
+
+class DamageError(UserError):
+    """What was kept is not what was written."""
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with a digest of its content, as JSON gives it back."""
+    content = {name: value for name, value in record.items() if name != KEY}
+    return {**content, KEY: _of_record(content)}
+
+
+def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without its digest; one that carries none comes from an earlier version.
+
+    Raises:
+      DamageError: where the content is not that of the digest.
+    """
+    content = {name: value for name, value in record.items() if name != KEY}
+    if KEY in record and record[KEY] != _of_record(content):
+        raise DamageError(f'its content is not that of its "{KEY}"')
+    return content
+
+
+def write_digests(folder: Path, files: Sequence[Path] | None = None) -> None:
+    """Writes `sha256.json` of a folder's files, by default of all below it."""
+    found = [p for p in folder.rglob("*") if p.is_file()] if files is None else files
+    lines = {str(p.relative_to(folder)): file_sha256(p) for p in sorted(found) if p.name != FILE}
+    (folder / FILE).write_text(json.dumps(sealed(lines), indent=2) + "\n")
+
+
+def check_digests(folder: Path) -> bool:
+    """Checks the files that `sha256.json` names; False where a folder has none.
+
+    Raises:
+      DamageError: naming the first file that is missing or changed.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return False
+    try:
+        known = unsealed(json.loads(path.read_text()))
+    except (ValueError, AttributeError, DamageError) as error:
+        raise DamageError(f"{path} is damaged ({error})") from error
+    for name, expected in known.items():
+        if not (folder / name).is_file():
+            raise DamageError(f"{folder / name} is missing")
+        if file_sha256(folder / name) != expected:
+            raise DamageError(f"{folder / name} has changed since it was written")
+    return True
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _of_record(content: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(content))  # keys that are numbers become text
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
