@@ -34,6 +34,40 @@ def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
+def read_lines(
+    path: Path, needed: Sequence[str] = (), *, growing: bool = True
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """The records of a file of JSON lines, and the numbers of its damaged lines, from 1.
+
+    Args:
+      path: of the file; one that is not there has no lines.
+      needed: what a record must have.
+      growing: whether lines are appended to the file: then a last line without its end is what a
+        killed process was writing, which is left out and no damage.
+    """
+    records, damaged = [], []
+    *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    if rest and not growing:
+        lines.append(rest)
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = unsealed(json.loads(line))
+        except (ValueError, AttributeError, DamageError):
+            damaged.append(number)
+            continue
+        if all(name in record for name in needed):
+            records.append(record)
+        else:
+            damaged.append(number)
+    return records, damaged
+
+
+def describe_damaged(path: Path, lines: Sequence[int]) -> str:
+    """Which lines of a file are damaged, in words."""
+    some = ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
+    return f"{len(lines):,} damaged lines of {path} are left out (line {some})"
+
+
 def write_digests(folder: Path, files: Sequence[Path] | None = None) -> None:
     """Writes `sha256.json` of a folder's files, by default of all below it."""
     found = [p for p in folder.rglob("*") if p.is_file()] if files is None else files

@@ -4,14 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from osed_jax import cluster
 from osed_jax.config import differences
 from osed_jax.console import say
-from osed_jax.digests import DamageError, sealed, unsealed
+from osed_jax.digests import DamageError, describe_damaged, read_lines, sealed, unsealed
 from osed_jax.errors import UserError
 from osed_jax.renames import completed
 
@@ -63,36 +63,6 @@ def read_json(path: Path, remedy: str = "restore it from a copy") -> dict[str, A
             f"{path} is damaged or was changed by hand: {error}; {remedy}, or remove the line of "
             f"the digest if you changed it on purpose"
         ) from error
-
-
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The records of a file of JSON lines, and the numbers of its damaged lines, from 1.
-
-    A last line without its end is what a killed process was writing: it is left out, no damage.
-    """
-    records, damaged = [], []
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            records.append(unsealed(record))
-        except (ValueError, AttributeError, DamageError):
-            damaged.append(number)
-    return records, damaged
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads a file of JSON lines, such as `metrics.jsonl`.
-
-    Raises:
-      UserError: where the file is missing or one of its lines is broken.
-    """
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except OSError as error:
-        raise UserError(f"there is no {path}; is {path.parent} a work directory?") from error
-    except ValueError as error:
-        raise UserError(f"{path} has a broken line ({error}); restore or remove it") from error
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -277,9 +247,3 @@ def keep_lines_before(metrics: Path, unit: str, end: int) -> None:
         say(f"note: {describe_damaged(metrics, damaged)}; what they said of the training is lost")
     kept = [json.dumps(sealed(r)) + "\n" for r in records if r.get(unit, end) < end]
     write_atomically(metrics, "".join(kept))
-
-
-def describe_damaged(path: Path, lines: Sequence[int]) -> str:
-    """Which lines of a file are damaged, in words."""
-    some = ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
-    return f"{len(lines):,} damaged lines of {path} are left out (line {some})"

@@ -39,7 +39,7 @@ from osed_jax.workdir import write_json
 from tests.command_line import run_well
 
 LAYERS = ["Conv_0", "RoutedBatchNorm_0", "Conv_1", "RoutedBatchNorm_1", "Dense_0"]
-LOSS_data.facts = LossFacts(np.ones(3), num_epochs=1, start_epoch=1)
+LOSS_FACTS = LossFacts(np.ones(3), num_epochs=1, start_epoch=1)
 KINDS = {"natural": Kind.NATURAL, "generated": Kind.GENERATED, "noise": Kind.NOISE}
 RANDOM = np.random.RandomState(0)
 MEAN, STD = np.array([0.5, 0.4, 0.6]), np.array([0.25, 0.2, 0.3])
@@ -91,7 +91,7 @@ def measured(*, model=None, state=STATE, which=(0, 1, 2), augmentation=PLAIN, se
         [jax.device_put(batch, split(mesh)) for batch in batches],
         num_batches=len(batches),
         image_size=6,
-        loss_fn=cross_entropy({"label_smoothing": 0.0}, LOSS_data.facts),
+        loss_fn=cross_entropy({"label_smoothing": 0.0}, LOSS_FACTS),
         epoch=0,
         augmentation=augmentation,
         seed=seed,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -258,6 +259,8 @@ def test_a_run_notices_that_its_directory_is_gone(tmp_path, monkeypatch):
 
     def remove_then_say(record, num_epochs):
         seen.append(record)
+        while not (tmp_path / "run" / "checkpoints" / "1").exists():
+            time.sleep(0.01)
         (tmp_path / "run").rename(tmp_path / "moved")
 
     monkeypatch.setattr(driver, "_say_epoch", remove_then_say)

@@ -54,7 +54,7 @@ def test_what_passes_is_linked_and_every_verdict_counted(tmp_path, source):
     assert "3: 2 kept, 1 duplicate, 1 constant" in said and "0: no images" in said
     kept = tmp_path / "kept"
     # An image of another class is no duplicate.
-    assert files(kept) == ["3/a.png", "3/d.png", "5/a.png", "5/b.png", "filter.json"]
+    assert files(kept) == ["3/a.png", "3/d.png", "5/a.png", "5/b.png", "filter.json", "sha256.json"]
     assert (kept / "3" / "a.png").samefile(source / "3" / "a.png")
     told = json.loads((kept / "filter.json").read_text())
     assert told["images"]["3"] == {"kept": 2, "duplicate": 1, "constant": 1}

@@ -193,7 +193,7 @@ def test_generating_again_repairs_what_verify_named(store, tmp_path):
     (store / "dog" / ".000056.png.partial").write_bytes(b"half")
     lines = (store / "metadata.jsonl").read_text()
     (store / "metadata.jsonl").write_text(lines[:-40])
-    assert fill_cheaply(store) == 2
+    assert fill_cheaply(store) == 1, "the image of the cut line is there"
     assert tree(tmp_path) == before
 
 
@@ -233,3 +233,88 @@ def test_tfds_reads_a_store_as_a_folder_of_images(store, tmp_path):
         for e in builder.as_dataset(split="train").as_numpy_iterator()
     ]
     assert sorted(read) == ["dog"] * 17 + ["sea_lion"] * 12
+
+
+def damage(path, line, old, new):
+    lines = path.read_text().splitlines(keepends=True)
+    assert old in lines[line]
+    lines[line] = lines[line].replace(old, new, 1)
+    path.write_text("".join(lines))
+
+
+def test_images_whose_lines_are_damaged_are_kept_and_get_new_lines(store, capsys):
+    before, written = tree(store), {p: p.stat().st_ino for p in store.rglob("*.png")}
+    damage(store / "metadata.jsonl", 3, '"verdict": "kept"', '"verdict": "kepu"')
+    damage(store / "metadata.jsonl", 9, "{", "[")
+    damage(store / "metadata.jsonl", 14, '"index": ', '"index": 9')
+    path = store / "metadata.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])  # the last line is cut, as by a full disk
+    assert any(p.startswith("unlisted: ") for p in problems(store))
+    assert fill_cheaply(store) == 0, "nothing is drawn"
+    assert "4 damaged lines" in (said := capsys.readouterr().out) and "(line 4, 10, 15, 29)" in said
+    assert "4 images are there without a line" in said
+    assert tree(store) == before and problems(store) == []
+    assert written.keys() == {p: 0 for p in store.rglob("*.png")}.keys()
+
+
+def test_an_image_without_a_line_that_is_damaged_too_is_drawn_again(store):
+    before = tree(store)
+    damage(store / "metadata.jsonl", 3, '"verdict": "kept"', '"verdict": "kepu"')
+    name = read_lines(store / "metadata.jsonl")[0][2]["file_name"]
+    missing = sorted(
+        set(before) - {r["file_name"] for r in read_lines(store / "metadata.jsonl")[0]}
+    )
+    (path,) = (store / n for n in missing if n.endswith(".png"))
+    assert str(path.relative_to(store)) != name
+    content = bytearray(path.read_bytes())
+    content[-30] ^= 1
+    path.write_bytes(content)
+    assert fill_cheaply(store) == 1
+    assert tree(store) == before
+
+
+def test_nothing_is_deleted_before_a_store_is_full_again(store):
+    damage(store / "metadata.jsonl", 0, "{", "[")
+    path = store / "sea_lion" / "000000.png"
+    path.write_bytes(path.read_bytes()[:-20])  # so it cannot be used as it is
+
+    def fails(names):
+        raise RuntimeError("no device")
+
+    with pytest.raises(RuntimeError, match="no device"):
+        fill_cheaply(store, draw=fails)
+    assert path.exists()
+    stray = store / "dog" / "000900.png"
+    stray.write_bytes(encode(image(2, 1)))
+    fill_cheaply(store)
+    assert problems(store) == [] and not stray.exists()
+
+
+def test_a_first_try_that_made_no_image_binds_nobody(tmp_path):
+    def fails(names):
+        raise RuntimeError("no device")
+
+    with pytest.raises(RuntimeError, match="no device"):
+        fill_cheaply(tmp_path / "store", draw=fails)
+    other = {"model": "another", "prompts": {}}
+    fill_cheaply(tmp_path / "store", settings=other)
+    assert problems(tmp_path / "store") == []
+    with pytest.raises(UserError, match="images of other settings"):
+        fill_cheaply(tmp_path / "store")
+
+
+def test_a_changed_image_of_a_store_is_not_trained_on(store, capsys):
+    load(store)
+    path = store / "dog" / "000001.png"
+    path.write_bytes(encode(image(2, 11)))
+    with pytest.raises(
+        UserError, match=r"1 images of .* have changed .*dog/000001.png; --mode=ver"
+    ):
+        load(store)
+    path.unlink()
+    (store / "dog" / "mine.png").write_bytes(encode(image(2, 11)))
+    capsys.readouterr()
+    load(store)
+    said = capsys.readouterr().out
+    assert "1 images of" in said and "have no line" in said and "1 images" in said
+    assert f"1 images of {store} are missing" in said

@@ -13,10 +13,11 @@ import numpy as np
 
 from osed_jax import experiment, workdir
 from osed_jax.console import progress, say
-from osed_jax.data.generated import check_classes
+from osed_jax.data.generated import check_classes, check_images
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import FileImages
 from osed_jax.data.listing import class_folders, files_of_classes, say_what_is_left_out
+from osed_jax.digests import write_digests
 from osed_jax.errors import UserError
 from osed_jax.experiment import Config
 from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
@@ -44,6 +45,7 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
     split_set = experiment.load_train(config, experiment.open_cache(target))
     train = split_set.train
     check_classes(source, train.class_names)
+    check_images(source)
     folders = class_folders(source)
     found = files_of_classes(folders)
     say_what_is_left_out(source, found)
@@ -64,6 +66,7 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
             )
         settings = {"generated_dir": str(source), **{name: gen[name] for name in FILTERS}}
         workdir.write_json(unfinished / FILE, {"settings": settings, "images": verdicts})
+        write_digests(unfinished)
         unfinished.chmod(0o755)
         unfinished.rename(target)
     finally:

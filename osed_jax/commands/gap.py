@@ -13,6 +13,7 @@ from osed_jax import experiment, workdir
 from osed_jax.console import say
 from osed_jax.data.generated import report_path
 from osed_jax.data.image_set import ImageSet
+from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
 from osed_jax.evaluation.predict import Predictor

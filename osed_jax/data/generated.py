@@ -6,14 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from osed_jax.console import say
+from osed_jax.console import progress, say
 from osed_jax.data.folder import read_class_folders
 from osed_jax.data.image_set import ImageSet
-from osed_jax.data.listing import class_folders
-from osed_jax.digests import DamageError, unsealed
+from osed_jax.data.listing import class_folders, files_of_classes
+from osed_jax.digests import FILE as DIGESTS
+from osed_jax.digests import (
+    DamageError,
+    check_digests,
+    describe_damaged,
+    file_sha256,
+    read_lines,
+    unsealed,
+)
 from osed_jax.errors import UserError
 
 STORE_FILE = "store.json"  # in a folder that --mode=generate filled
+METADATA = "metadata.jsonl"  # there, with a line for each image
 
 
 def load_generated(
@@ -50,6 +59,7 @@ def load_generated(
         )
     folder = Path(generated_dir)
     check_classes(folder, class_names)
+    check_images(folder)
     generated = read_class_folders(
         folder,
         class_names,
@@ -123,6 +133,55 @@ def _distances(path: Path, class_names: Sequence[str]) -> dict[str, float | None
             f"{', '.join(class_names)}; make it again with --mode=gap for this data set"
         )
     return distance
+
+
+def check_images(folder: Path) -> None:
+    """Checks generated images by the digests that were kept as they were made, if any were.
+
+    Images without a digest are used, and their number is said.
+
+    Raises:
+      UserError: naming the first image that has changed.
+    """
+    if not (folder / STORE_FILE).exists():
+        _check_filtered(folder)
+        return
+    records, damaged = read_lines(folder / METADATA, ("file_name", "sha256"), growing=False)
+    if damaged:
+        say(f"note: {describe_damaged(folder / METADATA, damaged)}; --mode=generate mends it")
+    known = {record["file_name"]: record["sha256"] for record in records}
+    folders = class_folders(folder)
+    paths = [
+        (f"{name}/{path.relative_to(folders[name])}", path)
+        for name, files in files_of_classes(folders).items()
+        for path in files.images
+    ]
+    changed, unknown = [], 0
+    for file, path in progress(paths, total=len(paths), unit="image", label=f"checking {folder}"):
+        expected = known.pop(file, None)
+        unknown += expected is None
+        if expected not in (None, file_sha256(path)):
+            changed.append(path)
+    if changed:
+        raise UserError(
+            f"{len(changed):,} images of {folder} have changed since they were made, by their "
+            f"sha256 in {METADATA}; the first is {changed[0]}; --mode=verify names all: remove "
+            f"them, then --mode=generate makes them again"
+        )
+    if unknown:
+        say(f"note: {unknown:,} images of {folder} have no line in {METADATA} to check them by")
+    if known:
+        say(f"note: {len(known):,} images of {folder} are missing; --mode=generate makes them again")
+
+
+def _check_filtered(folder: Path) -> None:
+    try:
+        check_digests(folder)
+    except DamageError as error:
+        raise UserError(
+            f"{error}; remove {folder} and make it again with --mode=filter, or remove "
+            f"{folder / DIGESTS} to use the images as they are"
+        ) from error
 
 
 def check_classes(folder: Path, class_names: Sequence[str]) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from osed_jax import experiment, workdir
+from osed_jax import experiment
 from osed_jax.console import say
+from osed_jax.digests import describe_damaged, read_lines
 from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.metrics import log_softmax
 from osed_jax.evaluation.statistics import share_interval
@@ -99,9 +100,9 @@ def _records(subject: Subject) -> tuple[list[dict[str, Any]], int]:
 
 def _read_records(directory: Path) -> list[dict[str, Any]]:
     path = directory / "metrics.jsonl"
-    records, damaged = workdir.read_lines(path)
+    records, damaged = read_lines(path)
     if damaged:
-        say(f"note: the curves lack epochs: {workdir.describe_damaged(path, damaged)}")
+        say(f"note: the curves lack epochs: {describe_damaged(path, damaged)}")
     return records
 
 

@@ -15,7 +15,7 @@ from osed_jax import experiment, workdir
 from osed_jax.config import method_name
 from osed_jax.console import say
 from osed_jax.data.long_tail import class_groups
-from osed_jax.digests import DamageError
+from osed_jax.digests import DamageError, describe_damaged, read_lines
 from osed_jax.evaluation.metrics import classification_report
 from osed_jax.experiment import Config, Data
 from osed_jax.kinds import Kind
@@ -76,9 +76,9 @@ def summarise(
 
 def _speed(config: Config, metrics: Path) -> dict[str, float | None]:
     """Wall time and median speed; None, said aloud, where `metrics.jsonl` lacks epochs."""
-    records, damaged = workdir.read_lines(metrics)
+    records, damaged = read_lines(metrics)
     if damaged:
-        say(f"note: {workdir.describe_damaged(metrics, damaged)}")
+        say(f"note: {describe_damaged(metrics, damaged)}")
     found = {r["epoch"]: r for r in records}
     # Those before a fork are in the other run's file.
     first = min(found, default=0) if config["init"]["fork_from"] else 0

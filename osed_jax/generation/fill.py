@@ -43,6 +43,11 @@ def fill(
     started, drawn = time.monotonic(), 0
     with progress(total=sum(store.missing()), unit="image", label="generating") as bar:
         while names := store.next_names(max_attempts):
+            if found := _found(store, names, filters):
+                say(f"{len(found):,} images are there without a line; they are not drawn again")
+                for name, one in found.items():
+                    bar.update(_add(store, {0: name}, one, describe, filters))
+                continue
             for batch in arranged(names, store.position, batch_size):
                 bar.update(_add(store, batch, _draw(batch, draw, batch_size), describe, filters))
                 drawn += len(batch)
@@ -90,6 +95,18 @@ def rates(class_names: Sequence[str], records: Sequence[Record]) -> list[str]:
             line += f"; {reasons.total():,} of {len(of_class):,} rejected ({share:.1%}): {why}"
         lines.append(line)
     return lines
+
+
+def _found(store: Store, names: Sequence[Name], filters: Filters) -> dict[Name, Drawn]:
+    """Images that are there already, of those to make; none where judging needs the drawing."""
+    if filters.needs_drawing:
+        return {}
+    there = {name: store.found(name) for name in names}
+    return {
+        name: Drawn(image[0][None], None if image[1] is None else image[1][None])
+        for name, image in there.items()
+        if image is not None
+    }
 
 
 def _draw(

@@ -64,6 +64,11 @@ class Filters:
         self._files: set[tuple[int, str]] = set()
         self._hashes: defaultdict[int, list[int]] = defaultdict(list)
 
+    @property
+    def needs_drawing(self) -> bool:
+        """Whether judging an image takes what only its drawing tells: the safety checker."""
+        return self._safety_checker
+
     def score(
         self, images: np.ndarray, labels: np.ndarray, safety_margin: np.ndarray | None = None
     ) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@
 
 A process writes an image under a temporary name, renames it, then appends its line to a shard of
 its own, `.metadata-I-of-N.jsonl`, which it holds locked as long as it lives. So a process killed at
-any moment leaves whole images and at most half a line; the next start drops what has no line.
+any moment leaves whole images and at most half a line; the next start gives images without a line a
+new one.
 Shards are merged, sorted, whenever a process starts or ends.
 """
 
@@ -24,13 +25,18 @@ from typing import IO, Any
 
 import numpy as np
 
+from osed_jax import digests
 from osed_jax.config import differences
-from osed_jax.data.generated import STORE_FILE
+from osed_jax.console import say
+from osed_jax.data.generated import METADATA, STORE_FILE
 from osed_jax.errors import UserError
 from osed_jax.generation.store_metadata import (
     IMAGE,
+    REJECTED,
     Name,
     Record,
+    decode,
+    file_name,
     full_size_folder,
     is_kept,
     is_listed,
@@ -61,7 +67,9 @@ class Store:
         share: tuple[int, int],
         records: dict[Name, Record],
         shard: IO[bytes],
+        image_size: int | None = None,
     ):
+        self._image_size = image_size
         self.folder, self.class_names, self.share = folder, tuple(class_names), share
         self.wanted, self.records, self._shard = tuple(wanted), records, shard
 
@@ -96,13 +104,29 @@ class Store:
             names += [(label, index) for _, index in zip(range(lacks), free)]
         return names
 
+    def found(self, name: Name) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """The image that is there without a line, and as drawn if asked for; None for none.
+
+        A process killed before the line, or damage of the lines, leaves such images; they are
+        those that would be drawn again, as the settings of a store never change.
+        """
+        path = file_name(self.class_names[name[0]], name[1])
+        drawn = full_size_folder(self.folder)
+        image = decode(self.folder / path, self._image_size)
+        if not drawn.is_dir():
+            return None if image is None else (image, None)
+        full_size = decode(drawn / path)
+        return None if image is None or full_size is None else (image, full_size)
+
     def add(self, record: Record, image: bytes, full_size: bytes | None = None) -> None:
         """Writes a PNG image, if its record says that it is kept, then the record."""
         if is_kept(record):
             if full_size is not None:
                 _write_image(full_size_folder(self.folder) / record["file_name"], full_size)
             _write_image(self.folder / record["file_name"], image)
-        line = (json.dumps(record) + "\n").encode()
+        else:
+            (self.folder / record["file_name"]).unlink(missing_ok=True)  # found without a line
+        line = (json.dumps(digests.sealed(record)) + "\n").encode()
         if self._shard.write(line) != len(line):  # unbuffered: the disk took a part of it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._shard.name)
         self.records[record["label"], record["index"]] = record
@@ -147,14 +171,18 @@ def filling(
                 partial.unlink()
             _refuse_living(folder, share)
             _write_settings(folder, content)
+            _say_damaged(folder)
             merge(folder)
             records = read_records(folder)
-            _drop_unlisted(folder, class_names, share, records)
             shard = open(_shard_path(folder, share), "ab", buffering=0)  # noqa: SIM115
             fcntl.flock(shard, fcntl.LOCK_EX)
         try:
             with shard:
-                yield Store(folder, class_names, wanted, share, records, shard)
+                yield Store(
+                    folder, class_names, wanted, share, records, shard, settings.get("size")
+                )
+            # Only now: until a store is filled, what has no line may replace what is missing.
+            _drop_unlisted(folder, class_names, share, records)
         finally:
             with _locked(folder):
                 merge(folder)
@@ -198,19 +226,35 @@ def _write_settings(folder: Path, content: dict[str, Any]) -> None:
     before = read_json(path)
     fixed = {"class_names", "settings"}
     changed = differences(*({k: c.get(k) for k in fixed} for c in (before, content)))
-    if changed:
+    if changed and not _is_empty(folder):
         raise UserError(
             f"{folder} holds images of other settings ({'; '.join(changed)}); name another "
             f"config.oversampling.generated_dir, or give the old values to go on with this store"
         )
-    if before != content:  # another number of images
+    if before != content:  # another number of images, or no image yet
         write_json(path, content)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a store holds nothing yet, so that its settings bind nobody."""
+    at_work = any(map(lives, shards(folder)))
+    return not (at_work or read_records(folder) or any(folder.glob("*/*.png")))
+
+
+def _say_damaged(folder: Path) -> None:
+    growing = shards(folder)
+    for path in (folder / METADATA, folder / REJECTED, *growing):
+        if damaged := digests.read_lines(path, growing=path in growing)[1]:
+            say(
+                f"note: {digests.describe_damaged(path, damaged)}; images that are there get new "
+                f"lines"
+            )
 
 
 def _drop_unlisted(
     folder: Path, class_names: Sequence[str], share: tuple[int, int], records: dict[Name, Record]
 ) -> None:
-    """Removes what a killed process of this share wrote last: images without a line."""
+    """Removes this share's images without a line, which a full store has no use for."""
     for root in (folder, full_size_folder(folder)):
         for label, name in enumerate(class_names):
             for path in (root / name).glob("*") if (root / name).is_dir() else ():

@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from osed_jax import digests
+from osed_jax.data.generated import METADATA
 from osed_jax.workdir import write_atomically
 
-METADATA, REJECTED = "metadata.jsonl", "rejected.jsonl"
+REJECTED = "rejected.jsonl"
 _SHARD = re.compile(r"\.metadata-(\d+)-of-(\d+)\.jsonl")
 IMAGE = re.compile(r"(\d{6,})\.png|\.(\d{6,})\.png\.partial")
+
+_NEEDED = ("label", "index", "file_name", "verdict", "sha256")
 
 Record = dict[str, Any]
 Name = tuple[int, int]  # label, index
@@ -35,7 +39,9 @@ def merge(folder: Path) -> None:
         (REJECTED, [r for r in found if not is_kept(r)]),
     ):
         if lines or file == METADATA:
-            write_atomically(folder / file, "".join(json.dumps(r) + "\n" for r in lines))
+            write_atomically(
+                folder / file, "".join(json.dumps(digests.sealed(r)) + "\n" for r in lines)
+            )
         else:
             (folder / file).unlink(missing_ok=True)
     for path in ended:
@@ -50,18 +56,8 @@ def read_records(folder: Path) -> dict[Name, Record]:
 
 
 def read_lines(file: Path) -> tuple[list[Record], list[int]]:
-    """The records of a file of lines, and the numbers of lines, from 1, that are none."""
-    records, broken = [], []
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            record["label"], record["index"], record["file_name"], record["verdict"]
-        except (ValueError, TypeError, KeyError):
-            broken.append(number)
-            continue
-        records.append(record)
-    return records, broken
+    """The records of a file of lines, and the numbers of damaged lines, from 1."""
+    return digests.read_lines(file, _NEEDED, growing=False)
 
 
 def shards(folder: Path) -> list[Path]:
@@ -89,6 +85,18 @@ def encode(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def decode(path: Path, size: int | None = None) -> np.ndarray | None:
+    """The pixels of a whole PNG file, uint8 [H, W, 3]; None where there is none of that size."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.verify()  # the checksum of every part
+        with Image.open(path, formats=("PNG",)) as image:
+            fits = image.mode == "RGB" and (size is None or image.size == (size, size))
+            return np.asarray(image) if fits else None
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def sha256(content: bytes) -> str:
