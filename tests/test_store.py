@@ -318,3 +318,10 @@ def test_a_changed_image_of_a_store_is_not_trained_on(store, capsys):
     said = capsys.readouterr().out
     assert "1 images of" in said and "have no line" in said and "1 images" in said
     assert f"1 images of {store} are missing" in said
+
+
+def test_a_changed_image_is_drawn_again_not_taken_over(store, capsys):
+    before = tree(store)
+    (store / "dog" / "000001.png").write_bytes(encode(image(2, 11)))
+    assert fill_cheaply(store) == 1
+    assert "1 images of" in capsys.readouterr().out and tree(store) == before

@@ -17,9 +17,10 @@ from osed_jax.candidate_runs import (
     of_candidate,
 )
 from osed_jax.candidates import Candidate
-from osed_jax.commands.train import fit, keep_facts
+from osed_jax.commands.train import fit
 from osed_jax.config import as_config_file
 from osed_jax.console import muted, say
+from osed_jax.digests import DamageError, read_lines
 from osed_jax.errors import UserError
 from osed_jax.evaluation.selection import Score, best, score, simplest_good
 from osed_jax.evaluation.summary import read_predictions, write_predictions
@@ -158,13 +159,21 @@ def _train(run: Config, directory: Path, tried: _Tried) -> None:
         if not done.exists():
             mesh = make_mesh()
             data = experiment.load_training_data(run, experiment.open_cache(directory.parent))
-            keep_facts(directory, data.facts)
+            workdir.keep_facts(directory, data.facts)
             trained, state = fit(run, directory, mesh, data)
             logits = trained.evaluate(state, data.validation)
             write_predictions(done, logits, data.validation.label)
-        logits, label = read_predictions(done)
+        try:
+            logits, label = read_predictions(done)
+        except DamageError as error:
+            raise UserError(f"{error}; remove it and start the same command again") from error
     tried.held_out.append((label, logits.argmax(axis=1)))
-    records = workdir.read_lines(directory / "metrics.jsonl")
+    records, damaged = read_lines(directory / "metrics.jsonl")
+    if damaged or not records:
+        raise UserError(
+            f"{directory / 'metrics.jsonl'} is missing or has damaged lines ({damaged}), by which "
+            f"the setting would be chosen; remove {directory} and start the same command again"
+        )
     tried.epochs += len(records)
     tried.curves.append(
         {r["epoch"] + 1: r["validation_accuracy"] for r in records if "validation_accuracy" in r}

@@ -94,7 +94,8 @@ def _records(subject: Subject) -> tuple[list[dict[str, Any]], int]:
     """The epochs, first those of the run it was forked from; and how many these are."""
     own = _read_records(subject.directory)
     source = subject.config["init"]["fork_from"]
-    before = _read_records(Path(source))[: own[0]["epoch"]] if source and own else []
+    others = _read_records(Path(source)) if source and own else []
+    before = [record for record in others if record["epoch"] < own[0]["epoch"]]
     return before + own, len(before)
 
 

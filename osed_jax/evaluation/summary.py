@@ -123,8 +123,10 @@ def write_predictions(path: Path, logits: np.ndarray, label: np.ndarray) -> None
     workdir.write_atomically(path, buffer.getvalue())
 
 
-def read_predictions(path: Path, summary: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [N, K] and labels [N], checked against the summary beside them.
+def read_predictions(
+    path: Path, summary: Mapping[str, Any] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels that `write_predictions` wrote, checked against a summary of them.
 
     Raises:
       DamageError: where they are missing, damaged or of another run.
@@ -132,11 +134,11 @@ def read_predictions(path: Path, summary: Mapping[str, Any]) -> tuple[np.ndarray
     try:
         with np.load(path) as file:
             logits, label = file["logits"], file["label"]
-        confusion = np.zeros((len(summary["class_names"]),) * 2, int)
+        confusion = np.zeros((logits.shape[1],) * 2, int)
         np.add.at(confusion, (label, logits.argmax(axis=1)), 1)
     except Exception as error:  # NumPy and zipfile raise many kinds
         raise DamageError(f"{path} cannot be read ({error})") from error
-    if confusion.tolist() != summary["confusion_matrix"]:
+    if summary is not None and confusion.tolist() != summary["confusion_matrix"]:
         raise DamageError(f"{path} is not of the figures in the summary.json beside it")
     return logits, label
 

@@ -97,13 +97,13 @@ def rates(class_names: Sequence[str], records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _found(store: Store, names: Sequence[Name], filters: Filters) -> dict[Name, Drawn]:
+def _found(store: Store, names: Sequence[Name], filters: Filters) -> dict[Name, Samples]:
     """Images that are there already, of those to make; none where judging needs the drawing."""
     if filters.needs_drawing:
         return {}
     there = {name: store.found(name) for name in names}
     return {
-        name: Drawn(image[0][None], None if image[1] is None else image[1][None])
+        name: Samples(image[0][None], None if image[1] is None else image[1][None])
         for name, image in there.items()
         if image is not None
     }

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from osed_jax.digests import write_digests
 from osed_jax.errors import UserError
 from osed_jax.generation.stable_diffusion import CONFIGS, PARTS, StableDiffusion
 from osed_jax.generation.weights import save_weights
@@ -14,6 +15,8 @@ _WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
+
+_LAST = "model_index.json"
 
 
 def save(model: StableDiffusion, folder: str) -> None:
@@ -45,7 +48,7 @@ def save_into(model: StableDiffusion, folder: Path) -> None:
         shutil.rmtree(left_over)
     unfinished = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
     _write(model, unfinished)
-    for entry in sorted(unfinished.iterdir(), key=Path.is_file):
+    for entry in sorted(unfinished.iterdir(), key=lambda e: (e.is_file(), e.name == _LAST)):
         if (folder / entry.name).is_dir():
             shutil.rmtree(folder / entry.name)
         entry.replace(folder / entry.name)
@@ -74,3 +77,4 @@ def _write(model: StableDiffusion, folder: Path) -> None:
     model.tokenizer.save_pretrained(folder / "tokenizer")
     for part in PARTS:
         save_weights(folder / part / _WEIGHTS[part], model.params[part])
+    write_digests(folder)

@@ -28,6 +28,8 @@ from flax import linen as nn
 from transformers import CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule, FlaxCLIPVisionModule
 
+from osed_jax.digests import FILE as DIGESTS
+from osed_jax.digests import DamageError, check_digests
 from osed_jax.errors import UserError
 from osed_jax.generation.hub import locate
 from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
@@ -185,6 +187,13 @@ def load(
         UserError: The model cannot be had, is of another kind, or its files do not fit together.
     """
     folder, revision = locate(model, revision)
+    try:
+        check_digests(folder)
+    except DamageError as error:
+        raise UserError(
+            f"{error}; make the generator again, or remove {folder / DIGESTS} if you changed it on "
+            f"purpose"
+        ) from error
     parts, inits = _build(folder, dtype)
     params = {
         part: read_weights(folder / part, jax.eval_shape(inits[part]), param_dtype or dtype)

@@ -19,7 +19,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +35,7 @@ from osed_jax.generation.store_metadata import (
     REJECTED,
     Name,
     Record,
+    changed_images,
     decode,
     file_name,
     full_size_folder,
@@ -68,8 +69,9 @@ class Store:
         records: dict[Name, Record],
         shard: IO[bytes],
         image_size: int | None = None,
+        changed: Collection[Name] = (),
     ):
-        self._image_size = image_size
+        self._image_size, self._changed = image_size, changed
         self.folder, self.class_names, self.share = folder, tuple(class_names), share
         self.wanted, self.records, self._shard = tuple(wanted), records, shard
 
@@ -110,6 +112,8 @@ class Store:
         A process killed before the line, or damage of the lines, leaves such images; they are
         those that would be drawn again, as the settings of a store never change.
         """
+        if name in self._changed:
+            return None
         path = file_name(self.class_names[name[0]], name[1])
         drawn = full_size_folder(self.folder)
         image = decode(self.folder / path, self._image_size)
@@ -174,13 +178,19 @@ def filling(
             _say_damaged(folder)
             merge(folder)
             records = read_records(folder)
+            changed = changed_images(folder, records)
+            if changed:
+                say(
+                    f"note: {len(changed):,} images of {folder} have changed since they were made, "
+                    f"by their sha256; they are made again"
+                )
+            records = {name: r for name, r in records.items() if name not in changed}
             shard = open(_shard_path(folder, share), "ab", buffering=0)  # noqa: SIM115
             fcntl.flock(shard, fcntl.LOCK_EX)
         try:
             with shard:
-                yield Store(
-                    folder, class_names, wanted, share, records, shard, settings.get("size")
-                )
+                size = settings.get("size")
+                yield Store(folder, class_names, wanted, share, records, shard, size, changed)
             # Only now: until a store is filled, what has no line may replace what is missing.
             _drop_unlisted(folder, class_names, share, records)
         finally:

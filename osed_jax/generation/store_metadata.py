@@ -48,6 +48,15 @@ def merge(folder: Path) -> None:
         path.unlink()
 
 
+def changed_images(folder: Path, records: Mapping[Name, Record]) -> set[Name]:
+    """Kept images whose file is no longer the one that was written, by its sha256."""
+    return {
+        name
+        for name, record in records.items()
+        if is_kept(record) and digests.file_sha256(folder / record["file_name"]) != record["sha256"]
+    }
+
+
 def read_records(folder: Path) -> dict[Name, Record]:
     """All whole lines of all processes, by label and index, sorted."""
     files = [folder / METADATA, folder / REJECTED, *shards(folder)]
