@@ -101,6 +101,18 @@ def test_saving_writes_nothing_outside_its_folder(case, tmp_path):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["model"]
 
 
+def test_a_saved_model_that_has_changed_is_refused(case, tmp_path):
+    _, _, model, _ = case
+    saving.save(model, str(tmp_path / "kept"))
+    for name in ("unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"):
+        path = tmp_path / "kept" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(UserError, match=f"{path.name} has changed since .*make the generator"):
+            stable_diffusion.load(str(tmp_path / "kept"))
+        path.write_bytes(whole)
+
+
 def test_parameters_and_computation_have_their_own_types(folder):
     model = stable_diffusion.load(str(folder), dtype=jnp.bfloat16, param_dtype=jnp.float32)
     assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {np.dtype(jnp.float32)}

@@ -171,7 +171,9 @@ def check_images(folder: Path) -> None:
     if unknown:
         say(f"note: {unknown:,} images of {folder} have no line in {METADATA} to check them by")
     if known:
-        say(f"note: {len(known):,} images of {folder} are missing; --mode=generate makes them again")
+        say(
+            f"note: {len(known):,} images of {folder} are missing; --mode=generate makes them again"
+        )
 
 
 def _check_filtered(folder: Path) -> None:
