@@ -325,3 +325,11 @@ def test_a_changed_image_is_drawn_again_not_taken_over(store, capsys):
     (store / "dog" / "000001.png").write_bytes(encode(image(2, 11)))
     assert fill_cheaply(store) == 1
     assert "1 images of" in capsys.readouterr().out and tree(store) == before
+
+
+def test_a_lost_list_of_rejected_images_is_told(store, capsys):
+    fill_cheaply(store)
+    assert "have no line" not in capsys.readouterr().out
+    (store / "rejected.jsonl").unlink()
+    fill_cheaply(store)
+    assert "rejected.jsonl is missing" in capsys.readouterr().out

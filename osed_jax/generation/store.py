@@ -178,6 +178,7 @@ def filling(
             _say_damaged(folder)
             merge(folder)
             records = read_records(folder)
+            _say_gaps(folder, class_names, share, records)
             changed = changed_images(folder, records)
             if changed:
                 say(
@@ -249,6 +250,22 @@ def _is_empty(folder: Path) -> bool:
     """Whether a store holds nothing yet, so that its settings bind nobody."""
     at_work = any(map(lives, shards(folder)))
     return not (at_work or read_records(folder) or any(folder.glob("*/*.png")))
+
+
+def _say_gaps(
+    folder: Path, class_names: Sequence[str], share: tuple[int, int], records: dict[Name, Record]
+) -> None:
+    """Tells where numbers before the last image have no line, as every drawn image has one."""
+    first, step = share
+    gaps = 0
+    for label in range(len(class_names)):
+        last = max((index for of, index in records if of == label), default=-1)
+        gaps += sum((label, i) not in records for i in range(first, last, step))
+    if gaps and not (folder / REJECTED).exists():
+        say(
+            f"note: {gaps:,} images before the last ones of {folder} have no line; if a filter "
+            f"rejected them, {REJECTED} is missing"
+        )
 
 
 def _say_damaged(folder: Path) -> None:
