@@ -203,7 +203,7 @@ def test_test_images_are_never_seen(adapted, opened, tmp_path):
     data = [p for p in opened if p.startswith(str(tmp_path / "data"))]
     assert data and not [p for p in data if "/test" in p.removeprefix(str(tmp_path))]
     assert (made / UNET).read_bytes() == (adapted[1] / UNET).read_bytes()
-    with pytest.raises(UserError, match="cannot read the image"):
+    with pytest.raises(UserError, match="cannot read 2 images"):
         experiment.load_split(check(config), "test", tmp_path / "cache")  # as training does
 
 
