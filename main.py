@@ -70,7 +70,7 @@ def run(argv: list[str]) -> int:
 
     def command() -> None:
         config = parse(argv)
-        logging.set_verbosity(logging.ERROR)  # the libraries' warnings are not for the reader
+        logging.set_verbosity(logging.FATAL)  # what libraries log as errors, they raise too
         main(config)
 
     return exit_status_of(command)

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from types import TracebackType
 
 from osed_jax import cluster
 from osed_jax.errors import UserError
@@ -31,11 +32,23 @@ def _of_the_machine(error: Exception) -> str:
     return ""
 
 
+def _tell_unless_closed(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """`sys.excepthook`: only native threads call it here, since a command's errors are caught.
+
+    Writers of a checkpoint that has failed already find their event loop closed, each of them.
+    """
+    if str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, trace)
+
+
 def exit_status_of(command: Callable[[], None]) -> int:
     """Calls a command: 0 where it ends well, 2 with one line where a person can mend it, else 1."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
+    sys.excepthook = _tell_unless_closed
     try:
         command()
         return cluster.leave(0)

@@ -33,6 +33,17 @@ def test_an_error_becomes_one_line_and_a_status(capsys, error, status, said):
     assert said in captured and ("Traceback" in captured) == (status == 1)
 
 
+def test_threads_that_find_their_event_loop_closed_are_not_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+    def command():
+        for text in ("Event loop is closed", "something else"):
+            sys.excepthook(RuntimeError, RuntimeError(text), None)
+
+    assert exit_status_of(command) == 0
+    assert capsys.readouterr().err == "RuntimeError: something else\n"
+
+
 @pytest.mark.parametrize("platform", ["cuda", "no_such"])
 def test_a_platform_that_jax_does_not_have(tmp_path, platform):
     arguments = ("--config=configs/digits.py:erm", f"--workdir={tmp_path}")

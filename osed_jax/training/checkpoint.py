@@ -107,7 +107,9 @@ class Checkpoints:
 
     def _unwritten(self, failure: Exception) -> UserError:
         files.check_there(self._workdir)
-        why = " ".join(str(failure).split())[:200]
+        text = " ".join(str(failure).split())
+        full = "No space left on device" in text
+        why = "no space left on the device" if full else text[:200]
         return UserError(
             f"cannot write a checkpoint to {self._folder} ({why}); "
             f"free space or allow it; the same command goes on from the last whole checkpoint"
