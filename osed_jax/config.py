@@ -1,7 +1,7 @@
 """A config: made from the schema, and checked, with every problem in one error."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -59,22 +59,23 @@ def check(config: ConfigDict) -> dict[str, Any]:
     Raises:
       UserError: naming every field that is unknown, missing or out of range.
     """
-    resolved = _without_tilde(plain(config.to_dict()))
+    resolved = _with_paths(plain(config.to_dict()), os.path.expanduser)
     check_fields(resolved)
     return resolved
 
 
-def _without_tilde(resolved: dict[str, Any]) -> dict[str, Any]:
+def _with_paths(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """The config with every path changed."""
     paths = {name for name, field in fields() if field.rule is PATH}
 
-    def expanded(name: str, value: Any) -> Any:
-        return os.path.expanduser(value) if name in paths and isinstance(value, str) else value
+    def changed(name: str, value: Any) -> Any:
+        return change(value) if name in paths and isinstance(value, str) else value
 
     return {
-        section: {key: expanded(f"{section}.{key}", v) for key, v in value.items()}
-        if isinstance(value, dict)
-        else expanded(section, value)
-        for section, value in resolved.items()
+        section: {key: changed(f"{section}.{key}", v) for key, v in value.items()}
+        if isinstance(value, Mapping)
+        else value
+        for section, value in config.items()
     }
 
 
@@ -125,13 +126,7 @@ def _place(path: str) -> str:
 
 def with_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with every path from the root on, to tell whether two are the same."""
-    paths = {name for name, field in fields() if field.rule is PATH}
-    return {
-        section: {k: _place(v) if f"{section}.{k}" in paths and v else v for k, v in value.items()}
-        if isinstance(value, Mapping)
-        else value
-        for section, value in config.items()
-    }
+    return _with_paths(config, lambda path: _place(path) if path else path)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO
 
 from osed_jax.console import say
-from osed_jax.errors import UserError
 
 CACHE_VARIABLE = "OSED_JAX_CACHE_DIR"  # of the environment; by default beside the work directories
 _UNUSED_DAYS = 30
@@ -78,19 +77,3 @@ def _folder_of(record: Path) -> str | None:
         return json.loads(record.read_bytes())["folder"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-@contextlib.contextmanager
-def disk_problems_explained(cache_dir: Path) -> Iterator[None]:
-    """Tells a full disk, or one that cannot be written, in one line.
-
-    Raises:
-      UserError: instead of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot keep decoded images in {cache_dir}: {error.strerror or error}; free some "
-            f"space there, or name another folder in the environment's {CACHE_VARIABLE}"
-        ) from error

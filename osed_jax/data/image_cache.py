@@ -24,14 +24,14 @@ import numpy as np
 from osed_jax.console import progress, say
 from osed_jax.data import images
 from osed_jax.data.cache_folder import (
-    disk_problems_explained,
+    CACHE_VARIABLE,
     prune,
     remove_abandoned,
     written_whole,
 )
 from osed_jax.data.decoding import DECODER, Decoded, UnreadableError, naming_the_file
 from osed_jax.data.images import ArrayImages, FileImages, Images, as_rows, digest
-from osed_jax.errors import UserError
+from osed_jax.errors import UserError, disk_problems_explained
 
 _NAMED = 100  # unreadable files that one error names
 
@@ -79,7 +79,10 @@ def read_files(
     streamed = files.nbytes > max_decoded_gib * 2**30
     key = _key_of_files(paths, image_size) if streamed else _content_key(paths, image_size, label)
     entry = _Entry(cache_dir / key, files, streamed, label)
-    with disk_problems_explained(cache_dir):
+    with disk_problems_explained(
+        f"cannot keep decoded images in {cache_dir}",
+        f"free some space there, or name another folder in the environment's {CACHE_VARIABLE}",
+    ):
         cache_dir.mkdir(parents=True, exist_ok=True)
         remove_abandoned(cache_dir)
         try:

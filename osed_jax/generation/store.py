@@ -29,7 +29,7 @@ from osed_jax import digests
 from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.generated import METADATA, STORE_FILE
-from osed_jax.errors import UserError
+from osed_jax.errors import UserError, disk_problems_explained
 from osed_jax.generation.store_metadata import (
     IMAGE,
     REJECTED,
@@ -168,7 +168,11 @@ def filling(
         "wanted": dict(zip(class_names, wanted)),
         "settings": dict(settings),
     }
-    with disk_problems_explained(folder):
+    with disk_problems_explained(
+        f"cannot write to the store {folder}",
+        "free space, or name another config.oversampling.generated_dir. The images made so far "
+        "are kept: the same command goes on from them",
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             for partial in folder.glob(".*.partial"):  # of a process killed while it merged
@@ -198,23 +202,6 @@ def filling(
             with _locked(folder):
                 merge(folder)
                 finish(list(read_records(folder).values()))
-
-
-@contextlib.contextmanager
-def disk_problems_explained(folder: Path) -> Iterator[None]:
-    """Tells a full or read-only disk in one line.
-
-    Raises:
-      UserError: instead of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the store {folder}: {error.strerror}; free space, or name another "
-            f"config.oversampling.generated_dir. The images made so far are kept: the same "
-            f"command goes on from them"
-        ) from error
 
 
 def _write_image(path: Path, content: bytes) -> None:
