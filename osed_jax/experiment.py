@@ -210,6 +210,8 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         only, max_gap = over["generated_classes"], over["max_gap"]
         shown = generated.classes_shown(folder, train.class_names, only=only, max_gap=max_gap)
         made = load_generated(config, train, cache_dir, shown)
+        if max_gap:
+            generated.check_measured(folder, made.content_sha256())
     mean, std = dataset["mean"], dataset["std"]
     if not mean:
         mean, std = channel_statistics(train.images)

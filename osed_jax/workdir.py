@@ -93,13 +93,18 @@ def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
     if is_begun(workdir):
         before = read_facts(workdir)
         if "content_sha256" not in before:
-            say(f"note: {path} is of an earlier version and knows its images by number only")
+            say_known_by_number(path)
         if changed := changed_images(before, facts):
             raise UserError(
                 f"the images have changed since {workdir} began ({'; '.join(changed)}); restore "
                 f"them to go on, or give another --workdir to train on these"
             )
     write_json(path, facts)
+
+
+def say_known_by_number(place: Path) -> None:
+    """Tells that a run has no digest of its images, so that other images may pass unnoticed."""
+    say(f"note: {place} is of an earlier version and knows its images by number only")
 
 
 def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

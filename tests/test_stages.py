@@ -11,7 +11,7 @@ import pytest
 from configs import digits
 from osed_jax.commands.train import train
 from osed_jax.config import check
-from osed_jax.data.generated import classes_shown
+from osed_jax.data.generated import check_measured, classes_shown
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier
 from osed_jax.experiment import learning_rates, load_data, make_plan
@@ -129,6 +129,19 @@ def test_classes_whose_images_are_near_enough(tmp_path, capsys):
     (report / "gap.json").write_text("{")
     with pytest.raises(UserError, match="is broken"):
         choose()
+
+
+def test_distances_of_other_images_are_refused(tmp_path, capsys):
+    (tmp_path / "store.report").mkdir()
+    path = tmp_path / "store.report" / "gap.json"
+    path.write_text(json.dumps({"content_sha256": {"generated": "abc"}}))
+    check_measured(tmp_path / "store", "abc")
+    assert not capsys.readouterr().out
+    with pytest.raises(UserError, match=r"gap\.json measured other images .* --mode=gap"):
+        check_measured(tmp_path / "store", "xyz")
+    path.write_text("{}")
+    check_measured(tmp_path / "store", "xyz")
+    assert "does not say which images it measured" in capsys.readouterr().out
 
 
 def parts(augmentation=AUGMENTATION, **settings):

@@ -136,7 +136,7 @@ def _check_same_data(found: dict[str, Any], trained_on: dict[str, Any], director
     changed = differences(*({n: facts[n] for n in names} for facts in (trained_on, found)))
     known = trained_on.get("content_sha256")
     if known is None:
-        say(f"note: {directory} is of an earlier version and knows its images by number only")
+        workdir.say_known_by_number(directory)
     elif known["training"] != found["content_sha256"]["training"]:
         changed.append("other training images, by their content")
     if changed:

@@ -37,6 +37,8 @@ _CHOSEN_BY = (  # fields of the section dataset that say which real images there
     "imbalance_ratio",
     "num_max",
     "validation_fraction",
+    "validation_folds",
+    "validation_fold",
 )
 _PAIRS, _PAIRS_OF_A_CLASS = 24, 2  # pictures of nearest pairs, at most
 
@@ -138,7 +140,7 @@ def _check_same_content(
     """Real images of the same place and choice as the run's must be the run's own."""
     known = classifier.facts.get("content_sha256")
     if known is None:
-        say(f"note: {directory} is of an earlier version and knows its images by number only")
+        workdir.say_known_by_number(directory)
         return
     changed = [part for part in ("training", "test") if digests[part] != known[part]]
     theirs, ours = read_config(directory)["dataset"], config["dataset"]

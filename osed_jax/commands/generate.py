@@ -43,7 +43,13 @@ _RECORDED = (
     "model",
     "revision",
 )
-_HELD_OUT_BY = ("name", "data_dir", "validation_fraction")  # of section dataset
+_HELD_OUT_BY = (  # of section dataset
+    "name",
+    "data_dir",
+    "validation_fraction",
+    "validation_folds",
+    "validation_fold",
+)
 
 
 def generate(config: Config) -> None:
@@ -125,7 +131,8 @@ def _check_saw_no_validation_images(model: str, dataset: dict[str, Any]) -> None
     """The images of a generator that was adapted to them would carry them into training."""
     folder = Path(model)
     # A generator may have been adapted to one thing after the other.
-    while dataset["validation_fraction"] and (folder / "config.json").is_file():
+    holds_out = dataset["validation_fraction"] or dataset["validation_folds"]
+    while holds_out and (folder / "config.json").is_file():
         theirs = workdir.read_config(folder)
         if "finetune" not in theirs:
             return  # not made by --mode=finetune

@@ -236,9 +236,7 @@ def _why(chosen: _Tried, top: _Tried, against: _Tried, scores: Mapping[str, Scor
         )
     if chosen is against:
         return f"{text}. No setting beats {against.name} by more than one standard error here."
-    shows_generated = chosen.config["oversampling"]["mode"] == "generated"
-    no_use = "" if shows_generated else " Generated images do not help more than that here."
-    return f"{text}. {against.name} has {figure(against)}.{no_use}"
+    return f"{text}. {against.name} has {figure(against)}."
 
 
 def _write(result: dict[str, Any], tried: list[_Tried], directory: Path) -> None:

@@ -135,6 +135,23 @@ def _distances(path: Path, class_names: Sequence[str]) -> dict[str, float | None
     return distance
 
 
+def check_measured(store: Path, content_sha256: str | None) -> None:
+    """Raises UserError where the distances in STORE.report/gap.json are of other images.
+
+    Args:
+      store: the folder of generated images.
+      content_sha256: of the images that are there now, see `ImageSet.content_sha256`.
+    """
+    path = report_path(store) / "gap.json"
+    measured = json.loads(path.read_text()).get("content_sha256", {}).get("generated")
+    if measured is None:
+        say(f"note: {path} is of an earlier version and does not say which images it measured")
+    elif measured != content_sha256:
+        raise UserError(
+            f"{path} measured other images than those in {store}; make it again with --mode=gap"
+        )
+
+
 def check_images(folder: Path) -> None:
     """Checks generated images by the digests that were kept as they were made, if any were.
 
