@@ -31,7 +31,7 @@ from ml_collections import config_flags
 
 from benchmarks import evidence_answers as tell
 from benchmarks.evidence_rows import ROWS, config_of, on_selected, run_directory
-from osed_jax import experiment, workdir
+from osed_jax import loading, workdir
 from osed_jax.commands.filter import FILE as FILTER_FILE
 from osed_jax.commands.filter import filter as filter_store
 from osed_jax.commands.train import train
@@ -40,8 +40,8 @@ from osed_jax.console import say
 from osed_jax.data.listing import class_folders
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
-from osed_jax.experiment import Config
 from osed_jax.generation.classifier_filter import FILTERS
+from osed_jax.loading import Config
 
 _SEEDS = (0, 1, 2)  # that are trained where none are given
 _PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
@@ -110,7 +110,7 @@ def planned(
 def train_all(runs: list[tuple[Path, Config]]) -> None:
     """Trains what is not finished; first looks whether all has the images that it shows."""
     shown = {
-        experiment.generated_dir(run)
+        loading.generated_dir(run)
         for path, run in runs
         if run["oversampling"]["mode"] == "generated" and not (path / "summary.json").exists()
     }

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from osed_jax import experiment
+from osed_jax import loading
 from osed_jax.commands.sweep import is_deferred
 from osed_jax.config import check_fields, plain
-from osed_jax.experiment import Config
 from osed_jax.kinds import NORMS
+from osed_jax.loading import Config
 from osed_jax.methods import METHODS
 
 
@@ -144,7 +144,7 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     if row.real_last:
         run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
     if row.filtered:
-        selected = folder / f"{experiment.generated_dir(run).name}.filtered"
+        selected = folder / f"{loading.generated_dir(run).name}.filtered"
         judge = {"classifier_workdir": str(run_directory(folder, "erm", seed))}
         run["generation"] |= {**_FILTERS, **judge, "filtered_dir": str(selected)}
     else:

@@ -35,7 +35,7 @@ from sklearn.svm import SVC
 from benchmarks import when_it_pays_answers as tell
 from benchmarks.when_it_pays_map import draw_map
 from configs import digits
-from osed_jax import experiment, workdir
+from osed_jax import loading, workdir
 from osed_jax.commands.finetune import finetune
 from osed_jax.commands.gap import gap
 from osed_jax.commands.generate import generate
@@ -45,7 +45,7 @@ from osed_jax.console import say
 from osed_jax.data.generated import load_generated
 from osed_jax.data.image_set import ImageSet
 from osed_jax.evaluation.tables import markdown
-from osed_jax.experiment import Config
+from osed_jax.loading import Config
 
 # Of fine-tuning, in all: each generator goes on from the one before. Most of them lie
 # where the images turn from noise into digits, which was looked up before any run was trained.
@@ -217,10 +217,10 @@ class Judge:
 
     def __init__(self, study: Study):
         self._study, self._config = study, study.config("ros", max(study.rarest))
-        whole, rows, held_out = experiment.load_train(self._config, study.folder)
+        whole, rows, held_out = loading.load_train(self._config, study.folder)
         self._train, seen = whole.select(rows), whole.select(held_out)
         self._machine = SVC(C=10).fit(_pixels(seen), seen.label)
-        test = experiment.load_split(self._config, "test", study.folder)
+        test = loading.load_split(self._config, "test", study.folder)
         self.real = float(self._right(test).mean())
 
     def row(self, steps: int) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from osed_jax.conflicts import conflicts
 from osed_jax.errors import UserError
 from osed_jax.methods import METHODS, method_of
-from osed_jax.schema import PATH, Field, fields
+from osed_jax.rules import PATH
+from osed_jax.schema import Field, fields
 
 
 def get_config(method: str = "erm") -> ConfigDict:

@@ -1,10 +1,7 @@
-"""From a checked config to the parts of an experiment: data, net, optimizer, augmentation."""
+"""From a checked config to the net, its training, the plan of each epoch and the feeder."""
 
-import dataclasses
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,17 +10,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from osed_jax.console import say
-from osed_jax.data import datasets, epoch_plan, generated, long_tail
+from osed_jax.data import epoch_plan
 from osed_jax.data.augment import Augmentation
-from osed_jax.data.cache_folder import CACHE_VARIABLE
 from osed_jax.data.epoch_plan import Plan
-from osed_jax.data.image_set import ImageSet, long_tailed_rows, split_fold
-from osed_jax.data.images import Bank, channel_statistics
+from osed_jax.data.images import Bank
 from osed_jax.data.resident_feeder import ResidentFeeder, fits
-from osed_jax.data.same_images import check_sets
 from osed_jax.data.tfdata_feeder import TfDataFeeder
 from osed_jax.errors import UserError
+from osed_jax.loading import Config, Data
 from osed_jax.models.nets import NETS
 from osed_jax.sharding import split
 from osed_jax.stages import replaced_share, stage_of, stages
@@ -31,8 +25,6 @@ from osed_jax.training import optimizer
 from osed_jax.training.losses import LOSSES, LossFacts, LossFn
 from osed_jax.training.state import TrainState, create_state
 from osed_jax.training.step import make_train_step
-
-Config = dict[str, Any]
 
 # Sections of a config that a run's numbers follow from; the others serve other modes.
 _OF_A_RUN = (
@@ -49,27 +41,6 @@ _OF_A_RUN = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The images of an experiment.
-
-    Attributes:
-      train: the long-tailed training set.
-      validation: training images held out of it; none where validation_fraction is 0.
-      test: the test set; empty where it was not opened.
-      generated: generated images; None where the mode uses none.
-      facts: what `dataset.json` says of them: name, class_names, class_counts,
-        num_train_images, num_validation_images, subset_sha256, content_sha256 (of each part), mean,
-        std, image_size, generated_counts, generated_classes (those that may show generated images).
-    """
-
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
-    generated: ImageSet | None
-    facts: dict[str, Any]
-
-
 def of_a_run(config: Config) -> Config:
     """The part of a config that a run is bound to and that its `config.json` keeps.
 
@@ -79,163 +50,6 @@ def of_a_run(config: Config) -> Config:
     if config["oversampling"]["mode"] != "generated":
         kept["oversampling"] = {**config["oversampling"], "generated_norm": "shared"}
     return kept
-
-
-def open_cache(workdir: Path) -> Path:
-    """The folder beside work directories that their runs share; returns where images go.
-
-    Decoded image folders are kept there, and compiled programs, so that a second start is quick.
-    The environment may name another folder.
-    """
-    beside = workdir.absolute().parent / ".cache"
-    cache = Path(os.environ.get(CACHE_VARIABLE) or beside).expanduser().absolute()
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache / "programs"))
-    return cache / "images"
-
-
-def load_split(config: Config, split_name: str, cache_dir: Path) -> ImageSet:
-    """The whole training set or the test set that the config names."""
-    dataset = config["dataset"]
-    return datasets.load(
-        dataset["name"],
-        split_name,
-        data_dir=dataset["data_dir"],
-        image_size=dataset["image_size"],
-        cache_dir=cache_dir,
-        max_decoded_gib=dataset["max_decoded_gib"],
-    )
-
-
-def generated_dir(config: Config) -> Path:
-    """The folder of generated images.
-
-    Raises:
-      UserError: where the config names none.
-    """
-    folder = config["oversampling"]["generated_dir"]
-    if not folder:
-        raise UserError(
-            "config.oversampling.generated_dir is empty; give the folder of generated images, "
-            "for example --config.oversampling.generated_dir=generated/digits"
-        )
-    return Path(folder)
-
-
-class TrainSplit(NamedTuple):
-    """The training set of a data set, and what of it an experiment may use.
-
-    Attributes:
-      whole: all its images.
-      rows: sorted positions of the long-tailed training images.
-      held_out: sorted positions of the validation images.
-    """
-
-    whole: ImageSet
-    rows: np.ndarray
-    held_out: np.ndarray
-
-    @property
-    def train(self) -> ImageSet:
-        """The long-tailed training images."""
-        return self.whole.select(self.rows)
-
-    @property
-    def validation(self) -> ImageSet:
-        """The images held out."""
-        return self.whole.select(self.held_out)
-
-    @property
-    def rest(self) -> ImageSet:
-        """What is in neither."""
-        used = np.concatenate([self.rows, self.held_out])
-        return self.whole.select(np.setdiff1d(np.arange(len(self.whole.label)), used))
-
-
-def load_train(config: Config, cache_dir: Path) -> TrainSplit:
-    """The training set, split as the config says. Opens no test image."""
-    dataset = config["dataset"]
-    whole = load_split(config, "train", cache_dir)
-    rows, held_out = long_tailed_rows(
-        whole,
-        profile=dataset["imbalance_profile"],
-        imbalance_ratio=dataset["imbalance_ratio"],
-        num_max=dataset["num_max"],
-        validation_fraction=dataset["validation_fraction"],
-    )
-    say(
-        f"{len(rows):,} of {len(whole.label):,} training images are used "
-        f"(config.dataset.imbalance_profile={dataset['imbalance_profile']})"
-    )
-    if folds := dataset["validation_folds"]:
-        rows, held_out = split_fold(whole.label, rows, folds=folds, fold=dataset["validation_fold"])
-    return TrainSplit(whole, rows, held_out)
-
-
-def load_generated(
-    config: Config, train: ImageSet, cache_dir: Path, shown: Sequence[str] = ()
-) -> ImageSet:
-    """The configured generated images; `shown` is that of `generated.load_generated`."""
-    return generated.load_generated(
-        str(generated_dir(config)),
-        class_names=train.class_names,
-        class_counts=train.class_counts,
-        image_size=train.images.image_size,
-        cache_dir=cache_dir,
-        max_decoded_gib=config["dataset"]["max_decoded_gib"],
-        shown=shown,
-        in_all_classes=config["oversampling"]["replace_in"] == "all",
-    )
-
-
-def load_data(config: Config, cache_dir: Path) -> Data:
-    """Loads everything that training and its evaluation need, and takes the long tail."""
-    datasets.check_names(config["dataset"]["name"], config["dataset"]["data_dir"])
-    data = load_training_data(config, cache_dir)
-    data = dataclasses.replace(data, test=load_split(config, "test", cache_dir))
-    sets = {"training": data.train, "validation": data.validation, "test": data.test}
-    check_sets({**sets, **({"generated": data.generated} if data.generated else {})})
-    digests = {**data.facts["content_sha256"], "test": data.test.content_sha256()}
-    return dataclasses.replace(data, facts={**data.facts, "content_sha256": digests})
-
-
-def load_training_data(config: Config, cache_dir: Path) -> Data:
-    """The same without the test set, of which no image is opened; that part is empty."""
-    dataset, over = config["dataset"], config["oversampling"]
-    folder = generated_dir(config) if over["mode"] == "generated" else None
-    split_set = load_train(config, cache_dir)
-    train = split_set.train
-    made, shown = None, []
-    if folder:
-        only, max_gap = over["generated_classes"], over["max_gap"]
-        shown = generated.classes_shown(folder, train.class_names, only=only, max_gap=max_gap)
-        made = load_generated(config, train, cache_dir, shown)
-        if max_gap:
-            generated.check_measured(folder, made.content_sha256())
-    mean, std = dataset["mean"], dataset["std"]
-    if not mean:
-        mean, std = channel_statistics(train.images)
-    facts = {
-        "dataset": dataset["name"],
-        "image_size": train.images.image_size,
-        "class_names": list(train.class_names),
-        "class_counts": list(train.class_counts),
-        "num_train_images": len(train.label),
-        "num_validation_images": len(split_set.held_out),
-        "subset_sha256": long_tail.subset_sha256(split_set.rows),
-        "content_sha256": {
-            "training": train.content_sha256(),
-            "validation": split_set.validation.content_sha256(),
-            "test": None,
-            "generated": made.content_sha256() if made else None,
-        },
-        "mean": list(mean),
-        "std": list(std),
-        "generated_counts": list(made.class_counts) if made else None,
-        "generated_classes": shown if made else None,
-    }
-    nothing = train.select(np.zeros(0, np.int64))
-    return Data(train, split_set.validation, nothing, made, facts)
 
 
 def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:

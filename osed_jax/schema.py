@@ -9,7 +9,7 @@ MLRC = Lee & Lee, "[Re] Pure Noise to the Rescue of Insufficient Data", ReScienc
 Cao = Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", 2019.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from osed_jax.candidates import CANDIDATES
@@ -19,16 +19,25 @@ from osed_jax.data.datasets import NAMES
 from osed_jax.kinds import NORMS
 from osed_jax.methods import METHODS
 from osed_jax.models.nets import NETS
+from osed_jax.rules import (
+    BELOW_ONE,
+    FLAG,
+    PATH,
+    POSITIVE,
+    SEED,
+    SHARE,
+    TEXT,
+    WHOLE,
+    Rule,
+    at_least,
+    between,
+    numbers,
+    one_of,
+    or_empty,
+)
 
 _DTYPES = ("float32", "bfloat16")
 _SD = "CompVis/stable-diffusion-v1-4"
-
-
-class Rule(NamedTuple):
-    """What a field may be: a test of its value, and the same in words."""
-
-    valid: Callable[[Any], bool]
-    allowed: str
 
 
 class Field(NamedTuple):
@@ -45,43 +54,6 @@ class Field(NamedTuple):
     about: str
     rule: Rule
 
-
-def one_of(*allowed: str) -> Rule:
-    """One of these texts."""
-    return Rule(lambda x: x in allowed, f"one of {', '.join(allowed)}")
-
-
-def between(low: float, high: float) -> Rule:
-    """A number from low to high, both included."""
-    return Rule(lambda x: low <= x <= high, f"between {low:g} and {high:g}")
-
-
-def at_least(low: float) -> Rule:
-    """A number from low on."""
-    return Rule(lambda x: x >= low, f"at least {low:g}")
-
-
-def numbers(count: int, low: float, high: float) -> Rule:
-    """So many numbers, each from low to high."""
-
-    def valid(x: Any) -> bool:
-        return len(x) == count and all(isinstance(v, int | float) and low <= v <= high for v in x)
-
-    return Rule(valid, f"{count} numbers between {low:g} and {high:g}")
-
-
-def _or_empty(rule: Rule) -> Rule:
-    return Rule(lambda x: not x or rule.valid(x), f"{rule.allowed}, or empty to measure it")
-
-
-TEXT = Rule(lambda x: True, "a text")
-PATH = Rule(lambda x: True, "a path")
-FLAG = Rule(lambda x: True, "True or False")
-WHOLE = Rule(lambda x: True, "a whole number")
-POSITIVE = Rule(lambda x: x > 0, "greater than 0")
-SHARE = between(0, 1)
-BELOW_ONE = Rule(lambda x: 0 <= x < 1, "at least 0 and less than 1")
-SEED = between(0, 2**32 - 1)
 
 Section = dict[str, Field]
 
@@ -143,9 +115,9 @@ _DATASET: Section = {
     ),
     "validation_fold": Field(0, "which of them is held out, from 0 on", at_least(0)),
     "mean": Field(
-        (), "of each channel; (): measured on the training subset", _or_empty(numbers(3, 0, 1))
+        (), "of each channel; (): measured on the training subset", or_empty(numbers(3, 0, 1))
     ),
-    "std": Field((), "of each channel, as mean", _or_empty(numbers(3, 1e-3, 1))),
+    "std": Field((), "of each channel, as mean", or_empty(numbers(3, 1e-3, 1))),
     "groups": Field(
         "five_equal",
         "five_equal: five groups by frequency, group_1 the rarest (MLRC); thresholds: many, "
@@ -495,26 +467,6 @@ SCHEMA: dict[str, Field | Section] = {
     "finetune": _FINETUNE,
 }
 
-# What the sections serve, for the page of all fields.
-SECTIONS = {
-    "train": "How long and in what batches.",
-    "dataset": "Which images, and how a long tail is cut out of them.",
-    "oversampling": "What fills up the rare classes; a method sets these fields.",
-    "generation": "`--mode=generate` and `--mode=filter`: the generator, prompts and filters.",
-    "augment": "What is done to training images (MLRC's recipe); noise is never augmented.",
-    "model": "The classifier.",
-    "optimizer": "SGD and its learning rate.",
-    "loss": "What is minimised.",
-    "init": "Where a run starts.",
-    "evaluate": "How test and validation images are predicted.",
-    "report": "What a run's report shows.",
-    "sweep": "`--mode=sweep`.",
-    "tune": "`--mode=tune`: chooses a setting on held-out images.",
-    "diagnose": "`--mode=diagnose`: gradients by kind of row.",
-    "gap": "`--mode=gap`: generated against real images, in features.",
-    "finetune": "`--mode=finetune`: training the generator.",
-}
-
 
 def fields() -> Iterator[tuple[str, Field]]:
     """Every field with its full name, such as `train.batch_size`."""
@@ -523,40 +475,3 @@ def fields() -> Iterator[tuple[str, Field]]:
             yield name, entry
         else:
             yield from ((f"{name}.{key}", field) for key, field in entry.items())
-
-
-def as_markdown() -> str:
-    """The page that lists all fields, docs/configuration.md."""
-    lines = [
-        "# All fields of a config",
-        "",
-        "Made from `osed_jax/schema.py` by `make docs`; a test holds it to that. A field is set by",
-        "a file of [configs/](../configs) or on the command line, `--config.SECTION.FIELD=VALUE`.",
-        "Where a default follows the number of epochs, it does so for a number that you give, too.",
-        "",
-        *_table({"seed": SCHEMA["seed"]}),
-    ]
-    for name, entry in SCHEMA.items():
-        if isinstance(entry, Mapping):
-            lines += [f"## {name}", "", SECTIONS[name], "", *_table(entry)]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _table(section: Mapping[str, Any]) -> list[str]:
-    rows = [
-        f"| `{name}` | `{_written(field)}` | {field.rule.allowed} | {field.about} |".replace(
-            "|jpg|...", ", jpg, ..."
-        )
-        for name, field in section.items()
-    ]
-    return ["| field | default | allowed | meaning |", "| --- | --- | --- | --- |", *rows, ""]
-
-
-def _written(field: Field) -> str:
-    if not callable(field.default):
-        return repr(field.default)
-    return f"{field.default(200)} of 200 epochs"
-
-
-if __name__ == "__main__":
-    print(as_markdown(), end="")

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from configs import digits
-from osed_jax import experiment
+from osed_jax import loading
 from osed_jax.commands.compare import compare
 from osed_jax.commands.evaluate import evaluate
 from osed_jax.commands.train import train
@@ -258,7 +258,7 @@ def table(counts: Counter[tuple[str, str, str]]) -> str:
 def main(trials: int) -> int:
     """Prints the table and what is bad; returns the exit status."""
     with tempfile.TemporaryDirectory() as scratch:
-        experiment.open_cache(Path(scratch))
+        loading.open_cache(Path(scratch))
         counts, bad = inject(trials, Path(scratch))
     print(table(counts))
     for line in bad:

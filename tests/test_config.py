@@ -11,7 +11,8 @@ from osed_jax.errors import UserError
 from osed_jax.experiment import learning_rates
 from osed_jax.methods import METHODS
 from osed_jax.renames import completed, renamed_flags
-from osed_jax.schema import as_markdown, fields
+from osed_jax.schema import fields
+from osed_jax.schema_page import as_markdown
 from tests.conftest import ROOT
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from osed_jax import experiment
+from osed_jax import experiment, loading
 from osed_jax.commands.diagnose import diagnose, make_plan
 from osed_jax.config import check
 from osed_jax.data.augment import Augmentation
@@ -22,8 +22,8 @@ from osed_jax.data.images import ArrayImages
 from osed_jax.errors import UserError
 from osed_jax.evaluation import layer_gradients
 from osed_jax.evaluation.layer_gradients import layer_name, layers_of, measure
-from osed_jax.experiment import Data
 from osed_jax.kinds import NORMS, Kind
+from osed_jax.loading import Data
 from osed_jax.models.batch_norm import RoutedBatchNorm
 from osed_jax.models.layers import Conv
 from osed_jax.models.resnet import ResNet
@@ -334,7 +334,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "erm"
     workdir.mkdir()
     config = experiment.of_a_run(settings(**RUN))
-    data = experiment.load_data(config, workdir)
+    data = loading.load_data(config, workdir)
     write_json(workdir / "config.json", config)
     write_json(workdir / "dataset.json", data.facts)
     model = experiment.make_model(config, 10, routed=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from osed_jax import experiment, workdir
+from osed_jax import loading, workdir
 from osed_jax.commands.compare import compare
 from osed_jax.commands.evaluate import evaluate
 from osed_jax.commands.train import train
@@ -122,7 +122,7 @@ def test_a_run_says_what_its_images_are(whole):
     facts = read_json(whole / "dataset.json")["content_sha256"]
     assert facts == read_json(whole / "summary.json")["content_sha256"]
     assert facts["generated"] is None
-    data = experiment.load_data(check(tiny()), whole)
+    data = loading.load_data(check(tiny()), whole)
     for part in ("train", "validation", "test"):
         name = {"train": "training"}.get(part, part)
         assert facts[name] == getattr(data, part).content_sha256()

@@ -6,7 +6,7 @@ from PIL import Image
 from scipy import stats
 
 from configs import digits
-from osed_jax import experiment
+from osed_jax import experiment, loading
 from osed_jax.config import check
 from osed_jax.data import epoch_plan, long_tail
 from osed_jax.errors import UserError
@@ -131,7 +131,7 @@ def test_a_run_shows_generated_images_in_the_tail_or_in_all_classes(tmp_path):
 
     def shares():
         resolved = check(config)
-        data = experiment.load_data(resolved, tmp_path / "cache")
+        data = loading.load_data(resolved, tmp_path / "cache")
         epochs = range(config.oversampling.start_epoch, config.train.num_epochs)
         plans = [experiment.make_plan(resolved, data, epoch) for epoch in epochs]
         label = np.concatenate([p.label[p.kind != Kind.PADDING] for p in plans])

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from configs import digits
-from osed_jax import experiment
+from osed_jax import loading
 from osed_jax.commands.finetune import choose_images, finetune
 from osed_jax.config import check
 from osed_jax.errors import UserError
@@ -204,13 +204,13 @@ def test_test_images_are_never_seen(adapted, opened, tmp_path):
     assert data and not [p for p in data if "/test" in p.removeprefix(str(tmp_path))]
     assert (made / UNET).read_bytes() == (adapted[1] / UNET).read_bytes()
     with pytest.raises(UserError, match="cannot read 2 images"):
-        experiment.load_split(check(config), "test", tmp_path / "cache")  # as training does
+        loading.load_split(check(config), "test", tmp_path / "cache")  # as training does
 
 
 def test_images_that_are_held_out_are_not_adapted_to(tmp_path):
     config = small_config(tmp_path / "out")
     config.dataset.validation_fraction = 0.2
-    whole, rows, held_out = experiment.load_train(check(config), tmp_path)
+    whole, rows, held_out = loading.load_train(check(config), tmp_path)
 
     def pixels(data):
         return sorted(image.tobytes() for image in data.images.take(np.arange(len(data.label))))

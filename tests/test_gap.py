@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import linalg
 
 from configs import digits
-from osed_jax import experiment
+from osed_jax import experiment, loading
 from osed_jax.commands import gap as gap_module
 from osed_jax.commands.gap import gap
 from osed_jax.config import check
@@ -134,7 +134,7 @@ def trained(tmp_path_factory):
     config = check(run)
     workdir = tmp_path_factory.mktemp("runs") / "erm"
     workdir.mkdir()
-    facts = experiment.load_data(config, experiment.open_cache(workdir)).facts
+    facts = loading.load_data(config, loading.open_cache(workdir)).facts
     write_json(workdir / "config.json", experiment.of_a_run(config))
     write_json(workdir / "dataset.json", facts)
     model = experiment.make_model(config, len(facts["class_names"]), routed=False)

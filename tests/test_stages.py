@@ -14,8 +14,9 @@ from osed_jax.config import check
 from osed_jax.data.generated import check_measured, classes_shown
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier
-from osed_jax.experiment import learning_rates, load_data, make_plan
+from osed_jax.experiment import learning_rates, make_plan
 from osed_jax.kinds import Kind
+from osed_jax.loading import load_data
 from osed_jax.models.layers import HEAD
 from osed_jax.models.wide_resnet import WideResNet
 from osed_jax.sharding import make_mesh

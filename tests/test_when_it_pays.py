@@ -12,7 +12,7 @@ from benchmarks import when_it_pays as study_module
 from benchmarks import when_it_pays_answers as tell
 from benchmarks.when_it_pays import RAREST, SEEDS, STEPS, Judge, Study
 from benchmarks.when_it_pays_map import draw_map
-from osed_jax import experiment
+from osed_jax import experiment, loading
 from osed_jax.commands.finetune import choose_images
 from osed_jax.config import differences
 from osed_jax.errors import UserError
@@ -31,10 +31,10 @@ def ids(images):
 def test_generator_runs_judge_and_test_set_share_no_image(tmp_path):
     study = Study(tmp_path)
     learnt = ids(choose_images(study_module.generator_config(study, 0, STEPS[0]), tmp_path))
-    test = ids(experiment.load_split(study.config("ros", 1), "test", tmp_path))
+    test = ids(loading.load_split(study.config("ros", 1), "test", tmp_path))
     shown, judged = set(), []
     for rarest in RAREST:
-        whole, rows, held_out = experiment.load_train(study.config("ros", rarest), tmp_path)
+        whole, rows, held_out = loading.load_train(study.config("ros", rarest), tmp_path)
         assert np.bincount(whole.label[rows])[[0, 9]].tolist() == [100, rarest]
         shown |= ids(whole.select(rows))
         judged.append(ids(whole.select(held_out)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from osed_jax import experiment, workdir
+from osed_jax import experiment, loading, workdir
 from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data import epoch_plan
@@ -16,8 +16,8 @@ from osed_jax.data.epoch_plan import Plan
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier, read_run
 from osed_jax.evaluation.layer_gradients import measure
-from osed_jax.experiment import Config, Data
 from osed_jax.kinds import KIND_NAMES, Kind
+from osed_jax.loading import Config, Data
 from osed_jax.reporting import diagnose_page as report
 from osed_jax.reporting.records import LayerGradient
 from osed_jax.sharding import check_batch_size, make_mesh
@@ -114,7 +114,7 @@ def _load(config: Config, directory: Path) -> Data:
     mode = "generated" if needed or found else "none"
     # The plan copes with classes without generated images, whatever the run asks of them.
     wanted = {**config, "oversampling": {**over, "mode": mode, "replace_in": "tail"}}
-    return experiment.load_data(wanted, experiment.open_cache(directory))
+    return loading.load_data(wanted, loading.open_cache(directory))
 
 
 def _check_same_run(run: dict[str, Any], config: Config, directory: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from osed_jax import cluster, experiment, workdir
+from osed_jax import cluster, loading, workdir
 from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.image_set import ImageSet
@@ -11,7 +11,7 @@ from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Subject, load_classifier, read_run
 from osed_jax.evaluation.predict import Predictor
 from osed_jax.evaluation.summary import figures, format_summary
-from osed_jax.experiment import Config, Data
+from osed_jax.loading import Config, Data
 from osed_jax.sharding import make_mesh
 
 
@@ -33,7 +33,7 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     _check_same_net(run, config, directory)
     mesh = make_mesh()
     with cluster.first_goes_first("test set"):
-        test = experiment.load_split(config, "test", experiment.open_cache(directory))
+        test = loading.load_split(config, "test", loading.open_cache(directory))
     _check_same_classes(test, facts)
 
     saved = load_classifier(directory, mesh)
@@ -59,7 +59,7 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     if config["report"]["enabled"]:
         from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
 
-        data = _training_data(run, facts, experiment.open_cache(directory))
+        data = _training_data(run, facts, loading.open_cache(directory))
         subject = Subject(directory, run, result, logits, test, saved, data, other)
         write_report(subject, config["report"], mesh)
     return result
@@ -80,7 +80,7 @@ def _other_test_set(run: Config, config: Config, facts: dict[str, Any], digest: 
 def _training_data(run: Config, facts: dict[str, Any], cache: Path) -> Data | None:
     """What the run was trained on; None, said aloud, where it is not here any more."""
     try:
-        data = experiment.load_data(run, cache)
+        data = loading.load_data(run, cache)
         changed = workdir.changed_images(*map(_of_training, (facts, data.facts)))
         if not changed:
             return data

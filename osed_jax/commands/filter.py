@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from osed_jax import experiment, workdir
+from osed_jax import loading, workdir
 from osed_jax.console import progress, say
 from osed_jax.data.generated import check_classes, check_images
 from osed_jax.data.image_set import ImageSet
@@ -19,9 +19,9 @@ from osed_jax.data.images import FileImages
 from osed_jax.data.listing import class_folders, files_of_classes, say_what_is_left_out
 from osed_jax.digests import write_digests
 from osed_jax.errors import UserError
-from osed_jax.experiment import Config
 from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
 from osed_jax.generation.filters import Filters
+from osed_jax.loading import Config
 
 FILE = "filter.json"
 _BATCH = 256  # images at a time; what is kept does not depend on it
@@ -40,9 +40,9 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
       UserError: where no filter is on, the folder exists or lies in the other, there is no image,
         a class loses all of them, or one or the classifier cannot be used.
     """
-    gen, source = config["generation"], experiment.generated_dir(config)
+    gen, source = config["generation"], loading.generated_dir(config)
     target = _target(gen, source)
-    split_set = experiment.load_train(config, experiment.open_cache(target))
+    split_set = loading.load_train(config, loading.open_cache(target))
     train = split_set.train
     check_classes(source, train.class_names)
     check_images(source)

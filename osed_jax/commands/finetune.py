@@ -12,12 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from osed_jax import experiment, workdir
+from osed_jax import loading, workdir
 from osed_jax.console import progress, say
 from osed_jax.data.image_set import ImageSet
 from osed_jax.digests import sealed
 from osed_jax.errors import UserError
-from osed_jax.experiment import Config
 from osed_jax.generation import miniature
 from osed_jax.generation.finetune import (
     FinetuneState,
@@ -31,6 +30,7 @@ from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.sampler import Sampler
 from osed_jax.generation.saving import save, save_into
 from osed_jax.generation.stable_diffusion import StableDiffusion, load
+from osed_jax.loading import Config
 from osed_jax.sharding import (
     abstract,
     check_batch_size,
@@ -73,7 +73,7 @@ def finetune(config: Config) -> Path:
 def _finetune(config: Config, directory: Path, about: Config) -> None:
     settings, mesh = config["finetune"], make_mesh()
     check_batch_size("config.finetune.batch_size", settings["batch_size"], mesh)
-    images = choose_images(config, experiment.open_cache(directory))
+    images = choose_images(config, loading.open_cache(directory))
     say(f"adapting to {len(images.label):,} training images ({settings['images']})")
     facts = {
         "num_train_images": len(images.label),
@@ -90,7 +90,7 @@ def _finetune(config: Config, directory: Path, about: Config) -> None:
 
 def choose_images(config: Config, cache: Path) -> ImageSet:
     """What `config.finetune.images` says, without validation images; the test set is not opened."""
-    found = experiment.load_train(config, cache)
+    found = loading.load_train(config, cache)
     images = found.rest if config["finetune"]["images"] == "rest" else found.train
     if not len(images.label):
         raise UserError(

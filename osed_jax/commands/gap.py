@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from osed_jax import experiment, workdir
+from osed_jax import loading, workdir
 from osed_jax.console import say
 from osed_jax.data.generated import report_path
 from osed_jax.data.image_set import ImageSet
@@ -17,7 +17,7 @@ from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
 from osed_jax.evaluation.predict import Predictor
-from osed_jax.experiment import Config
+from osed_jax.loading import Config
 from osed_jax.reporting.gap_page import Pairs, draw_gap, draw_pairs, gap_page
 from osed_jax.sharding import make_mesh
 from osed_jax.workdir import read_config
@@ -83,7 +83,7 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
       UserError: where there is no checkpoint, no generated images, or the net is of other classes
         or another image size.
     """
-    store = experiment.generated_dir(config)
+    store = loading.generated_dir(config)
     mesh = make_mesh()
     classifier = load_classifier(directory, mesh)
     sets = _load(config, directory, classifier)
@@ -126,11 +126,11 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
 
 
 def _load(config: Config, directory: Path, classifier: Classifier) -> dict[str, ImageSet]:
-    cache_dir = experiment.open_cache(directory)
-    train = experiment.load_train(config, cache_dir).train
+    cache_dir = loading.open_cache(directory)
+    train = loading.load_train(config, cache_dir).train
     classifier.check_same_images(f"--workdir is {directory}", train)
-    generated = experiment.load_generated(config, train, cache_dir)
-    test = experiment.load_split(config, "test", cache_dir)
+    generated = loading.load_generated(config, train, cache_dir)
+    test = loading.load_split(config, "test", cache_dir)
     return {"training": train, "test": test, "generated": generated}
 
 

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from osed_jax import experiment, workdir
+from osed_jax import loading, workdir
 from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.epoch_plan import replace_probability
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
-from osed_jax.experiment import Config
 from osed_jax.generation import stable_diffusion
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
 from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
@@ -27,6 +26,7 @@ from osed_jax.generation.sampler import Sampler
 from osed_jax.generation.samples import Samples
 from osed_jax.generation.store import Store, filling
 from osed_jax.generation.store_metadata import Name, Record, is_kept
+from osed_jax.loading import Config
 from osed_jax.stages import replaced_share, stages
 
 # Settings of all images that each one's record has, too.
@@ -59,10 +59,10 @@ def generate(config: Config) -> None:
       UserError: for a bad config, a model that cannot be had, a store of other settings, a full
         disk, too little device memory, filters that leave too few images. What was made stays.
     """
-    folder = experiment.generated_dir(config)
+    folder = loading.generated_dir(config)
     gen = config["generation"]
     _check_saw_no_validation_images(gen["model"], config["dataset"])
-    found = experiment.load_train(config, experiment.open_cache(folder))
+    found = loading.load_train(config, loading.open_cache(folder))
     train = found.train
     wanted = wanted_counts(config, train.class_counts)
     own = read_own(gen["prompts_file"], train.class_names)

@@ -4,13 +4,13 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from osed_jax import cluster, experiment
+from osed_jax import cluster, loading
 from osed_jax.commands.compare import compare
 from osed_jax.commands.train import train
 from osed_jax.config import check_fields, defaults, plain
 from osed_jax.console import say
 from osed_jax.errors import UserError
-from osed_jax.experiment import Config
+from osed_jax.loading import Config
 from osed_jax.methods import METHODS
 from osed_jax.workdir import read_facts
 
@@ -49,7 +49,7 @@ def _check_finished(runs: list[tuple[Path, Config]], directory: Path) -> None:
     if not finished or not coming:
         return
     shows_generated = (run for run in coming if run["oversampling"]["mode"] == "generated")
-    data = experiment.load_data(next(shows_generated, coming[0]), experiment.open_cache(directory))
+    data = loading.load_data(next(shows_generated, coming[0]), loading.open_cache(directory))
     now = data.facts["content_sha256"]
     for path in finished:
         known = read_facts(path).get("content_sha256", {})
@@ -80,7 +80,7 @@ def planned(config: Config, directory: Path) -> list[tuple[Path, Config]]:
                 run["init"]["fork_from"] = str(_workdir(directory, "erm", seed))
             check_fields(run)
             if run["oversampling"]["mode"] == "generated":
-                experiment.generated_dir(run)
+                loading.generated_dir(run)
             runs.append((_workdir(directory, method, seed), run))
     return runs
 

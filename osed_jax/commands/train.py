@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
-from osed_jax import cluster, experiment, workdir
+from osed_jax import cluster, experiment, loading, workdir
 from osed_jax.console import progress, say
 from osed_jax.data.image_set import ImageSet
 from osed_jax.digests import sealed
@@ -26,8 +26,8 @@ from osed_jax.evaluation.summary import (
     summarise,
     write_predictions,
 )
-from osed_jax.experiment import Config, Data
 from osed_jax.kinds import Kind
+from osed_jax.loading import Config, Data
 from osed_jax.sharding import (
     abstract,
     check_batch_size,
@@ -74,7 +74,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     mesh = make_mesh()
     check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
     with cluster.first_goes_first("data"):
-        data = experiment.load_data(config, experiment.open_cache(directory))
+        data = loading.load_data(config, loading.open_cache(directory))
         if cluster.is_first():
             workdir.keep_facts(directory, data.facts)
     _say_data(data.facts)
@@ -124,7 +124,7 @@ def _make_missing_report(
 ) -> None:
     """Of a finished run; where that cannot be done any more, it is said."""
     try:
-        data = experiment.load_data(config, experiment.open_cache(directory))
+        data = loading.load_data(config, loading.open_cache(directory))
         if changed := workdir.changed_images(workdir.read_facts(directory), data.facts):
             raise UserError(f"the images have changed since ({'; '.join(changed)})")
         logits, _ = read_predictions(directory / "predictions.npz", summary)

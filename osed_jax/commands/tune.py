@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from osed_jax import experiment, workdir
+from osed_jax import experiment, loading, workdir
 from osed_jax.candidate_runs import (
     best_start,
     epochs_within_budget,
@@ -24,7 +24,7 @@ from osed_jax.digests import DamageError, read_lines
 from osed_jax.errors import UserError
 from osed_jax.evaluation.selection import Score, best, score, simplest_good
 from osed_jax.evaluation.summary import read_predictions, write_predictions
-from osed_jax.experiment import Config
+from osed_jax.loading import Config
 from osed_jax.sharding import check_batch_size, make_mesh
 
 _BASELINES = ("ros", "erm")  # the first that is a candidate is what the others must beat
@@ -100,8 +100,8 @@ def _try_all(config: Config, tried: list[_Tried], directory: Path) -> dict[str, 
     """Trains fold by fold, dropping candidates; returns the facts of the whole training set."""
     check_batch_size("config.train.batch_size", config["train"]["batch_size"], make_mesh())
     folds, remaining = config["tune"]["folds"], list(tried)
-    cache = experiment.open_cache(directory)
-    whole = experiment.load_training_data(tried[0].config, cache).facts
+    cache = loading.open_cache(directory)
+    whole = loading.load_training_data(tried[0].config, cache).facts
     if max(whole["class_counts"]) < 2:
         raise UserError(
             "--mode=tune holds out images of each class in turn, but no class has two; give more"
@@ -158,7 +158,7 @@ def _train(run: Config, directory: Path, tried: _Tried) -> None:
     with workdir.claimed(directory, run):
         if not done.exists():
             mesh = make_mesh()
-            data = experiment.load_training_data(run, experiment.open_cache(directory.parent))
+            data = loading.load_training_data(run, loading.open_cache(directory.parent))
             workdir.keep_facts(directory, data.facts)
             trained, state = fit(run, directory, mesh, data)
             logits = trained.evaluate(state, data.validation)

@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from osed_jax import experiment
+from osed_jax import loading
 from osed_jax.console import progress, say
 from osed_jax.data.generated import STORE_FILE
 from osed_jax.errors import UserError
-from osed_jax.experiment import Config
 from osed_jax.generation.store_metadata import (
     METADATA,
     REJECTED,
@@ -22,6 +21,7 @@ from osed_jax.generation.store_metadata import (
     sha256,
     shards,
 )
+from osed_jax.loading import Config
 from osed_jax.workdir import read_json
 
 
@@ -31,7 +31,7 @@ def verify(config: Config) -> None:
     Raises:
       UserError: where something is wrong, or there is no store.
     """
-    folder = experiment.generated_dir(config)
+    folder = loading.generated_dir(config)
     if not (folder / STORE_FILE).is_file():
         raise UserError(
             f"{folder} has no {STORE_FILE}, so it is no store of generated images; give its folder "

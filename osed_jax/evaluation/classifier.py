@@ -13,7 +13,7 @@ from osed_jax import experiment, workdir
 from osed_jax.data.augment import Augmentation
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
-from osed_jax.experiment import Config, Data
+from osed_jax.loading import Config, Data
 from osed_jax.sharding import abstract
 from osed_jax.stages import stage_of, stages
 from osed_jax.training.checkpoint import Checkpoints

@@ -16,7 +16,7 @@ from osed_jax.console import say
 from osed_jax.evaluation import report_images, report_numbers
 from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.statistics import share_interval
-from osed_jax.experiment import Config
+from osed_jax.loading import Config
 from osed_jax.reporting import page
 from osed_jax.workdir import REPORT_FOLDER as FOLDER
 from osed_jax.workdir import REPORT_PAGE as PAGE

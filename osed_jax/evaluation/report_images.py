@@ -12,8 +12,8 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.metrics import log_softmax
 from osed_jax.evaluation.predict import Predictor
-from osed_jax.experiment import Data
 from osed_jax.kinds import KIND_NAMES, Kind
+from osed_jax.loading import Data
 from osed_jax.reporting import mosaics, page
 from osed_jax.reporting.feature_map import draw_feature_map
 from osed_jax.reporting.style import MANY_CLASSES

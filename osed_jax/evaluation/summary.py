@@ -17,8 +17,8 @@ from osed_jax.console import say
 from osed_jax.data.long_tail import class_groups
 from osed_jax.digests import DamageError, describe_damaged, read_lines
 from osed_jax.evaluation.metrics import classification_report
-from osed_jax.experiment import Config, Data
 from osed_jax.kinds import Kind
+from osed_jax.loading import Config, Data
 from osed_jax.stages import num_epochs
 from osed_jax.training.state import TrainState, num_parameters
 

@@ -45,7 +45,7 @@ def fork_state(
     Args:
       config: of the run that starts.
       source: work directory of the other run.
-      facts: of this run's data, see `experiment.Data`.
+      facts: of this run's data, see `loading.Data`.
       like: number of epochs -> shapes, dtypes and shardings of the state behind them.
 
     Raises:

@@ -1,0 +1,50 @@
+"""Rules for fields of the schema: what a value may be, and the same in words."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """What a field may be: a test of its value, and the same in words."""
+
+    valid: Callable[[Any], bool]
+    allowed: str
+
+
+def one_of(*allowed: str) -> Rule:
+    """One of these texts."""
+    return Rule(lambda x: x in allowed, f"one of {', '.join(allowed)}")
+
+
+def between(low: float, high: float) -> Rule:
+    """A number from low to high, both included."""
+    return Rule(lambda x: low <= x <= high, f"between {low:g} and {high:g}")
+
+
+def at_least(low: float) -> Rule:
+    """A number from low on."""
+    return Rule(lambda x: x >= low, f"at least {low:g}")
+
+
+def numbers(count: int, low: float, high: float) -> Rule:
+    """So many numbers, each from low to high."""
+
+    def valid(x: Any) -> bool:
+        return len(x) == count and all(isinstance(v, int | float) and low <= v <= high for v in x)
+
+    return Rule(valid, f"{count} numbers between {low:g} and {high:g}")
+
+
+def or_empty(rule: Rule) -> Rule:
+    """The same, or nothing at all, which is then measured."""
+    return Rule(lambda x: not x or rule.valid(x), f"{rule.allowed}, or empty to measure it")
+
+
+TEXT = Rule(lambda x: True, "a text")
+PATH = Rule(lambda x: True, "a path")
+FLAG = Rule(lambda x: True, "True or False")
+WHOLE = Rule(lambda x: True, "a whole number")
+POSITIVE = Rule(lambda x: x > 0, "greater than 0")
+SHARE = between(0, 1)
+BELOW_ONE = Rule(lambda x: 0 <= x < 1, "at least 0 and less than 1")
+SEED = between(0, 2**32 - 1)
