@@ -121,7 +121,7 @@ def answers(
     for title, names in QUESTIONS.items():
         names = [name for name in names if name in rows]
         there = dict(zip(names, on_shared_seeds(rows[name] for name in names)))
-        if len(there) > 1 and QUESTIONS[title][0] in there:
+        if len(there) > 1 and QUESTIONS[title][0] in there and _is_asked(title, rows):
             first, *others = there.values()
             shown = [tables.overall([first, *others]), tables.paired(pairs_with(first, others))]
             if title == BY_CLASS:
@@ -133,6 +133,13 @@ def answers(
     if gap:
         found.append((GAP_TITLE, [gap_table(gap)]))
     return found
+
+
+def _is_asked(title: str, rows: Collection[str]) -> bool:
+    """Whether one of the rows is of this question and of none before it."""
+    titles = list(QUESTIONS)
+    before = {name for t in titles[: titles.index(title)] for name in QUESTIONS[t]}
+    return bool((set(QUESTIONS[title]) - before) & set(rows))
 
 
 def gap_table(gap: Gap) -> tables.Table:

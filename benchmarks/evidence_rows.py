@@ -18,17 +18,17 @@ class Row(NamedTuple):
 
     Attributes:
       fields: of `oversampling`.
+      others: of other sections, such as `loss`.
       real_last: in the last 15 % of the epochs real images alone are shown.
       filtered: the generated images shown are those that the ERM net of the seed lets pass.
-      balanced_softmax: the loss of all epochs; such a row is not forked from ERM.
     """
 
     method: str
     title: str
     fields: Mapping[str, Any] = {}
+    others: Mapping[str, Mapping[str, Any]] = {}
     real_last: bool = False
     filtered: bool = False
-    balanced_softmax: bool = False
 
 
 # Of filtered rows, beside those that are on by default: constant images, duplicates.
@@ -46,6 +46,9 @@ WRITTEN = {"third": "1/3", "two_thirds": "2/3", "one": "1"}
 _LIFTED_NORM, _LIFTED_DELTA = "dar", "third"
 LIFTED_ROW = f"osed_{_LIFTED_NORM}_{_LIFTED_DELTA}"
 _LIFTED = {"norm": _LIFTED_NORM, "delta": DELTAS[_LIFTED_DELTA]}
+# Noise-like dar is left out: it lets no gradient of a generated image below the last layer.
+_FILL_NORMS = tuple(norm for norm in NORMS if norm != "dar")
+_FILL = _osed("shared", 1 / 3)
 
 ROWS = {
     "erm": Row("erm", "ERM"),
@@ -79,7 +82,10 @@ ROWS = {
         "osed", "OSeD, half of it noise (DAR-BN)", _osed(**_LIFTED, noise_share=0.5)
     ),
     "osed_balanced_softmax": Row(
-        "osed", "OSeD, balanced softmax in all epochs", _osed(**_LIFTED), balanced_softmax=True
+        "osed",
+        "OSeD, balanced softmax in all epochs",
+        _osed(**_LIFTED),
+        {"loss": {"name": "balanced_softmax"}},
     ),
     # The same two where generated images teach all layers and cost most of what they can cost.
     "osed_shared_one_real_last": Row(
@@ -94,6 +100,36 @@ ROWS = {
         _osed("shared", 1.0),
         filtered=True,
     ),
+    # From epoch 0.
+    "open_from_0": Row("open", "noise from epoch 0, DAR-BN", {"start_epoch": 0}),
+    **{
+        f"fill_{norm}_{name}": Row("fill", f"fill, {norm}, δ = {WRITTEN[name]}", _osed(norm, delta))
+        for name, delta in DELTAS.items()
+        for norm in _FILL_NORMS
+    },
+    "fill_weight": Row(
+        "fill",
+        "fill, shared, δ = 1/3, generated rows weigh half",
+        _FILL,
+        {"loss": {"generated_weight": 0.5}},
+    ),
+    "fill_falling": Row(
+        "fill",
+        "fill, shared, δ from 2/3 to 0",
+        _osed("shared", 2 / 3) | {"replace_schedule": "linear"},
+    ),
+    "fill_real_last": Row(
+        "fill",
+        "fill, shared, δ = 1/3, real images alone in the last 15 % of the epochs",
+        _FILL,
+        real_last=True,
+    ),
+    "fill_head": Row(
+        "fill", "fill, shared, δ = 1/3, then the head anew", _FILL, {"train": {"head_epochs": 10}}
+    ),
+    "fill_filtered": Row(
+        "fill", "fill, shared, δ = 1/3, images filtered by the ERM net", _FILL, filtered=True
+    ),
 }
 # What rows vary: it is the same for all others, whatever the config or the defaults of the day say.
 _OF_ALL_ROWS = {
@@ -102,12 +138,14 @@ _OF_ALL_ROWS = {
     "noise_share": 0.0,
     "generated_norm": "shared",
     "replace_in": "tail",
+    "replace_schedule": "constant",
     "real_only_epochs": 0,
 }
 
 FIGURE = ("erm", "drs", "open", LIFTED_ROW, "osed_shared_third", "osed_shared_one")
 
 BY_CLASS = "2 OSeD against the others"
+FROM_THE_START = "7 Images from the start"
 # The first row of a question is what the others are compared with.
 QUESTIONS = {
     "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_shared"),
@@ -133,6 +171,21 @@ QUESTIONS = {
         "osed_shared_one_real_last",
         "osed_shared_one_filtered",
     ),
+    FROM_THE_START: (
+        "ros",
+        "erm",
+        "drs",
+        "open_from_0",
+        *(f"fill_{norm}_{name}" for name in DELTAS for norm in _FILL_NORMS),
+    ),
+    "8 Levers of fill": (
+        "fill_shared_third",
+        "fill_weight",
+        "fill_falling",
+        "fill_real_last",
+        "fill_head",
+        "fill_filtered",
+    ),
 }
 
 
@@ -149,10 +202,10 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
         run["generation"] |= {**_FILTERS, **judge, "filtered_dir": str(selected)}
     else:
         run["generation"]["filtered_dir"] = ""
-    if row.method != "osed":
+    if run["oversampling"]["mode"] != "generated":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
-    if row.balanced_softmax:
-        run["loss"]["name"] = "balanced_softmax"
+    for section, fields in row.others.items():
+        run[section] |= fields
     # Another loss makes other epochs before the deferral than ERM has.
     forked = is_deferred(run, row.method) and run["loss"] == config["loss"]
     run["init"]["fork_from"] = str(run_directory(folder, "erm", seed)) if forked else ""
