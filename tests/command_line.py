@@ -3,13 +3,17 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.conftest import ROOT, UNOPTIMISED
+
+# In seconds, against tests that never end; far beyond what a busy machine takes for one.
+NEVER = 1800
 
 # A run small enough for a test: 3 classes are too few for no group, 10 keep all of them.
 SMALL = (
@@ -50,8 +54,32 @@ def run(*arguments: object, devices: int = 1) -> subprocess.CompletedProcess:
     return done
 
 
-def run_together(lines: Sequence[Sequence[object]], devices: int = 1) -> list:
-    """Runs one process for each of several lists of arguments, side by side."""
+def run_killed(*arguments: object, at: str, call: int = 1) -> None:
+    """Runs main.py's `run`, which must come to the given call of a function, and is killed there.
+
+    Args:
+      arguments: of the command line.
+      at: MODULE:FUNCTION or MODULE:CLASS.METHOD.
+      call: number of the call, from 1, at the beginning of which SIGKILL ends the process.
+    """
+    (done,) = run_together([arguments], dies={0: (at, call)})
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+
+def run_together(
+    lines: Sequence[Sequence[object]],
+    devices: int = 1,
+    dies: Mapping[int, tuple[str, int]] | None = None,
+    folders: Sequence[Path] = (),
+) -> list:
+    """Runs one process for each of several lists of arguments, side by side.
+
+    Args:
+      lines: a list of arguments for each process.
+      devices: of each process.
+      dies: number of a process -> `at` and `call`, see `run_killed`.
+      folders: in which each starts; by default all in the project's.
+    """
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
             {
@@ -59,7 +87,9 @@ def run_together(lines: Sequence[Sequence[object]], devices: int = 1) -> list:
                 "environment": environment(devices),
                 "stdout": f"{folder}/{i}.stdout",
                 "stderr": f"{folder}/{i}.stderr",
-                "timeout": 300,
+                "dies": (dies or {}).get(i),
+                "folder": str(folders[i] if folders else ROOT),
+                "timeout": NEVER,
             }
             for i, arguments in enumerate(lines)
         ]

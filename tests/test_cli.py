@@ -1,19 +1,15 @@
 """The real command line: training, resuming, forking, evaluating, comparing."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from osed_jax.digests import KEY
-from osed_jax.workdir import read_json
-from tests.command_line import SMALL, command, environment, run_well
+from osed_jax.workdir import checkpoint_epochs, read_json
+from tests.command_line import SMALL, run_killed, run_well
 
 DIGITS = "--config=configs/digits.py:"
 
@@ -188,44 +184,16 @@ def test_generated_images_and_noise_in_one_run_on_four_devices(erm, tmp_path):
     assert len(summary(tmp_path / "four")["devices"]) == 4
 
 
-def start(*arguments):
-    return subprocess.Popen(
-        command(*arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
-def kill_when(process, condition):
-    """Kills a process the moment that something holds; returns whether it came to that."""
-    try:
-        while process.poll() is None:
-            if condition():
-                os.kill(process.pid, signal.SIGKILL)
-                return True
-            time.sleep(0.0005)
-        return False
-    finally:
-        process.kill()
-        process.wait()
-
-
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     arguments = [DIGITS + "open", *SMALL, "--config.oversampling.noise_norm=aux"]
     run_well(*arguments, f"--workdir={tmp_path / 'whole'}")
     workdir = tmp_path / "killed"
-    log, saved = workdir / "metrics.jsonl", workdir / "checkpoints"
-
-    def lines():
-        return log.read_text().count("\n") if log.exists() else 0
-
-    def saving(epoch):
-        return saved.is_dir() and any(
-            p.name.startswith(f"{epoch}.") and "tmp" in p.name for p in saved.iterdir()
-        )
-
+    log, saved = workdir / "metrics.jsonl", "osed_jax.training.checkpoint:"
     # In the first save, between two epochs, in a later save (when the method has started).
-    moments = [lambda: saving(1), lambda: lines() == 2, lambda: saving(4)]
-    killed = [kill_when(start(*arguments, f"--workdir={workdir}"), m) for m in moments]
-    assert sum(killed) >= 2, killed  # a save may be over sooner than we look
+    moments = [("write_digests", 1, []), ("Checkpoints.save", 3, [1]), ("write_digests", 2, [2])]
+    for function, call, at_least in moments:
+        run_killed(*arguments, f"--workdir={workdir}", at=saved + function, call=call)
+        assert checkpoint_epochs(workdir)[-1:] >= at_least
     assert not (workdir / "summary.json").exists()
     with open(log, "a") as file:
         file.write('{"epoch": 3, "lo')  # a line that the dying process did not finish

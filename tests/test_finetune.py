@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -33,8 +30,7 @@ from osed_jax.generation.finetune import (
 )
 from osed_jax.generation.lora import init_lora, merge
 from osed_jax.generation.schedulers import noise_schedule
-from tests.command_line import command, environment, run_well
-from tests.conftest import ROOT
+from tests.command_line import run_killed, run_well
 
 SMALL = {
     "num_steps": 6,
@@ -288,18 +284,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(adapted, tmp_path):
         return ["--config=configs/digits.py:osed", "--mode=finetune", *flags, out]
 
     run_well(*arguments("whole"))
-    process = subprocess.Popen(
-        command(*arguments("killed")),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    while process.poll() is None and not list(checkpoints.glob("[24]")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run_killed(*arguments("killed"), at="osed_jax.training.checkpoint:Checkpoints.save", call=3)
     assert not (tmp_path / "killed" / "model_index.json").exists(), "it was still training"
     assert "going on from the checkpoint of step" in run_well(*arguments("killed"))
     for part in ("unet", "vae", "text_encoder"):

@@ -1,9 +1,6 @@
 """The real commands that generate and verify, with a tiny random model."""
 
 import json
-import signal
-import subprocess
-import time
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +21,7 @@ from osed_jax.sharding import make_mesh
 from osed_jax.training.step import make_eval_step
 from tests import make_stable_diffusion_oracle as oracle
 from tests.cheap_store import tree
-from tests.command_line import command, environment, run, run_well
-from tests.conftest import ROOT
+from tests.command_line import run, run_killed, run_well
 
 CONFIG = "--config=configs/digits.py:osed"
 
@@ -67,21 +63,11 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_store(tmp_path, model):
     sheet = tmp_path / "alone.contact_sheet.png"
     with Image.open(sheet) as file:
         assert file.height > 9 * 64
-    process = subprocess.Popen(
-        command("--mode=generate", *settings(killed, model)),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while len(list(killed.glob("*/0*.png"))) < 7 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    store = "osed_jax.generation.store:Store"
+    run_killed("--mode=generate", *settings(killed, model), at=f"{store}.add", call=8)
     assert any(p.startswith("unfinished: the process that") for p in problems(killed))
     there = int(run_well("--mode=generate", *settings(killed, model)).split(": ")[1].split()[0])
-    assert 6 <= there < 50
+    assert there == 7
     assert tree(killed) == tree(alone)
     assert "is whole: 50 images" in run_well("--mode=verify", *settings(killed, model))
 

@@ -1,9 +1,5 @@
 """The sweep: what it plans, and the real command, killed and started again."""
 
-import signal
-import subprocess
-import time
-
 import pytest
 
 from configs import digits
@@ -11,8 +7,7 @@ from osed_jax import workdir
 from osed_jax.commands.sweep import planned
 from osed_jax.config import check
 from osed_jax.errors import UserError
-from tests.command_line import SMALL, command, environment, run_well
-from tests.conftest import ROOT
+from tests.command_line import SMALL, run_killed, run_well
 
 FLAGS = (
     "--config=configs/digits.py",
@@ -106,14 +101,7 @@ def test_missing_images_are_noticed_before_anything_is_trained(tmp_path):
 
 def test_a_killed_sweep_goes_on_skips_what_is_done_and_compares(tmp_path):
     arguments = (*FLAGS, f"--workdir={tmp_path / 'all'}")
-    process = subprocess.Popen(
-        command(*arguments), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL
-    )
-    done = tmp_path / "all" / "open" / "seed_0" / "summary.json"
-    while process.poll() is None and not done.exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    run_killed(*arguments, at="osed_jax.commands.sweep:train", call=3)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("summary.json")}
     assert len(before) == 2, "ERM and OPeN of the first seed"
     printed = run_well(*arguments)

@@ -1,12 +1,15 @@
 """Runs the command line in processes forked from one that has imported everything already.
 
 Imports take longer than most commands of the tests. Each line of standard input is a JSON list of
-jobs that run side by side, each with `arguments`, `environment`, `stdout` and `stderr` (paths) and
-`timeout` in seconds; each line of standard output is a list of exit statuses. A child does what
-`python main.py` does after its imports: no backend of JAX is up before the fork, so it obeys its
-own environment.
+jobs that run side by side, each with `arguments`, `environment`, `folder`, `stdout` and `stderr`
+(paths), `dies` (where it kills itself; see `die`) and `timeout` in seconds; each line of standard
+output is a list of exit statuses. A child does what `python main.py` does after its imports: no
+backend of JAX is up before the fork, so it obeys its own environment.
 """
 
+import functools
+import importlib
+import itertools
 import json
 import os
 import signal
@@ -15,8 +18,12 @@ import time
 import traceback
 
 import main
+from osed_jax.modes import MODES
 
-# The drivers, and what they import late.
+# The drivers, and what they import late; not TensorFlow, whose threads a fork would lose.
+LATE = ("osed_jax.evaluation.report", "sklearn.datasets", "sklearn.manifold")
+for module in (*(f"osed_jax.commands.{mode}" for mode in MODES), *LATE):
+    importlib.import_module(module)
 
 
 def child(job: dict) -> int:
@@ -25,7 +32,10 @@ def child(job: dict) -> int:
     os.environ.update(job["environment"])
     for descriptor, path in ((1, job["stdout"]), (2, job["stderr"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    os.chdir(job["folder"])
     sys.argv = ["main.py", *job["arguments"]]
+    if job["dies"]:
+        die(*job["dies"])
     try:
         return main.run(sys.argv)
     except SystemExit as error:
@@ -36,6 +46,21 @@ def child(job: dict) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def die(at: str, call: int) -> None:
+    """Kills this process (SIGKILL) at the beginning of a call, from 1, of MODULE:FUNCTION."""
+    module, _, path = at.partition(":")
+    *outer, name = path.split(".")
+    owner = functools.reduce(getattr, outer, importlib.import_module(module))
+    real, calls = getattr(owner, name), itertools.count(1)
+
+    def deadly(*given: object, **named: object) -> object:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*given, **named)
+
+    setattr(owner, name, deadly)
 
 
 def serve() -> None:
