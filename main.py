@@ -1,5 +1,10 @@
 """Trains and compares long-tailed classifiers, generates images for them; see README.md."""
 
+if __name__ == "__main__":
+    from osed_jax import stopping
+
+    stopping.at_once()  # first: the imports below take a second
+
 import importlib
 import sys
 from pathlib import Path
@@ -7,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from osed_jax import cluster
+from osed_jax import cluster, stopping
 from osed_jax.config_files import missing_config, mistake_in
 from osed_jax.errors import UserError
 from osed_jax.exit_status import exit_status_of
@@ -24,6 +29,9 @@ flags.DEFINE_bool("distributed", False, "Join other processes as the environment
 flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, given by hand.")
 flags.DEFINE_integer("num_processes", None, "Processes that train or evaluate together.")
 flags.DEFINE_integer("process_id", None, "Of this process, counted from 0.")
+flags.DEFINE_float(
+    "join_timeout", cluster.JOIN_TIMEOUT, "Seconds in which all processes must come.", 1.0
+)
 
 
 def parse(argv: list[str]) -> ConfigDict | None:
@@ -50,7 +58,7 @@ def main(config: ConfigDict | None) -> None:
     if mode.config:
         if config is None:
             raise UserError(missing_config(FLAGS["config"].present))
-        from osed_jax.config import check
+        from osed_jax.config import check, flattened
 
         arguments.append(check(config))
     if mode.workdir:
@@ -60,8 +68,10 @@ def main(config: ConfigDict | None) -> None:
     given = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or given != (None, None, None):
         check_together(FLAGS.mode)
-        cluster.join(*given)
+        about = {"--mode": FLAGS.mode, **flattened(arguments[0])}
+        cluster.join(*given, about=about, timeout=FLAGS.join_timeout)
     module = importlib.import_module(f"osed_jax.commands.{FLAGS.mode}")
+    stopping.by_exception()
     getattr(module, FLAGS.mode)(*arguments)
 
 

@@ -5,34 +5,40 @@ writes summaries; checkpoints are written by all. A process that never joined a 
 of one.
 
 A process that ends leaves the others in a collective, which on some platforms never returns, or to
-JAX's heartbeat, which aborts them after 100 s with a stack trace. So each process keeps a pulse in
-the runtime's key-value store, and one that misses another's says so and ends.
+JAX's heartbeat, which aborts them after 100 s with a stack trace. So a thread of each process
+listens on the connection that `meeting` has left, and ends it with one line where another is gone.
 """
 
 import contextlib
+import hashlib
 import os
-import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from typing import Any, NoReturn
 
+from osed_jax import __version__, meeting
 from osed_jax.errors import UserError
 
+JOIN_TIMEOUT = 45  # seconds, unless --join_timeout says otherwise
 _BEAT, _SILENCE = 2.0, 30.0  # seconds between two beats, and until a silent process counts as gone
-_LEFT, _FAILED = "left", "failed"
+_LEFT = "left"
 
 _share = (0, 1)
-_leaving = threading.Event()
-# What the runtime's errors say where another process is gone; their types are many.
-_OF_LOSS = re.compile("gloo|nccl|unavailable|deadline|coordinat|heartbeat|barrier|peer", re.I)
+_others: dict[int, meeting.Connection] = {}  # of process 0: all; of another one: process 0
+_listening: list[threading.Thread] = []
+_ending = threading.Lock()  # held by what tells how this process ends
 
 
 def join(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    *,
+    about: Mapping[str, Any],
+    timeout: float,
 ) -> None:
     """Joins the job; comes before anything that touches a device.
 
@@ -42,31 +48,33 @@ def join(
         Kubernetes; see jax.distributed.initialize).
       num_processes: in the whole job.
       process_id: of this process, counted from 0.
+      about: what must be the same in all processes, as their versions must: name -> plain value.
+      timeout: seconds in which all must come.
 
     Raises:
-      UserError: where they are incomplete or out of range, the environment says nothing, or the
-        others do not come within five minutes.
+      UserError: where they are incomplete or out of range, the environment says nothing, the
+        others do not come in time, or one of them is about something else.
     """
     given = (coordinator_address, num_processes, process_id)
-    if None in given and given != (None, None, None):
-        raise UserError(
-            "--coordinator_address, --num_processes and --process_id belong together; give all "
-            "three, or --distributed alone to take them from the environment"
-        )
+    if given == (None, None, None):
+        given = _from_environment(timeout)
+    versions = {"osed_jax": __version__, **{name: version(name) for name in ("jax", "jaxlib")}}
+    me = meeting.Member(*_checked(*given), {**versions, **about})
+    global _share
+    _share = (me.process_id, me.num_processes)
+    if me.process_id == 0:
+        _others.update(meeting.receive(me, timeout))
+        address = me.address
+    else:
+        _others[0] = meeting.visit(me, timeout)
+        address = meeting.relay(me.address)
+    _watch()
     import jax
 
-    global _share
     try:
-        jax.distributed.initialize(*given)
+        jax.distributed.initialize(address, me.num_processes, me.process_id)
     except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"this process could not join the others ({_line(error)}); check that "
-            f"--coordinator_address=HOST:PORT is that of process 0, free there and reachable from "
-            f"here, and that --process_id is less than --num_processes and differs everywhere"
-        ) from error
-    _share = (jax.process_index(), jax.process_count())
-    _beat("0")
-    threading.Thread(target=_watch, name="pulse", daemon=True).start()
+        raise UserError(f"JAX cannot join the processes: {_line(error)}") from error
 
 
 def is_first() -> bool:
@@ -92,11 +100,33 @@ def first_goes_first(moment: str) -> Iterator[None]:
         wait_for_all(moment)
 
 
-def lost(error: Exception) -> str | None:
-    """What to tell where `error` means that another process is gone; None where it does not."""
-    if _share[1] == 1 or not _OF_LOSS.search(str(error)):
-        return None
-    return _loss(_line(error))
+def check_same(what: str, identity: str) -> None:
+    """Raises UserError, in all processes, where `what` has not the same identity in all of them."""
+    if _share[1] == 1:
+        return
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    digest = np.frombuffer(hashlib.sha256(identity.encode()).digest(), np.uint8)
+    digests = process_allgather(digest)
+    differing = [str(i) for i in range(_share[1]) if (digests[i] != digests[0]).any()]
+    if differing:
+        raise UserError(
+            f"process {', '.join(differing)} of {_share[1]} has other {what} than process 0; all "
+            f"processes must see the same files"
+        )
+
+
+def take_over(patience: float = 0.0) -> None:
+    """From here on this process itself tells how it ends, and no other's end is told.
+
+    Args:
+      patience: seconds to wait first for what may have happened to another process: the error that
+        follows from it comes at the same time. Where something has, this does not return.
+    """
+    if _others:
+        time.sleep(patience)
+        _ending.acquire()
 
 
 def leave(status: int) -> int:
@@ -104,75 +134,111 @@ def leave(status: int) -> int:
 
     Without an error it waits for the others to come to their ends, too; else it ends at once.
     """
-    if _share[1] > 1:
-        _leaving.set()
-        with contextlib.suppress(Exception):  # nobody may be there any more
-            _beat(_FAILED if status else _LEFT)
-        if status:
-            if is_first():
-                time.sleep(2 * _BEAT)  # it keeps the store in which the others read this
-            _exit(status)
-        import jax
+    if not _others:
+        return status
+    if status:
+        how = "was stopped by a signal" if status > 128 else "ended with an error"
+        _tell(f"process {_share[0]} {how}")
+        _exit(status)
+    if not is_first():
+        _tell(_LEFT)
+    for thread in _listening:
+        thread.join()  # ends when the other has left
+    if is_first():
+        _tell(_LEFT)
+    import jax
 
-        with contextlib.suppress(Exception):  # what it had to do is done
-            jax.distributed.shutdown()
+    with contextlib.suppress(Exception):  # what it had to do is done
+        jax.distributed.shutdown()
     return status
 
 
+def _from_environment(timeout: float) -> tuple[Any, Any, Any]:
+    """What JAX finds there of address, number and own place; None each where it finds nothing."""
+    from jax._src.clusters import ClusterEnv  # there is no public way to it before joining
+
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    try:
+        found = ClusterEnv.auto_detect_unset_distributed_params(
+            address, None, None, None, None, int(timeout)
+        )
+    except Exception as error:
+        raise UserError(
+            f"--distributed: the environment does not say how to join ({_line(error)})"
+        ) from error
+    return found[:3]
+
+
+def _checked(address: Any, count: Any, index: Any) -> tuple[str, int, int]:
+    """The three; raises UserError where they are incomplete or out of range."""
+    if (address, count, index) == (None,) * 3:
+        raise UserError(
+            "--distributed: the environment says of no other process (SLURM, Open MPI, a TPU pod "
+            "or Kubernetes would); give --coordinator_address, --num_processes and --process_id"
+        )
+    if None in (address, count, index):
+        raise UserError(
+            "--coordinator_address, --num_processes and --process_id belong together; give all "
+            "three, or --distributed alone to take them from the environment"
+        )
+    if not 0 <= index < count:
+        raise UserError(
+            f"--process_id={index} of --num_processes={count}; it must be from 0 to {count - 1}, "
+            f"another in every process"
+        )
+    meeting.split(address)
+    return address, count, index
+
+
 def _watch() -> None:
-    """Keeps this process's pulse and watches the others'; ends the process where one is missed."""
-    heard: dict[str, tuple[str, float]] = {}
-    count = 0
-    while not _leaving.wait(_BEAT):
-        count += 1
-        try:
-            _beat(str(count))
-            pulses = _store().key_value_dir_get("pulse/")
-        except Exception as error:  # process 0, which keeps the store, is gone
-            _give_up(_line(error))
-            return
-        for name, pulse in pulses:
-            if pulse != heard.get(name, ("", 0.0))[0]:
-                heard[name] = (pulse, time.monotonic())
-        for name, (pulse, moment) in heard.items():
-            silent = pulse != _LEFT and time.monotonic() - moment > _SILENCE
-            if pulse == _FAILED or silent:
-                why = (
-                    "ended with an error" if pulse == _FAILED else f"is silent for {_SILENCE:.0f} s"
-                )
-                _give_up(f"process {name.rpartition('/')[2]} {why}")
-                return
+    """Keeps this process's pulse, and listens to the others'."""
+    for other, connection in _others.items():
+        _listening.append(threading.Thread(target=_listen, args=(other, connection), daemon=True))
+    for thread in [*_listening, threading.Thread(target=_beat, name="pulse", daemon=True)]:
+        thread.start()
+
+
+def _beat() -> None:
+    while True:
+        _tell("")
+        time.sleep(_BEAT)
+
+
+def _listen(other: int, connection: meeting.Connection) -> None:
+    """Returns when the other process has left; ends this one where it is missed."""
+    try:
+        while (said := connection.hear(_SILENCE)) != _LEFT:
+            if said:
+                _give_up(said)
+    except TimeoutError:
+        _give_up(f"process {other} is silent for {_SILENCE:.0f} s")
+    except OSError:
+        _give_up(f"process {other} is gone")
 
 
 def _give_up(why: str) -> None:
-    if not _leaving.is_set():
-        print(f"error: {_loss(why)}", file=sys.stderr)
-        _exit(2)
-
-
-def _loss(why: str) -> str:
+    _ending.acquire()  # for ever, where this process ends by itself
+    _tell(why)
     index, count = _share
-    return (
-        f"process {index} of {count} lost the others ({why}); what ended the first of them is in "
-        f"its own output; start all of them again, also another number of them: the job goes on "
-        f"from its last checkpoint"
+    print(
+        f"error: process {index} of {count} lost the others ({why}); what ended the first of them "
+        f"is in its own output; start all of them again, also another number of them: the job goes "
+        f"on from its last checkpoint",
+        file=sys.stderr,
     )
+    _exit(2)
+
+
+def _tell(line: str) -> None:
+    for connection in _others.values():
+        with contextlib.suppress(OSError):  # who is gone is missed by the thread that listens
+            connection.say(line)
 
 
 def _exit(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _beat(pulse: str) -> None:
-    _store().key_value_set(f"pulse/{_share[0]}", pulse, allow_overwrite=True)
-
-
-def _store() -> Any:
-    from jax._src import distributed  # there is no public way to the runtime's store
-
-    return distributed.global_state.client
 
 
 def _line(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """A config: made from the schema, and checked, with every problem in one error."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -82,7 +82,7 @@ def _with_paths(config: Mapping[str, Any], change: Callable[[str], str]) -> dict
 
 def check_fields(resolved: Mapping[str, Any]) -> None:
     """The same for a config that is a plain nested dict already."""
-    given, known = dict(_flat(resolved)), dict(fields())
+    given, known = flattened(resolved), dict(fields())
     problems = [
         f"config.{f} is no field of a config; docs/configuration.md lists them"
         for f in given
@@ -105,7 +105,7 @@ def check_fields(resolved: Mapping[str, Any]) -> None:
 
 def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Fields in which two plain configs differ: name -> (old value, new value)."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = flattened(old), flattened(new)
     pairs = {
         field: (before.get(field, "absent"), after.get(field, "absent"))
         for field in sorted(before.keys() | after.keys())
@@ -143,7 +143,7 @@ def as_config_file(config: Mapping[str, Any], about: str) -> str:
       config: as `check` returns it.
       about: the file's first line.
     """
-    given = dict(_flat(config))
+    given = flattened(config)
     epochs = given["train.num_epochs"]
     lines = []
     for name, field in fields():
@@ -182,9 +182,12 @@ def plain(value: Any) -> Any:
     return [plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A plain config without sections: `SECTION.FIELD` -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            flat |= flattened(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", value
+            flat[f"{prefix}{name}"] = value
+    return flat

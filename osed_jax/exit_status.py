@@ -10,6 +10,7 @@ from types import TracebackType
 
 from osed_jax import cluster
 from osed_jax.errors import UserError
+from osed_jax.stopping import Stopped
 
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
@@ -17,7 +18,7 @@ _ADVICE = {
 }
 
 
-def _of_the_machine(error: Exception) -> str:
+def _of_the_machine(error: BaseException) -> str:
     """What other libraries say of a full disk or a missing device, in one line; else empty."""
     text = str(error)
     if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("jax/_src/xla_bridge.py"):
@@ -44,7 +45,10 @@ def _tell_unless_closed(
 
 
 def exit_status_of(command: Callable[[], None]) -> int:
-    """Calls a command: 0 where it ends well, 2 with one line where a person can mend it, else 1."""
+    """Calls a command: 0 where it ends well, 2 with one line where a person can mend it, else 1.
+
+    What a signal stopped has 128 and the signal's number.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8
@@ -52,17 +56,26 @@ def exit_status_of(command: Callable[[], None]) -> int:
     try:
         command()
         return cluster.leave(0)
-    except UserError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error}; {_ADVICE.get(error.errno or 0, 'mend that')}, then start again"
-    except KeyboardInterrupt:
-        message = "interrupted; the same command goes on from what is saved"
-    except Exception as error:
-        told = cluster.lost(error) or _of_the_machine(error)
-        if not told:
+    except (Exception, KeyboardInterrupt) as error:
+        # Of another process's end this one may learn by any error of a library.
+        own = isinstance(error, (UserError, OSError, KeyboardInterrupt))
+        cluster.take_over(patience=0.0 if own else 5.0)
+        message, status = _told(error)
+        if message:
+            print(f"error: {message}", file=sys.stderr)
+        else:
             traceback.print_exc()
-            return cluster.leave(1)
-        message = told
-    print(f"error: {message}", file=sys.stderr)
-    return cluster.leave(2)
+        return cluster.leave(status)
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """One line for a person, "" where there is none, and the exit status."""
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, OSError):
+        return f"{error}; {_ADVICE.get(error.errno or 0, 'mend that')}, then start again", 2
+    if isinstance(error, KeyboardInterrupt):
+        stopped = error if isinstance(error, Stopped) else Stopped()
+        return str(stopped), stopped.status
+    of_the_machine = _of_the_machine(error)
+    return of_the_machine, 2 if of_the_machine else 1

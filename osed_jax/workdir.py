@@ -232,6 +232,11 @@ def claimed_by_first(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
     """As `claimed`, for all processes of a job: the first one claims, the others wait for it."""
     with claimed(workdir, config) if cluster.is_first() else contextlib.nullcontext():
         cluster.wait_for_all("work directory")
+        if not (workdir / _LOCK).exists():
+            raise UserError(
+                f"{workdir} is not the work directory of process 0; all processes need the same "
+                f"--workdir, on a file system that they share"
+            )
         yield
 
 

@@ -8,6 +8,7 @@ import pytest
 from osed_jax.config import changed_fields, check
 from osed_jax.config_files import mistake_in
 from osed_jax.exit_status import exit_status_of
+from osed_jax.stopping import Stopped
 from tests.command_line import command, environment
 
 
@@ -23,7 +24,8 @@ def failing(error):
     [
         (OSError(28, "No space left on device"), 2, "free some space, then start again"),
         (ValueError("stack of Orbax\nwrite failed: No space left on device"), 2, "write failed"),
-        (KeyboardInterrupt(), 2, "interrupted"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped(15), 143, "ended by SIGTERM; the same command goes on"),
         (RuntimeError("a defect"), 1, "a defect"),
     ],
 )

@@ -11,8 +11,9 @@ from tests.conftest import ROOT
 
 # From the ground up: folders and files of osed_jax/. Inside a folder, imports make no loop.
 FLOORS = [
-    {"errors", "kinds", "choices", "methods", "candidates", "stages", "rules"},
-    {"cluster", "digests", "sharding", "modes"},
+    {"errors", "kinds", "choices", "methods", "candidates", "stages", "rules", "stopping"},
+    {"meeting", "digests", "sharding", "modes"},
+    {"cluster"},
     {"console", "exit_status", "config_files"},
     {"models", "data"},
     {"schema", "conflicts"},

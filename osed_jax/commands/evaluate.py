@@ -35,13 +35,14 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     with cluster.first_goes_first("test set"):
         test = loading.load_split(config, "test", loading.open_cache(directory))
     _check_same_classes(test, facts)
+    digest = test.content_sha256()
+    cluster.check_same("test images", str(digest))
 
     saved = load_classifier(directory, mesh)
     predictor = Predictor(
         saved.model, saved.augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
     )
     logits = predictor.of_images(saved.state, test.images).logits
-    digest = test.content_sha256()
     other = _other_test_set(run, config, facts, digest)
     if other:
         say(f"note: {other} are not the test images of the run in {directory}; these are theirs:")

@@ -77,6 +77,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
         data = loading.load_data(config, loading.open_cache(directory))
         if cluster.is_first():
             workdir.keep_facts(directory, data.facts)
+    cluster.check_same("images", json.dumps(data.facts["content_sha256"], sort_keys=True))
     _say_data(data.facts)
     run, state = fit(config, directory, mesh, data)
     logits = run.evaluate(state, data.test)
