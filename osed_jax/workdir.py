@@ -18,6 +18,7 @@ from osed_jax.renames import completed
 CHECKPOINTS, ABOUT = "checkpoints", "default/about.json"  # of a work directory, of a checkpoint
 REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
 _LOCK = ".lock"
+_FREE = "evaluate."  # fields by which images are predicted, as many at once: no other experiment
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -175,6 +176,10 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
       UserError: where the path cannot be a folder, another process trains in it, or it belongs to
         an experiment with another config; then it names the fields that differ.
     """
+    if (workdir / "summary.json").exists() and not can_be_written(workdir):
+        _check_same_config(workdir, _read_kept(workdir, "config"), config, setting)
+        yield  # finished, on a disk that can only be read: nothing to hold
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / _LOCK, "w")  # noqa: SIM115 - open as long as the run lasts
@@ -192,16 +197,29 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
             ) from error
         path, begun = workdir / "config.json", is_begun(workdir)
         kept = _read_kept(workdir, "config") if begun else config
-        # Both are filled up, as --mode=finetune keeps a part of a section only.
-        changed = differences(completed(kept), completed(config))
-        if changed:
-            raise UserError(
-                f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
-                f"give another {setting}, or the old values to go on with that run"
-            )
+        _check_same_config(workdir, kept, config, setting)
         if not (begun and _is_whole(path)):
             write_json(path, kept)
         yield
+
+
+def _check_same_config(
+    workdir: Path, kept: dict[str, Any], config: dict[str, Any], setting: str
+) -> None:
+    # Both are filled up, as --mode=finetune keeps a part of a section only.
+    changed = differences(completed(kept), completed(config))
+    changed = [field for field in changed if not field.startswith(_FREE)]
+    if changed:
+        raise UserError(
+            f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
+            f"give another {setting}, or the old values to go on with that run"
+        )
+
+
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be made in a folder; where it is missing, in the one that would hold it."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def is_begun(workdir: Path) -> bool:
@@ -232,7 +250,7 @@ def claimed_by_first(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
     """As `claimed`, for all processes of a job: the first one claims, the others wait for it."""
     with claimed(workdir, config) if cluster.is_first() else contextlib.nullcontext():
         cluster.wait_for_all("work directory")
-        if not (workdir / _LOCK).exists():
+        if not (workdir / "config.json").exists():
             raise UserError(
                 f"{workdir} is not the work directory of process 0; all processes need the same "
                 f"--workdir, on a file system that they share"

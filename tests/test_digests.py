@@ -1,6 +1,7 @@
 """What is kept for later is checked when it is read: digests of images, records, checkpoints."""
 
 import json
+import os
 import shutil
 import time
 
@@ -298,3 +299,35 @@ def test_the_report_of_another_test_set_is_kept_apart(run, whole, tmp_path, caps
     evaluate(check(config), run)
     assert not read_json(run / "evaluation.json")["other_test_set"]
     assert "another test set" not in (run / "report" / "report.html").read_text()
+
+
+def test_how_many_images_are_predicted_at_once_makes_no_other_run(run, whole):
+    config = tiny()
+    config.evaluate.batch_size = 7
+    train(check(config), run)
+    assert figures(run)["top1"] == figures(whole)["top1"]
+    config.seed = 9
+    with pytest.raises(UserError, match=r"another config \(seed: 0 -> 9\)"):
+        train(check(config), run)
+
+
+def test_a_finished_run_that_can_only_be_read_is_looked_at(run, whole, monkeypatch, capsys):
+    shutil.copy(whole / "summary.json", run)
+    before = {path: path.stat().st_mtime_ns for path in run.parent.rglob("*")}
+    # As a disk mounted read-only answers; a folder's mode would not stop root.
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    config = tiny()
+    config.report.enabled = True
+    top1 = f"top-1 {figures(run)['top1']:.2%}"
+    for look, said in (
+        (lambda: train(check(config), run), f"none can be made: {run} can only be read"),
+        (lambda: evaluate(check(config), run), f"{run} can only be read, so the figures"),
+        (lambda: compare(run.parent), f"{run.parent} can only be read, so the comparison"),
+    ):
+        look()
+        printed = capsys.readouterr().out
+        assert said in printed and (top1 in printed or "| erm " in printed)
+    assert {path: path.stat().st_mtime_ns for path in run.parent.rglob("*")} == before
+    config.seed = 9
+    with pytest.raises(UserError, match="another config"):
+        train(check(config), run)

@@ -26,22 +26,31 @@ def compare(directory: Path) -> list[dict[str, Any]]:
     rows, notes = variants(runs)
     pairs = all_pairs(rows)
     overall, classes, paired = tables.overall(rows), tables.classes(rows), tables.paired(pairs)
-    folder = directory / FOLDER
-    folder.mkdir(exist_ok=True)
-    for name, table in (("methods", overall), ("classes", classes), ("pairs", paired)):
-        for ending, form in ("md", tables.markdown), ("tex", tables.latex), ("csv", tables.as_csv):
-            workdir.write_atomically(folder / f"{name}.{ending}", form(table).rstrip() + "\n")
-    draw_overall(folder / "top1.png", [_bar(v, "top1") for v in rows], "Top-1 accuracy")
-    draw_groups(folder / "groups.png", group_bars(rows))
-    content = _page(rows, notes, overall, classes, paired, folder)
-    workdir.write_atomically(folder / PAGE, content)
     for note in notes:
         say(note)
     say(tables.markdown(overall))
     if pairs:
         say(tables.markdown(paired))
-    say(f"the comparison is {folder / PAGE}")
+    folder = directory / FOLDER
+    if workdir.can_be_written(folder):
+        _write(folder, rows, notes, {"methods": overall, "classes": classes, "pairs": paired})
+        say(f"the comparison is {folder / PAGE}")
+    else:
+        say(f"note: {directory} can only be read, so the comparison is not kept")
     return [run.summary for run in runs]
+
+
+def _write(
+    folder: Path, rows: Sequence[Variant], notes: Sequence[str], found: dict[str, tables.Table]
+) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, table in found.items():
+        for ending, form in ("md", tables.markdown), ("tex", tables.latex), ("csv", tables.as_csv):
+            workdir.write_atomically(folder / f"{name}.{ending}", form(table).rstrip() + "\n")
+    draw_overall(folder / "top1.png", [_bar(v, "top1") for v in rows], "Top-1 accuracy")
+    draw_groups(folder / "groups.png", group_bars(rows))
+    content = _page(rows, notes, found["methods"], found["classes"], found["pairs"], folder)
+    workdir.write_atomically(folder / PAGE, content)
 
 
 def _bar(variant: Variant, *keys: str) -> Bar:

@@ -18,7 +18,8 @@ from osed_jax.sharding import make_mesh
 def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     """Evaluates the last checkpoint and writes `evaluation.json` and `report/`.
 
-    On other test images than the run's own, `report/` stays and another folder is written.
+    On other test images than the run's own, `report/` stays and another folder is written. Where
+    the work directory can only be read, the figures are said, and that they are not kept.
 
     Args:
       config: as `config.check` returns it. Its dataset fields say which test set; the net must be
@@ -53,11 +54,15 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         "other_test_set": other,
         **figures(config, facts, logits, test.label),
     }
-    if cluster.is_first():
+    writable = workdir.can_be_written(directory)
+    if writable and cluster.is_first():
         workdir.write_json(directory / "evaluation.json", result)
-    say(f"checkpoint of epoch {saved.epoch}, written to {directory / 'evaluation.json'}")
+    kept = f"written to {directory / 'evaluation.json'}" if writable else "written nowhere"
+    say(f"checkpoint of epoch {saved.epoch}, {kept}")
     say(format_summary(result))
-    if config["report"]["enabled"]:
+    if not writable:
+        say(f"note: {directory} can only be read, so the figures and their report are not kept")
+    elif config["report"]["enabled"]:
         from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
 
         data = _training_data(run, facts, loading.open_cache(directory))

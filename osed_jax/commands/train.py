@@ -125,6 +125,8 @@ def _make_missing_report(
 ) -> None:
     """Of a finished run; where that cannot be done any more, it is said."""
     try:
+        if not workdir.can_be_written(directory):
+            raise UserError(f"{directory} can only be read")
         data = loading.load_data(config, loading.open_cache(directory))
         if changed := workdir.changed_images(workdir.read_facts(directory), data.facts):
             raise UserError(f"the images have changed since ({'; '.join(changed)})")

@@ -173,7 +173,8 @@ def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
 def without_seed(config: dict[str, Any]) -> dict[str, Any]:
     """What runs of one variant share of their configs: a fork and a run in full are the same."""
     init = {name: value for name, value in config["init"].items() if name != "fork_from"}
-    return {**config, "seed": None, "init": init}
+    kept = {name: value for name, value in config.items() if name != "evaluate"}
+    return {**kept, "seed": None, "init": init}
 
 
 def _read(directory: Path) -> Run:
