@@ -17,6 +17,7 @@ from osed_jax.config_files import missing_config, mistake_in
 from osed_jax.errors import UserError
 from osed_jax.exit_status import exit_status_of
 from osed_jax.modes import MODES, check_together, mode_of
+from osed_jax.rules import in_utf8
 
 FLAGS = flags.FLAGS
 app.define_help_flags()
@@ -64,6 +65,8 @@ def main(config: ConfigDict | None) -> None:
     if mode.workdir:
         if not FLAGS.workdir:
             raise UserError("--workdir is missing; give the folder that holds or will hold the run")
+        if not in_utf8(FLAGS.workdir):
+            raise UserError(f"--workdir={FLAGS.workdir} is not in UTF-8; give another name")
         arguments.append(Path(FLAGS.workdir).expanduser())
     given = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or given != (None, None, None):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,18 @@ def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_lines(
-    path: Path, needed: Sequence[str] = (), *, growing: bool = True
+    path: Path,
+    needed: Sequence[str] = (),
+    *,
+    growing: bool = True,
+    allowed: Callable[[dict[str, Any]], bool] = lambda record: True,
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """The records of a file of JSON lines, and the numbers of its damaged lines, from 1.
 
     Args:
       path: of the file; one that is not there has no lines.
       needed: what a record must have.
+      allowed: whether a record that has it all is one; else its line counts as damaged.
       growing: whether lines are appended to the file: then a last line without its end is what a
         killed process was writing, which is left out and no damage.
     """
@@ -55,7 +60,7 @@ def read_lines(
         except (ValueError, AttributeError, DamageError):
             damaged.append(number)
             continue
-        if all(name in record for name in needed):
+        if all(name in record for name in needed) and allowed(record):
             records.append(record)
         else:
             damaged.append(number)

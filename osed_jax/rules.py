@@ -40,8 +40,13 @@ def or_empty(rule: Rule) -> Rule:
     return Rule(lambda x: not x or rule.valid(x), f"{rule.allowed}, or empty to measure it")
 
 
-TEXT = Rule(lambda x: True, "a text")
-PATH = Rule(lambda x: True, "a path")
+def in_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8; Python keeps other bytes of names as surrogates."""
+    return text == text.encode(errors="ignore").decode()
+
+
+TEXT = Rule(in_utf8, "a text in UTF-8")
+PATH = Rule(in_utf8, "a path in UTF-8")
 FLAG = Rule(lambda x: True, "True or False")
 WHOLE = Rule(lambda x: True, "a whole number")
 POSITIVE = Rule(lambda x: x > 0, "greater than 0")

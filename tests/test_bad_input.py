@@ -93,6 +93,7 @@ def folder(images, *more):
         (["--workdir=w", "--mode=sweep", DIGITS + "erm", "--config.sweep.methods=erm,all"], "drs"),
         (["--workdir=w", "--mode=sweep", "--config=configs/folder.py"], "generated_dir is empty"),
         (["--workdir=w", "--mode=diagnose", DIGITS + "erm"], "a work directory?"),
+        (["--workdir=caf\udce9", DIGITS + "erm"], "is not in UTF-8; give another name"),
         (
             ["--workdir=w", "--mode=gap", DIGITS + "erm", "--config.oversampling.generated_dir="],
             "generated_dir is empty",

@@ -92,6 +92,7 @@ def test_what_follows_from_num_epochs_moves_along():
         ("train.batch_size", 0),
         ("train.feeder", "fast"),
         ("dataset.name", "mnist"),
+        ("dataset.data_dir", "caf\udce9"),  # bytes that are not UTF-8, as Python keeps them
         ("dataset.name", "tfds:"),
         ("dataset.imbalance_profile", "linear"),
         ("dataset.imbalance_ratio", 0.5),

@@ -1,5 +1,6 @@
 """What is kept for later is checked when it is read: digests of images, records, checkpoints."""
 
+import itertools
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ from configs import digits
 from osed_jax import loading, workdir
 from osed_jax.commands.compare import compare
 from osed_jax.commands.evaluate import evaluate
+from osed_jax.commands.filter import filter as filter_store
+from osed_jax.commands.gap import gap
 from osed_jax.commands.train import train
 from osed_jax.config import check
 from osed_jax.data.image_set import ImageSet
@@ -331,3 +334,41 @@ def test_a_finished_run_that_can_only_be_read_is_looked_at(run, whole, monkeypat
     config.seed = 9
     with pytest.raises(UserError, match="another config"):
         train(check(config), run)
+
+
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory):
+    """A run whose only update has left no numbers: its checkpoint is whole, its outputs are not."""
+    directory = tmp_path_factory.mktemp("diverged") / "run"
+    config = tiny(num_epochs=1, batch_size=128)
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match="outputs are not finite"):
+        train(check(config), directory)
+    assert workdir.checkpoint_epochs(directory) == [1]
+    return config, directory
+
+
+def by_gap(config, directory, store):
+    return gap(check(config), directory)
+
+
+def by_the_classifier_filter(config, directory, store):
+    config.generation.classifier_workdir = str(directory)
+    config.generation.classifier_top_k = 1
+    config.generation.filtered_dir = str(store.parent / "filtered")
+    return filter_store(check(config))
+
+
+@pytest.mark.parametrize("judge", [by_gap, by_the_classifier_filter])
+def test_a_net_that_diverged_judges_nothing(diverged, tmp_path, judge):
+    from PIL import Image
+
+    for name, seed in itertools.product(map(str, range(10)), (0, 1)):
+        target = tmp_path / "store" / name / f"{seed}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.RandomState(seed).randint(0, 256, (8, 8), np.uint8)).save(target)
+    config = diverged[0].copy_and_resolve_references()
+    config.oversampling.generated_dir = str(tmp_path / "store")
+    with pytest.raises(UserError, match=r"not finite|diverged"):
+        judge(config, diverged[1], tmp_path / "store")
+    assert [path.name for path in tmp_path.iterdir()] == ["store"], "nothing is half-written"

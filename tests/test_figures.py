@@ -202,4 +202,6 @@ def test_a_name_with_dollars_is_no_formula(tmp_path):
         style.name_classes(drawn.subplots(), [name, "b"])
     bar = bars.Bar(name, 0.5, None, [0.5])
     bars.draw_overall(tmp_path / "y.png", [bar], "title")
-    assert shape(tmp_path / "x.png") and shape(tmp_path / "y.png")
+    caption = f"{name}\nis taken for\n$x^2$ {{ \\frac"
+    mosaics.draw_mistakes(tmp_path / "z.png", np.zeros((1, 8, 8, 3), np.uint8), [caption])
+    assert all(shape(tmp_path / f"{letter}.png") for letter in "xyz")

@@ -8,6 +8,7 @@ from PIL import Image
 
 from osed_jax.data.folder import check_folder, load_folder
 from osed_jax.data.generated import load_generated
+from osed_jax.data.listing import class_folders, files_of_classes
 from osed_jax.errors import UserError
 from tests.test_folder import load, make_folder, write
 
@@ -129,3 +130,15 @@ def test_all_broken_images_are_named_at_once_also_when_streaming(root):
         assert "cannot read 3 images" in said
         assert all(name in said for name in ("cat/0.png", "dog/1.png", "dog/2.png"))
         assert not list((root / "c").iterdir())
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    for path in (odd, tmp_path / "dog"):
+        path.mkdir()
+        (path / os.fsdecode(b"\xff.png")).write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(UserError, match=r"caf.*: names of classes must be in UTF-8; rename"):
+        class_folders(tmp_path)
+    odd.rename(tmp_path / "cafe")
+    found = files_of_classes(class_folders(tmp_path))
+    assert [len(found[name].images) for name in ("cafe", "dog")] == [1, 1], "files may have any"

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from osed_jax.commands.verify import problems
-from osed_jax.data.generated import load_generated
+from osed_jax.data.generated import check_images, load_generated
+from osed_jax.digests import sealed
 from osed_jax.errors import UserError
 from osed_jax.generation.fill import arranged
 from osed_jax.generation.store import filling
@@ -184,6 +185,31 @@ def test_verify_names_every_damage(store, tmp_path):
         "unlisted: store.full_size/dog/000021.png",
         "count: class 'dog' has 16 of 17 images",
     ]
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "../dog/000001.png", "dog/../../000001.png", "a"])
+def test_a_line_that_names_a_file_elsewhere_is_damaged(store, tmp_path, name):
+    before = tree(tmp_path)
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "000001.png").write_bytes(b"of someone else")
+    lines = (store / "metadata.jsonl").read_text().splitlines(keepends=True)
+    changed = sealed({**json.loads(lines[0]), "file_name": name})
+    (store / "metadata.jsonl").write_text("".join([json.dumps(changed) + "\n", *lines[1:]]))
+    assert problems(store)[0] == "broken line: metadata.jsonl, line 1"
+    check_images(store)
+    assert load(store).class_counts == (0, 12, 17)
+    assert fill_cheaply(store) == 0, "the image of the damaged line is there"
+    assert (tmp_path / "dog" / "000001.png").read_bytes() == b"of someone else"
+    assert {p: c for p, c in tree(tmp_path).items() if p in before} == before
+
+
+def test_an_image_that_is_a_link_to_no_regular_file_is_told(store):
+    path = store / "dog" / "000003.png"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert problems(store) == ["no regular file: store/dog/000003.png"]
+    with pytest.raises(UserError, match=r"000003\.png \(no regular file\)"):
+        check_images(store)
 
 
 def test_generating_again_repairs_what_verify_named(store, tmp_path):

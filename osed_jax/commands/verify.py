@@ -102,6 +102,8 @@ def _wrong_files(folder: Path, records: Mapping[Name, Record]) -> list[str]:
 
 def _wrong_file(folder: Path, name: str, expected: str) -> list[str]:
     try:
+        if (folder / name).exists() and not (folder / name).is_file():
+            return [f"no regular file: {folder.name}/{name}"]
         content = (folder / name).read_bytes()
     except OSError:
         return [f"missing: {folder.name}/{name}"]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from osed_jax.console import say
 from osed_jax.data.decoding import is_image
 from osed_jax.errors import UserError
+from osed_jax.rules import in_utf8
 
 # Files of these endings are images, and one that cannot be read is an error. Files of others, or
 # of none, are images where their first bytes say so.
@@ -60,8 +61,8 @@ def class_folders(folder: Path) -> dict[str, Path]:
     Hidden folders and those that operating systems make are no classes.
 
     Raises:
-      UserError: where there is no such folder or no class in it, a link leads nowhere, or two names
-        are the same.
+      UserError: where there is no such folder or no class in it, a link leads nowhere, a name is
+        not in UTF-8, or two names are the same.
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; it must hold one folder a class")
@@ -70,8 +71,13 @@ def class_folders(folder: Path) -> dict[str, Path]:
         raise UserError(
             f"{_some([_dead(p) for p in dead])}; mount what the links lead to, or remove them"
         )
+    folders = [p for p in entries if p.is_dir()]
+    if foreign := [str(p) for p in folders if not in_utf8(p.name)]:
+        raise UserError(
+            f"{_some(foreign)}: names of classes must be in UTF-8; rename the folders (convmv does)"
+        )
     found: dict[str, Path] = {}
-    for path in filter(Path.is_dir, entries):
+    for path in folders:
         name = unicodedata.normalize("NFC", path.name)
         if name in found:
             raise UserError(

@@ -18,6 +18,7 @@ from osed_jax.workdir import write_atomically
 
 REJECTED = "rejected.jsonl"
 _SHARD = re.compile(r"\.metadata-(\d+)-of-(\d+)\.jsonl")
+_FILE_NAME = re.compile(r"[^/\0]+/\d{6,}\.png")
 IMAGE = re.compile(r"(\d{6,})\.png|\.(\d{6,})\.png\.partial")
 
 _NEEDED = ("label", "index", "file_name", "verdict", "sha256")
@@ -65,8 +66,16 @@ def read_records(folder: Path) -> dict[Name, Record]:
 
 
 def read_lines(file: Path) -> tuple[list[Record], list[int]]:
-    """The records of a file of lines, and the numbers of damaged lines, from 1."""
-    return digests.read_lines(file, _NEEDED, growing=False)
+    """The records of a file of lines, and the numbers of damaged lines, from 1.
+
+    A line whose image would lie outside the store is damaged, as no store of ours has such.
+    """
+
+    def inside(record: Record) -> bool:
+        name = str(record["file_name"])
+        return bool(_FILE_NAME.fullmatch(name)) and not name.startswith("../")
+
+    return digests.read_lines(file, _NEEDED, growing=False, allowed=inside)
 
 
 def shards(folder: Path) -> list[Path]:
