@@ -14,6 +14,7 @@ from osed_jax.console import say
 from osed_jax.digests import DamageError, describe_damaged, read_lines, sealed, unsealed
 from osed_jax.errors import UserError
 from osed_jax.renames import completed
+from osed_jax.whole_files import remove_abandoned, written_whole
 
 CHECKPOINTS, ABOUT = "checkpoints", "default/about.json"  # of a work directory, of a checkpoint
 REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
@@ -23,15 +24,10 @@ _FREE = "evaluate."  # fields by which images are predicted, as many at once: no
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file under a temporary name, then renames it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -195,6 +191,7 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
             raise UserError(
                 f"another process is training in {workdir}; wait for it or give another {setting}"
             ) from error
+        remove_abandoned(workdir)
         path, begun = workdir / "config.json", is_begun(workdir)
         kept = _read_kept(workdir, "config") if begun else config
         _check_same_config(workdir, kept, config, setting)

@@ -21,6 +21,7 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages, FileImages
 from osed_jax.digests import DamageError, check_digests, sealed, unsealed, write_digests
 from osed_jax.errors import UserError
+from osed_jax.whole_files import locked, written_whole
 from osed_jax.workdir import read_json
 
 
@@ -255,6 +256,24 @@ def test_a_report_that_a_kill_prevented_is_made(run, whole, capsys):
     (run / "predictions.npz").write_bytes(b"")
     train(check(config), run)
     assert "has no report, and none can be made" in capsys.readouterr().out
+
+
+def test_what_killed_processes_left_in_a_run_is_removed_and_a_living_ones_is_not(run, whole):
+    config = tiny()
+    config.report.enabled = True
+    shutil.copy(whole / "summary.json", run)
+    left = [run / ".summary.json.1.partial", run / ".report.abc" / "x.png"]
+    living = run / ".report.def"
+    for path in (*left, living / "y.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    with written_whole(run / "evaluation.json") as file, locked(living):
+        train(check(config), run)
+        (partial,) = run.glob(".*.partial")
+        assert partial.name.startswith(".evaluation.json") and living.is_dir()
+        file.write(b"{}")
+    assert not any(path.exists() for path in left) and not left[1].parent.exists()
+    assert (run / "report" / "report.html").is_file()
 
 
 def test_a_run_notices_that_its_directory_is_gone(tmp_path, monkeypatch):

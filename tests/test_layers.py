@@ -11,7 +11,17 @@ from tests.conftest import ROOT
 
 # From the ground up: folders and files of osed_jax/. Inside a folder, imports make no loop.
 FLOORS = [
-    {"errors", "kinds", "choices", "methods", "candidates", "stages", "rules", "stopping"},
+    {
+        "errors",
+        "kinds",
+        "choices",
+        "methods",
+        "candidates",
+        "stages",
+        "rules",
+        "stopping",
+        "whole_files",
+    },
     {"meeting", "digests", "sharding", "modes"},
     {"cluster"},
     {"console", "exit_status", "config_files"},

@@ -1,49 +1,13 @@
-"""The cache's folder: files written whole or not at all, and what is removed from it."""
+"""The cache's folder: where it is, and what is removed from it."""
 
-import contextlib
-import fcntl
 import json
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from osed_jax.console import say
 
 CACHE_VARIABLE = "OSED_JAX_CACHE_DIR"  # of the environment; by default beside the work directories
 _UNUSED_DAYS = 30
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that gets its name when it is whole; until then its lock keeps others off."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    file = _open_locked(partial)
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _open_locked(partial: Path) -> IO[bytes]:
-    while True:
-        file = open(partial, "wb")  # noqa: SIM115
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if partial.exists():  # else another process took it for abandoned before it was locked
-            return file
-        file.close()
-
-
-def remove_abandoned(cache_dir: Path) -> None:
-    """Removes what killed processes left half written: nobody holds its lock."""
-    for partial in cache_dir.glob("*.partial"):
-        with contextlib.suppress(OSError), open(partial, "rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            partial.unlink()
 
 
 def prune(cache_dir: Path, new: Path, folder: str) -> None:

@@ -23,15 +23,11 @@ import numpy as np
 
 from osed_jax.console import progress, say
 from osed_jax.data import images
-from osed_jax.data.cache_folder import (
-    CACHE_VARIABLE,
-    prune,
-    remove_abandoned,
-    written_whole,
-)
+from osed_jax.data.cache_folder import CACHE_VARIABLE, prune
 from osed_jax.data.decoding import DECODER, Decoded, UnreadableError, naming_the_file
 from osed_jax.data.images import ArrayImages, FileImages, Images, as_rows, digest
 from osed_jax.errors import UserError, disk_problems_explained
+from osed_jax.whole_files import remove_abandoned, written_whole
 
 _NAMED = 100  # unreadable files that one error names
 

@@ -18,6 +18,7 @@ from osed_jax.evaluation.classifier import Subject
 from osed_jax.evaluation.statistics import share_interval
 from osed_jax.loading import Config
 from osed_jax.reporting import page
+from osed_jax.whole_files import locked, remove_abandoned
 from osed_jax.workdir import REPORT_FOLDER as FOLDER
 from osed_jax.workdir import REPORT_PAGE as PAGE
 
@@ -35,12 +36,15 @@ def write_report(subject: Subject, settings: dict[str, Any], mesh: Mesh) -> Path
     """
     target = subject.directory / _folder(subject)
     keeps = cluster.is_first()
+    if keeps:
+        remove_abandoned(subject.directory, f".{FOLDER}.*")
     unfinished = Path(
         tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=subject.directory if keeps else None)
     )
     try:
         title = f"OSeD-JAX: {method_name(subject.config)}, seed {subject.config['seed']}"
-        sections = _sections(subject, settings, mesh, unfinished)
+        with locked(unfinished):
+            sections = _sections(subject, settings, mesh, unfinished)
         content = page.page(title, _headline(subject), sections)
         workdir.write_atomically(unfinished / PAGE, content)
         if keeps:

@@ -1,0 +1,55 @@
+"""Files that are written whole or not at all, and what killed processes left of such."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that gets its name when it is whole; until then its lock keeps others off."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    file = _open_locked(partial)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open_locked(partial: Path) -> IO[bytes]:
+    while True:
+        file = open(partial, "wb")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if partial.exists():  # else another process took it for abandoned before it was locked
+            return file
+        file.close()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps others from taking a folder for abandoned."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(folder: Path, pattern: str = "*.partial") -> None:
+    """Removes what killed processes left unfinished: files or folders that nobody has locked."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
