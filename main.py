@@ -90,4 +90,6 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv))
+    status = run(sys.argv)
+    if status:
+        stopping.end(status)

@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any
 
 from osed_jax import __version__, meeting
 from osed_jax.errors import UserError
+from osed_jax.stopping import end
 
 JOIN_TIMEOUT = 45  # seconds, unless --join_timeout says otherwise
 _BEAT, _SILENCE = 2.0, 30.0  # seconds between two beats, and until a silent process counts as gone
@@ -139,7 +140,7 @@ def leave(status: int) -> int:
     if status:
         how = "was stopped by a signal" if status > 128 else "ended with an error"
         _tell(f"process {_share[0]} {how}")
-        _exit(status)
+        end(status)
     if not is_first():
         _tell(_LEFT)
     for thread in _listening:
@@ -226,19 +227,13 @@ def _give_up(why: str) -> None:
         f"on from its last checkpoint",
         file=sys.stderr,
     )
-    _exit(2)
+    end(2)
 
 
 def _tell(line: str) -> None:
     for connection in _others.values():
         with contextlib.suppress(OSError):  # who is gone is missed by the thread that listens
             connection.say(line)
-
-
-def _exit(status: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
 
 
 def _line(error: Exception) -> str:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 _NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 
@@ -36,6 +36,16 @@ def by_exception() -> None:
     for number in _NAMES:
         signal.signal(number, _raise)
     sys.unraisablehook = _tell_or_end
+
+
+def end(status: int) -> NoReturn:
+    """Ends the process now, without what libraries do at exit: that may fail as the command did.
+
+    Writers of event files fail on a full disk, and JAX where another process of its job is gone.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

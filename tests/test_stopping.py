@@ -63,3 +63,11 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path):
         said = [line for line in imports if not line.startswith("import time:")]
     assert process.returncode == 130
     assert said == ["error: interrupted; the same command goes on from what is saved\n"]
+
+
+def test_what_libraries_do_at_exit_adds_nothing_to_an_error():
+    program = "import atexit; atexit.register(lambda: 1 / 0); print('out'); stopping.end(2)"
+    done = subprocess.run(
+        [sys.executable, "-c", START + program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "out\n", "")
