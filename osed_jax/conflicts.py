@@ -19,6 +19,17 @@ def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     model = {name.removeprefix("model."): value for name, value in f.items() if "model." in name}
     if problem := NETS[f["model.name"]].problem(model):
         yield problem
+    if f["init.weights"] and not NETS[f["model.name"]].pretrained:
+        names = ", ".join(name for name, net in NETS.items() if net.pretrained)
+        yield (
+            f"config.init.weights needs config.model.name to be one of {names}; it is "
+            f"{f['model.name']}"
+        )
+    if f["optimizer.pretrained_factor"] != 1 and not f["init.weights"]:
+        yield (
+            f"config.optimizer.pretrained_factor is {f['optimizer.pretrained_factor']:g}, which "
+            f"has a meaning with config.init.weights only; give weights, or set it to 1"
+        )
     if f["dataset.name"] == "folder" and not f["dataset.image_size"]:
         yield "config.dataset.image_size is 0; a folder's images need a size in pixels"
     folds, fold = f["dataset.validation_folds"], f["dataset.validation_fold"]

@@ -99,6 +99,7 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
         optimizer.learning_rate_fn(learning_rates(config), steps_per_epoch),
         momentum=settings["momentum"],
         weight_decay=settings["weight_decay"],
+        pretrained_factor=settings["pretrained_factor"],
     )
 
 

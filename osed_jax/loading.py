@@ -15,7 +15,9 @@ from osed_jax.data.cache_folder import CACHE_VARIABLE
 from osed_jax.data.image_set import ImageSet, long_tailed_rows, split_fold
 from osed_jax.data.images import channel_statistics
 from osed_jax.data.same_images import check_sets
+from osed_jax.digests import file_sha256
 from osed_jax.errors import UserError
+from osed_jax.training import pretrained
 
 Config = dict[str, Any]
 
@@ -157,6 +159,14 @@ def load_data(config: Config, cache_dir: Path) -> Data:
     check_sets({**sets, **({"generated": data.generated} if data.generated else {})})
     digests = {**data.facts["content_sha256"], "test": data.test.content_sha256()}
     return dataclasses.replace(data, facts={**data.facts, "content_sha256": digests})
+
+
+def with_weights_digest(config: Config, data: Data) -> Data:
+    """The data with `weights_sha256` in its facts, where the run starts from weights of others."""
+    if not config["init"]["weights"]:
+        return data
+    digest = file_sha256(pretrained.locate(config["init"]["weights"]))
+    return dataclasses.replace(data, facts={**data.facts, "weights_sha256": digest})
 
 
 def load_training_data(config: Config, cache_dir: Path) -> Data:

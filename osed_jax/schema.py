@@ -298,7 +298,7 @@ _AUGMENT: Section = {
 
 _MODEL: Section = {
     "name": Field("wide_resnet", "the net", one_of(*NETS)),
-    "depth": Field(28, "layers; each net has its rule", WHOLE),
+    "depth": Field(28, "wide_resnet, resnet: layers; each has its rule", WHOLE),
     "widen_factor": Field(10, "wide_resnet only", at_least(1)),
     "dropout_rate": Field(
         0.3, "wide_resnet only, behind the first convolution of a block (MLRC)", BELOW_ONE
@@ -322,6 +322,11 @@ _OPTIMIZER: Section = {
         ),
     ),
     "decay_factor": Field(0.01, "at each of them", POSITIVE),
+    "pretrained_factor": Field(
+        1.0,
+        "with init.weights: learning rate of all but the last layer, in multiples of that layer's",
+        POSITIVE,
+    ),
     "head_learning_rate": Field(
         0.1,
         "of the first of train.head_epochs; then a cosine down to 0 (Kang et al. 2020)",
@@ -396,7 +401,15 @@ SCHEMA: dict[str, Field | Section] = {
     "optimizer": _OPTIMIZER,
     "loss": _LOSS,
     "init": {
-        "fork_from": Field("", "work directory whose checkpoint at start_epoch to start from", PATH)
+        "fork_from": Field(
+            "", "work directory whose checkpoint at start_epoch to start from", PATH
+        ),
+        "weights": Field(
+            "",
+            "resnet18, resnet50: pretrained weights to start from, a .safetensors file with "
+            "torchvision's or timm's names, or a hub id (owner/name)",
+            PATH,
+        ),
     },
     "evaluate": {
         "batch_size": Field(

@@ -92,8 +92,9 @@ def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
         if "content_sha256" not in before:
             say_known_by_number(path)
         if changed := changed_images(before, facts):
+            what = "weights" if changed[0].startswith("weights_sha256") else "images"
             raise UserError(
-                f"the images have changed since {workdir} began ({'; '.join(changed)}); restore "
+                f"the {what} have changed since {workdir} began ({'; '.join(changed)}); restore "
                 f"them to go on, or give another --workdir to train on these"
             )
     write_json(path, facts)
@@ -107,9 +108,10 @@ def say_known_by_number(place: Path) -> None:
 def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In what the images of two runs differ, by their facts; one line each, [] for the same.
 
-    What `before` does not know is not compared: earlier versions kept fewer facts.
+    What one of the two does not know is not compared: earlier versions kept fewer facts, and who
+    only reads a run does not need the weights that it started from.
     """
-    changed = differences(before, {name: now.get(name) for name in before})
+    changed = differences(*({n: facts[n] for n in before if n in now} for facts in (before, now)))
     of_content = "content_sha256."
     return [
         f"other {c.removeprefix(of_content).partition(':')[0]} images"

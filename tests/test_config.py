@@ -39,6 +39,7 @@ def test_the_default_recipe_is_that_of_the_papers():
         "warmup_epochs": 5,
         "decay_at": [0.8, 0.9],
         "decay_factor": 0.01,
+        "pretrained_factor": 1.0,
         "head_learning_rate": 0.1,
     }
     assert config["model"] == {
@@ -187,6 +188,8 @@ def test_unknown_and_missing_fields_are_named():
         ),
         ("erm", {"init.fork_from": "x"}, "a mode other than none"),
         ("ros", {"init.fork_from": "x"}, "start_epoch of at least 1"),
+        ("erm", {"init.weights": "x"}, "one of resnet18, resnet50; it is wide_resnet"),
+        ("erm", {"optimizer.pretrained_factor": 0.1}, "with config.init.weights only"),
         ("erm", {"dataset.mean": (0.5, 0.5, 0.5)}, "both config.dataset.mean and"),
         ("erm", {"dataset.name": "folder"}, "need a size"),
         ("erm", {"dataset.few_below": 200}, "in both groups"),

@@ -37,6 +37,7 @@ from osed_jax.sharding import (
     replicated,
 )
 from osed_jax.stages import Stage, stage_of, stages
+from osed_jax.training import pretrained
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.fork import fork_state
 from osed_jax.training.state import TrainState, adopt_auxiliary, renew_head
@@ -75,6 +76,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
     with cluster.first_goes_first("data"):
         data = loading.load_data(config, loading.open_cache(directory))
+        data = loading.with_weights_digest(config, data)
         if cluster.is_first():
             workdir.keep_facts(directory, data.facts)
     cluster.check_same("images", json.dumps(data.facts["content_sha256"], sort_keys=True))
@@ -261,7 +263,14 @@ class Run:
             state, start = fork_state(self._config, Path(source), self._data.facts, self._like)
             say(f"starting from epoch {start} of {source}")
             return state, start
-        return self._initial(), 0
+        return self._pretrained(self._initial()), 0
+
+    def _pretrained(self, state: TrainState) -> TrainState:
+        if not (weights := self._config["init"]["weights"]):
+            return state
+        file = pretrained.locate(weights)
+        say(f"starting from the weights in {file}")
+        return replicate(pretrained.with_weights(state, file), self._mesh)
 
     def _train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
         program = self._program(stage_of(self._stages, epoch))

@@ -159,6 +159,7 @@ def _train(run: Config, directory: Path, tried: _Tried) -> None:
         if not done.exists():
             mesh = make_mesh()
             data = loading.load_training_data(run, loading.open_cache(directory.parent))
+            data = loading.with_weights_digest(run, data)
             workdir.keep_facts(directory, data.facts)
             trained, state = fit(run, directory, mesh, data)
             logits = trained.evaluate(state, data.validation)

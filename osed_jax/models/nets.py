@@ -13,13 +13,15 @@ class Net(NamedTuple):
       name: of the class, a linen module that takes `num_classes`, `generated_norm`, `noise_norm`,
         `dtype` and `settings`.
       settings: fields of `config.model` that it takes beside these.
-      depth: (a, b): its depth must be a * n + b, n at least 1.
+      depth: (a, b): its depth must be a * n + b, n at least 1; None where the name says it.
+      pretrained: whether its layers are named so that `init.weights` can be read into it.
     """
 
     module: str
     name: str
     settings: tuple[str, ...]
-    depth: tuple[int, int]
+    depth: tuple[int, int] | None
+    pretrained: bool = False
 
     def load(self) -> Callable[..., Any]:
         """The class."""
@@ -27,6 +29,8 @@ class Net(NamedTuple):
 
     def problem(self, settings: Mapping[str, Any]) -> str | None:
         """What is wrong with a section `model` for this net; None for nothing."""
+        if not self.depth:
+            return None
         (each, rest), depth = self.depth, settings["depth"]
         if depth < each + rest or (depth - rest) % each:
             return f"config.model.depth is {depth}; for this net it must be {each}n+{rest}, n >= 1"
@@ -38,4 +42,6 @@ NETS = {
         "wide_resnet", "WideResNet", ("depth", "widen_factor", "dropout_rate"), (6, 4)
     ),
     "resnet": Net("resnet", "ResNet", ("depth",), (6, 2)),
+    "resnet18": Net("imagenet_resnet", "ResNet18", (), None, pretrained=True),
+    "resnet50": Net("imagenet_resnet", "ResNet50", (), None, pretrained=True),
 }

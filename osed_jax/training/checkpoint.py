@@ -18,7 +18,13 @@ from osed_jax.errors import UserError
 from osed_jax.renames import completed
 
 _ITEM = "default"  # Orbax's name of the folder that holds a state
-_MAY_MOVE = ("dataset.data_dir", "oversampling.generated_dir", "init.fork_from", "evaluate.")
+_MAY_MOVE = (
+    "dataset.data_dir",
+    "oversampling.generated_dir",
+    "init.fork_from",
+    "init.weights",
+    "evaluate.",
+)
 
 
 class _Sealing(ocp.StandardCheckpointHandler):

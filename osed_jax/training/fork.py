@@ -15,7 +15,7 @@ from osed_jax.training.state import TrainState
 # of oversampling), or none on any number.
 _FREE = (
     "oversampling.",
-    "init.",
+    "init.fork_from",
     "loss.generated_weight",
     "train.head_epochs",
     "optimizer.head_learning_rate",

@@ -1,11 +1,14 @@
 """SGD and its learning-rate schedule, as the published long-tailed recipe has them."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+from osed_jax.models.layers import HEAD
 
 
 def learning_rate_by_epoch(
@@ -48,9 +51,21 @@ def learning_rate_fn(by_epoch: np.ndarray, steps_per_epoch: int) -> Callable:
 
 
 def sgd(
-    schedule: Callable, *, momentum: float, weight_decay: float
+    schedule: Callable, *, momentum: float, weight_decay: float, pretrained_factor: float = 1.0
 ) -> optax.GradientTransformation:
-    """SGD as PyTorch's: weight decay joins the gradient before the momentum; no Nesterov."""
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum or None)
-    )
+    """SGD as PyTorch's: weight decay joins the gradient before the momentum; no Nesterov.
+
+    The learning rate of all but the last layer is `pretrained_factor` times the schedule's.
+    """
+    steps = [
+        optax.add_decayed_weights(weight_decay),
+        optax.sgd(schedule, momentum=momentum or None),
+    ]
+    if pretrained_factor != 1:
+        steps.append(optax.stateless(lambda updates, _: _scaled_body(updates, pretrained_factor)))
+    return optax.chain(*steps)
+
+
+def _scaled_body(updates: Any, factor: float) -> Any:
+    scaled = jax.tree.map(lambda update: factor * update, updates)
+    return {**scaled, HEAD: updates[HEAD]}
