@@ -3,6 +3,7 @@
 import hashlib
 import zlib
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,5 +160,8 @@ def test_a_hub_id_is_found_in_the_cache_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
     assert pretrained.locate("timm/resnet18.tiny").read_bytes() == b"here"
-    with pytest.raises(UserError, match="cannot be had from the hub"):
-        pretrained.locate("timm/another")
+    try:
+        with pytest.raises(UserError, match="cannot be had from the hub"):
+            pretrained.locate("timm/another")
+    finally:
+        huggingface_hub.utils.reset_sessions()  # the sessions of this thread stay offline otherwise
