@@ -360,7 +360,7 @@ def diverged(tmp_path_factory):
     """A run whose only update has left no numbers: its checkpoint is whole, its outputs are not."""
     directory = tmp_path_factory.mktemp("diverged") / "run"
     config = tiny(num_epochs=1, batch_size=128)
-    config.optimizer.learning_rate = 1e30
+    config.optimizer.learning_rate = config.optimizer.weight_decay = 1e38  # infinite weights
     with pytest.raises(UserError, match="outputs are not finite"):
         train(check(config), directory)
     assert workdir.checkpoint_epochs(directory) == [1]
