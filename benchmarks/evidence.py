@@ -1,4 +1,4 @@
-r"""The runs behind docs/results.md: trains what is missing, keeps their figures, prints the tables.
+r"""The runs behind the pages on results: trains what is missing, keeps figures, prints tables.
 
     python benchmarks/evidence.py --config=configs/cifar10_lt_small.py --workdir=runs/small \
         --seeds=0,1 --config.dataset.name=folder --config.dataset.image_size=32 \

@@ -1,4 +1,4 @@
-"""What the kept runs of docs/results.md say: rows, tables of each question, figures."""
+"""What the kept runs in results/ say: rows, tables of each question, figures."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import permutation_test, rankdata
 
-from benchmarks.evidence_rows import BY_CLASS, DELTAS, FIGURE, QUESTIONS, ROWS, WRITTEN
+from benchmarks.evidence_rows import (
+    BY_CLASS,
+    DELTAS,
+    FIGURE,
+    FROM_THE_START,
+    QUESTIONS,
+    ROWS,
+    WRITTEN,
+)
 from osed_jax import workdir
 from osed_jax.commands.compare import group_bars
 from osed_jax.config import differences
@@ -115,7 +123,8 @@ def answers(
     """For each question that has two rows: its title, their figures and paired differences.
 
     A question's tables are of the seeds that all its rows have. For the second also the differences
-    from OPeN and the accuracy of each class. Last, what the gap says of the classes.
+    from OPeN; for the second and the seventh the accuracy of each class. Last, what the gap says of
+    the classes.
     """
     found = []
     for title, names in QUESTIONS.items():
@@ -128,6 +137,7 @@ def answers(
                 osed = [row for name, row in there.items() if name.startswith("osed")]
                 if "open" in there and osed:
                     shown.append(tables.paired(pairs_with(there["open"], osed)))
+            if title in (BY_CLASS, FROM_THE_START):
                 shown.append(tables.classes([first, *others]))
             found.append((title, shown))
     if gap:

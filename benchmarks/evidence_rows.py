@@ -1,4 +1,4 @@
-"""The rows of docs/results.md: what each is, which question it answers, and its config."""
+"""The rows of the pages on results: what each is, which question it answers, and its config."""
 
 import copy
 from collections.abc import Mapping
@@ -142,7 +142,7 @@ _OF_ALL_ROWS = {
     "real_only_epochs": 0,
 }
 
-FIGURE = ("erm", "drs", "open", LIFTED_ROW, "osed_shared_third", "osed_shared_one")
+FIGURE = ("erm", "ros", "drs", "open", LIFTED_ROW, "fill_shared_third")
 
 BY_CLASS = "2 OSeD against the others"
 FROM_THE_START = "7 Images from the start"
