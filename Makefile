@@ -12,7 +12,7 @@ RUN := $(BIN)/python main.py
 demo: .venv/demo
 	$(RUN) --mode=sweep --config=configs/digits.py --workdir=runs/demo \
 	    --config.dataset.imbalance_ratio=100 --config.sweep.methods=erm,ros,drs,open,osed,fill \
-	    --config.oversampling.generated_dir=demo/generated
+	    --config.oversampling.generated_dir=demo/generated --config.oversampling.replace_ratio=1
 
 test: .venv/test
 	$(BIN)/ruff format --check .

@@ -86,6 +86,8 @@ class Study:
     def config(self, method: str, rarest: int, **changes: Any) -> Config:
         """The digits with a long tail that ends at so many images."""
         config = digits.get_config(method)
+        if method == "fill":
+            config.oversampling.replace_ratio = 1.0  # every class up to the most frequent one
         config.update_from_flattened_dict({**_COMMON, **self.changes})
         config.dataset.imbalance_ratio = config.dataset.num_max / rarest
         config.update_from_flattened_dict(changes)

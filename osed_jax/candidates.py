@@ -20,6 +20,7 @@ class Candidate(NamedTuple):
 
 
 _THIRD = {"oversampling.replace_ratio": 1 / 3}
+_WHOLE = {"oversampling.replace_ratio": 1.0}
 _SHOWN_NEAR = {**_THIRD, "oversampling.max_gap": 1.0}
 
 # From the simplest on: among settings that are as good, tune takes the first.
@@ -35,7 +36,7 @@ CANDIDATES = {
     "fill_two_thirds": Candidate(
         "fill", "the same, replace_ratio 2/3", {"oversampling.replace_ratio": 2 / 3}
     ),
-    "fill": Candidate("fill", "the same, replace_ratio 1: every class filled up"),
+    "fill": Candidate("fill", "the same, replace_ratio 1: every class filled up", _WHOLE),
     "osed": Candidate("osed", "OSeD: deferred resampling with generated images", _THIRD),
     "fill_dar_grad": Candidate(
         "fill",
@@ -50,12 +51,12 @@ CANDIDATES = {
     "fill_half_weight": Candidate(
         "fill",
         "every class filled up, generated images with weight 1/2 in the loss",
-        {"loss.generated_weight": 0.5},
+        {**_WHOLE, "loss.generated_weight": 0.5},
     ),
     "fill_falling": Candidate(
         "fill",
         "every class filled up at first, no generated images at the end",
-        {"oversampling.replace_schedule": "linear"},
+        {**_WHOLE, "oversampling.replace_schedule": "linear"},
     ),
     "fill_head": Candidate(
         "fill",

@@ -65,10 +65,10 @@ METHODS = {
     # What people who train on generated images do (Fill-Up, SYNAuG, DiffuLT).
     "fill": Method(
         "filled up",
-        "class-balanced draws from the start, every class filled up to the most frequent one by "
-        "generated images, in the batch norm of the real ones",
+        "class-balanced draws from the start, some draws of rare classes replaced by generated "
+        "images, in the batch norm of the real ones",
         {"mode": "generated", "start_epoch": 0},
-        {"generated_norm": "shared", "replace_ratio": 1.0},
+        {"generated_norm": "shared"},
         deferred=False,
     ),
 }

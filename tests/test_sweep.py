@@ -60,14 +60,14 @@ def test_fill_starts_at_once_in_the_shared_norm_unless_a_person_says_otherwise(t
     over = run["oversampling"]
     assert path == tmp_path / "fill" / "seed_0" and run["init"]["fork_from"] == ""
     assert (over["mode"], over["start_epoch"]) == ("generated", 0)
-    assert (over["generated_norm"], over["replace_ratio"]) == ("shared", 1.0)
+    assert (over["generated_norm"], over["replace_ratio"]) == ("shared", pytest.approx(1 / 3))
     config = digits.get_config()
     config.oversampling.update({"generated_dir": str(tmp_path), "generated_norm": "aux"})
+    config.oversampling.replace_ratio = 0.5
     config.sweep.update({"methods": "fill,osed", "seeds": (0,)})
     norms = {p.parent.name: r["oversampling"] for p, r in planned(check(config), tmp_path)}
     assert norms["fill"]["generated_norm"] == norms["osed"]["generated_norm"] == "aux"
-    assert norms["fill"]["replace_ratio"] == 1.0
-    assert norms["osed"]["replace_ratio"] == pytest.approx(1 / 3), "each method has its own"
+    assert norms["fill"]["replace_ratio"] == norms["osed"]["replace_ratio"] == 0.5
 
 
 def test_erm_is_trained_where_a_deferred_method_needs_it(tmp_path):
