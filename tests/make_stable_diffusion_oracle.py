@@ -9,6 +9,13 @@ It writes `tests/data/stable_diffusion.json` (the models' configurations, and th
 of their weights as PyTorch has them) and `tests/data/stable_diffusion.npz` (outputs). The weights
 follow from their names by numpy's frozen generator, so that they need not be stored: the test
 writes the very folder that PyTorch read here, and compares its hash.
+
+With diffusers==0.42.1 and transformers==5.24.0,
+
+    python tests/make_stable_diffusion_oracle.py today
+
+writes `tests/data/stable_diffusion_today.json` and `.npz`: a model of four levels, whose files have
+the names that these versions give, and a tokenizer as they save it.
 """
 
 import hashlib
@@ -24,8 +31,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from osed_jax.generation.miniature import write_tokenizer
 
 DATA = Path(__file__).parent / "data"
 WEIGHTS = {
@@ -117,6 +122,19 @@ MODELS = {
         "scheduler": {**SCHEDULER, "prediction_type": "v_prediction"},
     },
 }
+# Norms of a small variance show in four levels what they hide in two.
+TODAY = {
+    **MODELS["epsilon"],
+    "text_encoder": {**TEXT, "hidden_act": "quick_gelu", "vocab_size": 82},
+    "unet": {
+        **UNET,
+        "block_out_channels": [32, 64, 64, 64],
+        "layers_per_block": 2,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+}
+ODD_PROMPTS = ["海獅 sea lion", "a\u200bb  car", "naïve ÉTÉ", "it's 12 o'clock!", ""]
 # Settings that are tried on a closed-form model, with every scheduler.
 SCHEDULES = {
     "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
@@ -141,8 +159,13 @@ def weight(name: str, shape: list[int]) -> np.ndarray:
     return value.astype(np.float16)
 
 
-def write_model(folder: Path, configs: dict, shapes: dict) -> str:
-    """Write a model in diffusers' layout; returns the hash of its weight files."""
+def write_model(
+    folder: Path, configs: dict, shapes: dict, tokenizer: dict[str, str] | None = None
+) -> str:
+    """Write a model in diffusers' layout; returns the hash of its weight files.
+
+    `tokenizer` has its files by name; without it they are those of the miniature.
+    """
     digest = hashlib.sha256()
     for part, weights in shapes.items():
         (folder / part).mkdir(parents=True)
@@ -152,7 +175,15 @@ def write_model(folder: Path, configs: dict, shapes: dict) -> str:
         digest.update(file.read_bytes())
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(configs["scheduler"]))
-    write_tokenizer(folder / "tokenizer", string.ascii_lowercase, MAX_TOKENS)
+    if tokenizer is None:
+        # Not above: it imports Flax modules, which the diffusers of "today" no longer has.
+        from osed_jax.generation.miniature import write_tokenizer
+
+        write_tokenizer(folder / "tokenizer", string.ascii_lowercase, MAX_TOKENS)
+    else:
+        (folder / "tokenizer").mkdir()
+        for name, text in tokenizer.items():
+            (folder / "tokenizer" / name).write_text(text)
     return digest.hexdigest()
 
 
@@ -174,9 +205,25 @@ def images_to_check() -> np.ndarray:
     return coarse.repeat(8, axis=1).repeat(8, axis=2)
 
 
-def manifest() -> dict:
+def manifest(name: str = "stable_diffusion") -> dict:
     """Names and shapes of the models' weights, and hashes of the files PyTorch read."""
-    return json.loads((DATA / "stable_diffusion.json").read_text())
+    return json.loads((DATA / f"{name}.json").read_text())
+
+
+def bpe_files() -> dict[str, str]:
+    """A tokenizer's files as they were before `tokenizer.json`; it joins some letters."""
+    merges = ["c a", "ca r</w>", "s e", "se a</w>"]
+    letters = [*string.ascii_lowercase, *"0123456789'!"]
+    tokens = [*letters, *(f"{x}</w>" for x in letters), *(m.replace(" ", "") for m in merges)]
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, **special}
+    return {
+        "vocab.json": json.dumps({t: i for i, t in enumerate([*tokens, start, end])}),
+        "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
+        "tokenizer_config.json": json.dumps(config),
+        "special_tokens_map.json": json.dumps(special),
+    }
 
 
 def schedule_configs() -> list[dict]:
@@ -198,8 +245,28 @@ def noise(shape: tuple[int, ...], seed: int) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
 
 
+def main_today() -> None:
+    """Write both files of the model of four levels."""
+    from transformers import CLIPTokenizer
+
+    shapes = torch_shapes(TODAY)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        digest = write_model(folder, TODAY, shapes, bpe_files())
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer.save_pretrained(Path(temporary) / "saved")
+        saved = {p.name: p.read_text() for p in sorted((Path(temporary) / "saved").iterdir())}
+        recorded = record_model(folder, ("ddim",))
+        odd = tokenizer(ODD_PROMPTS, padding="max_length", truncation=True, return_tensors="np")
+        recorded["odd_tokens"] = odd.input_ids
+    content = {"sha256": digest, "shapes": shapes, "tokenizer": saved}
+    text = json.dumps(content, separators=(",", ":"))
+    (DATA / "stable_diffusion_today.json").write_text(text + "\n")
+    np.savez_compressed(DATA / "stable_diffusion_today.npz", **recorded)
+
+
 def main() -> None:
-    """Write both files."""
+    """Write both files of the models of two levels."""
     shapes, hashes, outputs = {}, {}, {}
     for name, configs in MODELS.items():
         shapes[name] = torch_shapes(configs)
@@ -246,7 +313,7 @@ def torch_scheduler(name: str, config: dict):
     return classes[name].from_config({k: v for k, v in config.items() if k != "_class_name"})
 
 
-def record_model(folder: Path) -> dict[str, np.ndarray]:
+def record_model(folder: Path, schedulers: tuple[str, ...] = SCHEDULERS) -> dict[str, np.ndarray]:
     """Outputs of every part and of whole sampling loops, channels-first."""
     import torch
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -275,7 +342,7 @@ def record_model(folder: Path) -> dict[str, np.ndarray]:
             "decoded": parts["vae"].decode(latents).sample,
             "encoded": parts["vae"].encode(images).latent_dist.mean,
         }
-        for name, guidance in itertools.product(SCHEDULERS, (1.0, GUIDANCE)):
+        for name, guidance in itertools.product(schedulers, (1.0, GUIDANCE)):
             pipe = StableDiffusionPipeline(
                 **parts,
                 scheduler=torch_scheduler(name, config),
@@ -340,4 +407,4 @@ def record_schedules(scheduler: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main_today() if sys.argv[1:] == ["today"] else main())

@@ -15,9 +15,10 @@ import pytest
 
 from osed_jax.errors import UserError
 from osed_jax.generation import saving, stable_diffusion
+from osed_jax.generation.sampler import Sampler
 from tests import make_stable_diffusion_oracle as oracle
 
-MANIFEST = oracle.manifest()
+MANIFEST, TODAY = oracle.manifest(), "stable_diffusion_today"
 V14 = Path(
     os.environ.get(
         "STABLE_DIFFUSION_CONFIGS",
@@ -261,3 +262,54 @@ def test_no_network_is_explained_and_a_downloaded_model_still_loads(hub, monkeyp
         assert stable_diffusion.load("tiny/model").revision == COMMIT
         with pytest.raises(UserError, match="the hub cannot be reached"):
             stable_diffusion.load("tiny/other")
+
+
+@pytest.fixture(scope="module")
+def today(tmp_path_factory):
+    """A model of four levels as today's diffusers saves it: its folder, loaded, and recorded."""
+    folder, told = tmp_path_factory.mktemp("today") / "model", oracle.manifest(TODAY)
+    digest = oracle.write_model(folder, oracle.TODAY, told["shapes"], told["tokenizer"])
+    assert digest == told["sha256"], "not the weights that PyTorch ran with"
+    with np.load(oracle.DATA / f"{TODAY}.npz") as file:
+        return folder, stable_diffusion.load(str(folder)), dict(file)
+
+
+def test_a_model_of_four_levels_saved_by_todays_diffusers_agrees_with_pytorch(today):
+    _, model, recorded = today
+    tokens = model.tokenize(oracle.PROMPTS)
+    np.testing.assert_array_equal(tokens, recorded["tokens"])
+    text = jax.jit(model.encode_text)(model.params["text_encoder"], tokens)
+    np.testing.assert_allclose(text, recorded["text"], atol=1e-5)
+    sampler = Sampler(
+        model,
+        devices=jax.devices()[:1],
+        batch_size=2,
+        image_size=16,
+        size=16,
+        steps=oracle.STEPS,
+        scheduler="ddim",
+        guidance_scale=oracle.GUIDANCE,
+    )
+    latents = last(oracle.noise((2, 4, 8, 8), 0))
+    final, _ = sampler.from_noise(latents, oracle.PROMPTS, oracle.NEGATIVE)
+    expected = last(recorded[f"ddim/{oracle.GUIDANCE:g}/latents"])
+    np.testing.assert_allclose(final, expected, atol=1e-4)  # 5e-3 without `exact`
+
+
+def test_prompts_in_any_script_are_read_as_today(today, tmp_path):
+    _, model, recorded = today
+    np.testing.assert_array_equal(model.tokenize(oracle.ODD_PROMPTS), recorded["odd_tokens"])
+    for name, text in oracle.bpe_files().items():
+        (tmp_path / name).write_text(text)
+    older = stable_diffusion._tokenizer(tmp_path, 99)
+    assert older.model_max_length == oracle.MAX_TOKENS
+    tokens = older(oracle.ODD_PROMPTS, padding="max_length", truncation=True).input_ids
+    np.testing.assert_array_equal(tokens, recorded["odd_tokens"])
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="not a readable CLIP tokenizer"):
+        stable_diffusion._tokenizer(tmp_path, 99)
+
+
+def test_a_tokenizer_without_a_config_is_as_long_as_the_text_encoder(today, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((today[0] / "tokenizer/tokenizer.json").read_bytes())
+    assert stable_diffusion._tokenizer(tmp_path, 32).model_max_length == 32

@@ -19,6 +19,7 @@ import optax
 from osed_jax.console import progress
 from osed_jax.data.images import Images
 from osed_jax.errors import UserError
+from osed_jax.generation.exact import exact
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion, init_random
 
 NAME = "miniature"
@@ -146,9 +147,10 @@ def _make_update(model: StableDiffusion, tx: optax.GradientTransformation) -> An
     def loss_fn(params: Params, image: jax.Array, key: jax.Array) -> jax.Array:
         pixels = (image.astype(jnp.float32) / 127.5 - 1).transpose(0, 3, 1, 2)
         variables = {"params": params}
-        posterior = model.vae.apply(variables, pixels, method=model.vae.encode).latent_dist
-        drawn = posterior.sample(key)
-        output = model.vae.apply(variables, drawn, method=model.vae.decode).sample
+        with exact():
+            posterior = model.vae.apply(variables, pixels, method=model.vae.encode).latent_dist
+            drawn = posterior.sample(key)
+            output = model.vae.apply(variables, drawn, method=model.vae.decode).sample
         kl = 0.5 * jnp.mean(posterior.mean**2 + posterior.var - 1 - posterior.logvar)
         return jnp.mean((output - pixels) ** 2) + _KL_WEIGHT * kl
 

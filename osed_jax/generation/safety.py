@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from osed_jax.errors import UserError
+from osed_jax.generation.exact import exact
 from osed_jax.generation.hub import locate
 from osed_jax.generation.resize import resize
 from osed_jax.generation.stable_diffusion import Params, clip_vision
@@ -48,7 +49,8 @@ class SafetyChecker:
         """By how much images [N, H, W, 3] in [0, 1] exceed a threshold, [N]; flagged above 0."""
         small = jnp.clip(resize(image.astype(jnp.float32), self.image_size, "bicubic"), 0, 1)
         mean, std = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
-        margins = self.module.apply({"params": params}, (small - mean) / std)
+        with exact():
+            margins = self.module.apply({"params": params}, (small - mean) / std)
         assert isinstance(margins, jax.Array)
         return margins
 

@@ -1,36 +1,29 @@
 """Stable Diffusion 1.x and 2.x: Flax modules, their weights, prompts to text embeddings.
 
-The only file that imports diffusers and transformers. It takes nothing from them but the modules
-and the tokenizer; schedules, sampling and weight files are this project's own, so the modules can
-be replaced here without anyone noticing. Images and latents are channels-last everywhere.
+This file and `exact.py` alone import diffusers and transformers. They take nothing from them but
+the modules and the tokenizer; schedules, sampling and weight files are this project's own. Images
+and latents are channels-last everywhere.
 """
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Otherwise transformers imports TensorFlow and PyTorch wherever they are installed.
-os.environ["USE_TF"] = "0"
-os.environ["USE_TORCH"] = "0"
-# Every Flax class logs its end of life in diffusers each time it is built; the pins answer that.
-os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from diffusers.models.attention_flax import FlaxGEGLU
 from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
 from diffusers.models.vae_flax import FlaxAutoencoderKL
 from flax import linen as nn
-from transformers import CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+from transformers import CLIPTextConfig, CLIPTokenizerFast, CLIPVisionConfig
 from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule, FlaxCLIPVisionModule
 
 from osed_jax.digests import FILE as DIGESTS
 from osed_jax.digests import DamageError, check_digests
 from osed_jax.errors import UserError
+from osed_jax.generation.exact import exact
 from osed_jax.generation.hub import locate
 from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
 from osed_jax.generation.weights import Params, random_weights, read_weights
@@ -75,7 +68,7 @@ class StableDiffusion:
         name: The folder or hub id it came from.
         revision: The hub commit it came from; empty for a folder.
         configs: Contents of the folder's JSON files, keys as in `PARTS` and `scheduler`.
-        tokenizer: transformers' `CLIPTokenizer`.
+        tokenizer: transformers' `CLIPTokenizerFast`.
         text_encoder: Flax module.
         unet: Flax module.
         vae: Flax module.
@@ -86,7 +79,7 @@ class StableDiffusion:
     name: str
     revision: str
     configs: Mapping[str, Mapping[str, Any]]
-    tokenizer: CLIPTokenizer
+    tokenizer: CLIPTokenizerFast
     text_encoder: Any
     unet: Any
     vae: Any
@@ -122,7 +115,8 @@ class StableDiffusion:
         """Text embeddings `[B, L, D]` of `tokens`; `params` are those of the text encoder."""
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         everything = jnp.ones_like(tokens)  # padding is attended to, as in the models' training
-        return self.text_encoder.apply({"params": params}, tokens, everything, positions)[0]
+        with exact():
+            return self.text_encoder.apply({"params": params}, tokens, everything, positions)[0]
 
     def denoise(
         self, params: Params, latents: jax.Array, timesteps: jax.Array, context: jax.Array
@@ -139,7 +133,7 @@ class StableDiffusion:
             float32 `[B, h, w, c]`: noise, velocity or data, as `schedule.prediction_type` says.
         """
         latents = latents.transpose(0, 3, 1, 2)
-        with nn.intercept_methods(_exact_gelu):
+        with exact():
             output = self.unet.apply({"params": params}, latents, timesteps, context).sample
         return output.transpose(0, 2, 3, 1).astype(jnp.float32)
 
@@ -157,14 +151,17 @@ class StableDiffusion:
             float32 `[B, H / downscale, W / downscale, latent_channels]`.
         """
         image = (2 * image - 1).transpose(0, 3, 1, 2)
-        posterior = self.vae.apply({"params": params}, image, method=self.vae.encode).latent_dist
+        with exact():
+            output = self.vae.apply({"params": params}, image, method=self.vae.encode)
+        posterior = output.latent_dist
         latents = posterior.mode() if key is None else posterior.sample(key)
         return latents.astype(jnp.float32) * self.vae.scaling_factor
 
     def decode_image(self, params: Params, latents: jax.Array) -> jax.Array:
         """Images of latents `[B, h, w, c]`, float32 `[B, H, W, 3]` in [0, 1]."""
         latents = latents / self.vae.scaling_factor
-        image = self.vae.apply({"params": params}, latents, method=self.vae.decode).sample
+        with exact():
+            image = self.vae.apply({"params": params}, latents, method=self.vae.decode).sample
         return jnp.clip(image.transpose(0, 2, 3, 1).astype(jnp.float32) / 2 + 0.5, 0, 1)
 
 
@@ -252,7 +249,7 @@ def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Ca
     }
     parts = {
         "configs": configs,
-        "tokenizer": _tokenizer(folder / "tokenizer"),
+        "tokenizer": _tokenizer(folder / "tokenizer", text.config.max_position_embeddings),
         "text_encoder": text,
         "unet": unet,
         "vae": vae,
@@ -276,22 +273,25 @@ def _module(
     return cls(**values, dtype=dtype)
 
 
-def _exact_gelu(call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
-    """The models were trained with GELU itself; the Flax module has its tanh approximation.
+def _tokenizer(folder: Path, max_length: int) -> CLIPTokenizerFast:
+    """The tokenizer of `tokenizer.json` (today's files), or of vocabulary and merges (older ones).
 
-    Left alone that makes most of the UNet's difference from PyTorch's (2e-4 of 5e-4 a gate).
+    `max_length` is the number of the text encoder's positions.
     """
-    if not isinstance(context.module, FlaxGEGLU) or context.method_name != "__call__":
-        return call(*args, **kwargs)
-    linear, gate = jnp.split(context.module.proj(args[0]), 2, axis=-1)
-    return linear * nn.gelu(gate, approximate=False)
-
-
-def _tokenizer(folder: Path) -> CLIPTokenizer:
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name} is missing. Needed is a model in diffusers' layout.")
-    return CLIPTokenizer.from_pretrained(folder)
+    missing = [n for n in ("vocab.json", "merges.txt") if not (folder / n).is_file()]
+    if missing and not (folder / "tokenizer.json").is_file():
+        raise UserError(
+            f"{folder / missing[0]} is missing, and so is tokenizer.json. Needed is a model in "
+            "diffusers' layout."
+        )
+    try:
+        tokenizer = CLIPTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the library's errors have no common class
+        raise UserError(
+            f"{folder}: not a readable CLIP tokenizer ({error}). Download or save it again."
+        ) from error
+    tokenizer.model_max_length = min(tokenizer.model_max_length, max_length)
+    return tokenizer
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -25,13 +25,12 @@ Params = dict[str, Any]
 
 _LISTS = re.compile(r"(blocks|resnets|attentions|downsamplers|upsamplers|net|to_out)_(\d+)")
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
-# PyTorch renamed the VAE's attention; files of both ages are about, the Flax module has the old.
+# PyTorch renamed the VAE's attention; files of both ages are in use, the Flax module has the old.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-# Buffers that older text encoders saved beside their weights.
-_IGNORED = (
-    "text_model.embeddings.position_ids",
-    "vision_model.vision_model.embeddings.position_ids",
-)
+# transformers 5 saves CLIP's towers without this first part of the name.
+_TOWER = re.compile(r"^text_model\.|(?<=^vision_model\.)vision_model\.")
+# A buffer that older text encoders saved beside their weights.
+_IGNORED = "embeddings.position_ids"
 _MSGPACK_ARRAY = 1  # flax.serialization's extension type for an array
 
 
@@ -108,12 +107,12 @@ def torch_name(path: Names) -> str:
     return _torch_names(path)[0]
 
 
-def _torch_names(path: Names) -> tuple[str, str]:
-    """The name in today's files, and the one in old VAE files."""
+def _torch_names(path: Names) -> tuple[str, str, str]:
+    """The name that is written, the one in old VAE files, and that of a text encoder of today."""
     *modules, leaf = (_LISTS.sub(r"\1.\2", part) for part in path)
-    today = [_RENAMED.get(part, part) for part in modules]
     leaf = _LEAVES.get(leaf, leaf)
-    return ".".join([*today, leaf]), ".".join([*modules, leaf])
+    written = ".".join([*(_RENAMED.get(part, part) for part in modules), leaf])
+    return written, ".".join([*modules, leaf]), _TOWER.sub("", written)
 
 
 def _turned(value: np.ndarray, path: Names, *, from_torch: bool = False) -> np.ndarray:
@@ -128,7 +127,8 @@ def _turned(value: np.ndarray, path: Names, *, from_torch: bool = False) -> np.n
 def _read_safetensors(file: Path, expected: Params, dtype: jnp.dtype) -> Params:
     params = {}
     with safe_open(file, framework="numpy") as tensors:
-        left = set(tensors.keys()).difference(_IGNORED)
+        names = tensors.keys()
+        left = {name for name in names if not name.endswith(_IGNORED)}
         for path, shape in traverse_util.flatten_dict(expected).items():
             name = next((n for n in _torch_names(path) if n in left), None)
             if name is None:
