@@ -194,6 +194,11 @@ def test_unknown_and_missing_fields_are_named():
         ("erm", {"dataset.name": "folder"}, "need a size"),
         ("erm", {"dataset.few_below": 200}, "in both groups"),
         ("erm", {"model.name": "resnet"}, r"6n\+2"),
+        (
+            "erm",
+            {"model.name": "resnet18", "model.depth": 18, "model.widen_factor": 1},
+            "has depth 18, widen_factor 1, but ResNet18 has one size",
+        ),
     ],
 )
 def test_conflicts_between_fields_are_explained(method, changes, said):

@@ -34,7 +34,8 @@ class RoutedBatchNorm(nn.Module):
     Statistics are float32, whatever the dtype of the computation, and are reduced as sums and
     counts, so that under `jit` with a sharded batch they are those of the global batch however
     the kinds fall on the devices. The running variance is the biased one (as in Flax; PyTorch
-    keeps the unbiased one). Where a group of rows is empty it changes nothing.
+    keeps the unbiased one). Where a group of rows is empty it changes nothing. In training padding
+    rows come out as 0.
 
     Attributes:
       generated_norm: of generated rows, one of `kinds.NORMS`.
@@ -63,13 +64,10 @@ class RoutedBatchNorm(nn.Module):
         moments = _image_moments(x)
         natural = (kind != Kind.PADDING) & ~_is_any(kind, own_norm)
         mean, var, count = _group_moments(moments, natural)
-        # An empty group would report mean 0 and variance 0, which blows padding up until 0 times it
-        # is not a number any more; what is known is kept instead.
-        mean = jnp.where(count > 0, mean, running_mean.value)
-        var = jnp.where(count > 0, var, running_var.value)
         if not self.is_initializing():
-            running_mean.value += (1 - MOMENTUM) * (mean - running_mean.value)
-            running_var.value += (1 - MOMENTUM) * (var - running_var.value)
+            share = jnp.where(count > 0, 1 - MOMENTUM, 0)
+            running_mean.value += share * (mean - running_mean.value)
+            running_var.value += share * (var - running_var.value)
 
         factor, offset = _affine(mean, var, scale, bias)
         for own in own_norm:
@@ -78,6 +76,10 @@ class RoutedBatchNorm(nn.Module):
             here = (kind == own)[:, None]
             factor = jnp.where(here, own_rows[0], factor)
             offset = jnp.where(here, own_rows[1], offset)
+        # Padding is 0 behind every norm. By the statistics of few rows that are alike it would grow
+        # from norm to norm without bound, until 0 times it is not a number any more.
+        shown = (kind != Kind.PADDING)[:, None]
+        factor, offset = jnp.where(shown, factor, 0), jnp.where(shown, offset, 0)
         y = self._apply(x, factor, offset)
         stopped = _is_any(kind, [k for k, r in own_norm.items() if r == "dar"])
         return jnp.where(stopped[:, None, None, None], jax.lax.stop_gradient(y), y)

@@ -4,6 +4,9 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+# Fields of `config.model` that say how large a net is, with the schema's defaults.
+_SIZES = {"depth": 28, "widen_factor": 10, "dropout_rate": 0.3}
+
 
 class Net(NamedTuple):
     """A net that can be chosen.
@@ -30,11 +33,22 @@ class Net(NamedTuple):
     def problem(self, settings: Mapping[str, Any]) -> str | None:
         """What is wrong with a section `model` for this net; None for nothing."""
         if not self.depth:
-            return None
+            return self._problem_of_one_size(settings)
         (each, rest), depth = self.depth, settings["depth"]
         if depth < each + rest or (depth - rest) % each:
             return f"config.model.depth is {depth}; for this net it must be {each}n+{rest}, n >= 1"
         return None
+
+    def _problem_of_one_size(self, settings: Mapping[str, Any]) -> str | None:
+        unused = {name: usual for name, usual in _SIZES.items() if name not in self.settings}
+        given = [f"{n} {settings[n]}" for n, usual in unused.items() if settings[n] != usual]
+        if not given:
+            return None
+        usual = " ".join(f"--config.model.{name}={value}" for name, value in unused.items())
+        return (
+            f"config.model has {', '.join(given)}, but {self.name} has one size; take that out of "
+            f"the config file, or give {usual}"
+        )
 
 
 NETS = {
