@@ -30,7 +30,6 @@ def get_config(method: str = "erm") -> ConfigDict:
     config.augment.blur_prob = 0.0
     # The generator: a miniature that learns from the digits that the long tail leaves out.
     config.finetune.base = "miniature"
-    config.finetune.revision = ""
     config.finetune.output_dir = "runs/digits/generator"
     config.finetune.images = "rest"
     config.finetune.image_size = 0
@@ -40,7 +39,6 @@ def get_config(method: str = "erm") -> ConfigDict:
     config.finetune.ema_decay = 0.998
     config.finetune.samples_per_class = 10
     config.generation.model = config.finetune.output_dir
-    config.generation.revision = ""
     config.generation.templates = ("{class}",)  # short: a random text encoder blurs more
     config.generation.batch_size = 50
     config.oversampling.generated_dir = "runs/digits/generated"

@@ -187,7 +187,7 @@ _OVERSAMPLING: Section = {
 
 _GENERATION: Section = {
     "model": Field(_SD, "hub id or local folder of Stable Diffusion 1.x or 2.x", TEXT),
-    "revision": Field("flax", "branch, tag or commit on the hub; '' for a local folder", TEXT),
+    "revision": Field("", "branch, tag or commit on the hub; '' for its main branch", TEXT),
     "dtype": Field("float32", "of weights and computation", one_of(*_DTYPES)),
     "seed": Field(0, "of all images; each follows from seed, class and index alone", SEED),
     "count": Field(
@@ -354,7 +354,7 @@ _FINETUNE: Section = {
         "folder, hub id, or miniature (a small model for tiny images, trained from nothing)",
         Rule(lambda x: x != "", "a folder, a hub id or miniature"),
     ),
-    "revision": Field("flax", "branch, tag or commit on the hub; '' where there is none", TEXT),
+    "revision": Field("", "branch, tag or commit on the hub; '' for its main branch", TEXT),
     "output_dir": Field("", "required; the fine-tuned generator and all of its making", PATH),
     "images": Field(
         "train",

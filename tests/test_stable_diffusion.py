@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from osed_jax.errors import UserError
 from osed_jax.generation import saving, stable_diffusion
@@ -25,6 +26,7 @@ V14 = Path(
         Path(__file__).parents[2] / "shared" / "data" / "stable_diffusion_v1_4_configs",
     )
 )
+SCHEDULER = "scheduler/scheduler_config.json"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -147,9 +149,22 @@ def test_published_parameter_counts():
         ("unet/config.json", {"norm_num_groups": 16}, "norm_num_groups=16; only 32 is supported"),
         ("unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type"),
         ("vae/config.json", {"shift_factor": 0.1}, "shift_factor=0.1; only None"),
-        ("unet/config.json", {"in_channels": 9}, r"conv_in.weight has shape"),
+        ("unet/config.json", {"in_channels": 9}, "m is an inpainting model: its UNet takes 9"),
+        ("unet/config.json", {"in_channels": 8}, "InstructPix2Pix, which edits images"),
+        ("unet/config.json", {"in_channels": 5}, "depth-to-image"),
+        ("unet/config.json", {"in_channels": 7}, "an upscaler"),
+        ("unet/config.json", {"out_channels": 8}, "its UNet makes 8 channels, its latents have 4"),
+        ("unet/config.json", {"block_out_channels": [64, 64]}, "has shape"),
+        ("unet/config.json", {"cross_attention_dim": 48}, "gives 24 numbers a token.*takes 48"),
+        ("text_encoder/config.json", {"model_type": "bert"}, "reads prompts by bert, not by CLIP"),
+        ("vae/config.json", {"latent_channels": 16}, "takes 4 channels, its latents have 16"),
+        (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is of FlowMatchEuler"),
+        (SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "is of EDMEulerScheduler, whose noise"),
+        (SCHEDULER, {"_class_name": "LCMScheduler"}, "is of LCMScheduler, whose noise or update"),
+        (SCHEDULER, {"timestep_type": "continuous"}, "timestep_type='continuous'; only 'discrete'"),
+        (SCHEDULER, {"final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min'; only"),
         ("unet/config.json", None, "config.json is missing"),
-        ("tokenizer/vocab.json", None, "vocab.json is missing"),
+        ("tokenizer/vocab.json", None, "vocab.json is missing, and so is tokenizer.json"),
     ],
 )
 def test_folders_that_do_not_fit_are_explained(folder, file, change, message):
@@ -160,6 +175,46 @@ def test_folders_that_do_not_fit_are_explained(folder, file, change, message):
         (folder / file).write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
         stable_diffusion.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "what"),
+    [
+        ("StableDiffusionXLPipeline", "Stable Diffusion XL"),
+        ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
+        ("FluxPipeline", "Flux"),
+        ("PixArtAlphaPipeline", "PixArt"),
+        ("StableDiffusionInpaintPipeline", "an inpainting model"),
+        ("StableDiffusionDepth2ImgPipeline", "a depth-to-image model"),
+        ("StableDiffusionUpscalePipeline", "an upscaler"),
+        ("StableUnCLIPPipeline", "an unCLIP model"),
+        ("LDMTextToImagePipeline", "a latent diffusion model with a BERT encoder"),
+        ("WanPipeline", "another kind of model"),
+    ],
+)
+def test_other_pipelines_are_refused_by_name_before_weights_are_downloaded(
+    hub, folder, pipeline, what
+):
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    for model in (str(folder), "tiny/model"):
+        with pytest.raises(UserError, match=rf"{model} is {what} \({pipeline} in model_index"):
+            stable_diffusion.load(model)
+    assert not [name for name in hub.served if name.endswith(".safetensors")]
+
+
+def test_settings_that_pytorchs_pipeline_puts_right_are_put_right(folder):
+    file = folder / SCHEDULER
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"clip_sample": True}))
+    (file).write_text(file.read_text().replace('"steps_offset": 1', '"steps_offset": 0'))
+    schedule = stable_diffusion.load(str(folder)).schedule
+    assert schedule.config["steps_offset"] == 1 and schedule.config["clip_sample"] is False
+
+
+def test_a_model_in_one_file_is_told_how_to_become_a_folder(tmp_path):
+    for name, what in (("a.safetensors", "is a single file"), ("a.ckpt", "is a pickle")):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(UserError, match=rf"{what}.*from_single_file\('{tmp_path / name}'\)"):
+            stable_diffusion.load(str(tmp_path / name))
 
 
 def test_broken_json_and_a_revision_of_a_folder_are_explained(folder):
@@ -236,6 +291,33 @@ def test_a_model_of_the_hub_is_fetched_without_what_is_not_needed(hub, folder):
     local = stable_diffusion.load(str(folder))
     jax.tree.map(np.testing.assert_array_equal, model.params, local.params)
     assert not [name for name in hub.served if "fp16" in name or "safety" in name]
+
+
+def in_parts(file, number, ending=""):
+    """Splits a weight file into as many parts, as `save_pretrained` names them."""
+    weights = load_file(file)
+    for i in range(number):
+        names = sorted(weights)[i::number]
+        part = file.with_name(f"{file.stem}{ending}-{i + 1:05}-of-{number:05}.safetensors")
+        save_file({name: weights[name] for name in names}, part)
+    file.unlink()
+
+
+def test_parts_and_half_precision_are_read_from_folder_and_hub(hub, folder):
+    whole = stable_diffusion.load(str(folder)).params
+    in_parts(folder / "unet/diffusion_pytorch_model.safetensors", 3, ".fp16")
+    (folder / "unet/diffusion_pytorch_model.safetensors.index.fp16.json").write_text("{}")
+    (folder / "unet/pytorch_lora_weights.safetensors").write_bytes(b"beside it")
+    (folder / "unet/diffusion_pytorch_model.bin").write_bytes(b"beside it")
+    vae = folder / "vae/diffusion_pytorch_model.safetensors"
+    vae.rename(vae.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    for model in (str(folder), "tiny/model"):
+        params = stable_diffusion.load(model).params
+        jax.tree.map(np.testing.assert_array_equal, params, whole)
+    assert not [name for name in hub.served if "lora" in name or name.endswith(".bin")]
+    (folder / "unet/diffusion_pytorch_model.fp16-00002-of-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="of the 3 parts of the weights, 2 is missing"):
+        stable_diffusion.load(str(folder))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Reading and writing weight files, with safetensors and Flax's own serialisation as oracles."""
 
+import json
 import re
 
 import flax.serialization
@@ -128,7 +129,7 @@ def test_missing_surplus_and_misshapen_weights_are_named_in_msgpack(tmp_path):
 @pytest.mark.parametrize("name", ["model.safetensors", "model.msgpack"])
 def test_damaged_and_absent_files_are_named(tmp_path, name):
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no weights found among: pytorch_model\.bin"):
+    with pytest.raises(UserError, match=r"no weights but pickles among: pytorch_model\.bin"):
         read_weights(tmp_path, EXPECTED, jnp.float32)
     save_file(torch_weights(), tmp_path / "model.safetensors")
     whole = (tmp_path / "model.safetensors").read_bytes()
@@ -153,3 +154,23 @@ def test_random_weights_have_the_usual_deviations():
     np.testing.assert_array_equal(params["conv"]["bias"], np.zeros(128))
     other = random_weights({"conv": shapes["conv"]}, 0, jnp.float32)
     np.testing.assert_array_equal(other["conv"]["kernel"], params["conv"]["kernel"])
+
+
+def test_weights_of_eight_bits_are_refused(tmp_path):
+    header = {"a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0\0")
+    with pytest.raises(UserError, match=r"weights of 8 bits \(F8_E4M3\) are not read"):
+        read_weights(tmp_path, {"a": jnp.zeros(2)}, jnp.float32)
+
+
+def test_of_several_files_the_whole_one_is_read_and_none_is_guessed(tmp_path):
+    weights = torch_weights()
+    for name in ("model.fp16.safetensors", "other.safetensors", "flax_model.msgpack"):
+        (tmp_path / name).write_bytes(b"not read")
+    assert read(tmp_path, weights)
+    for name in ("model.safetensors", "model.fp16.safetensors", "flax_model.msgpack"):
+        (tmp_path / name).unlink()
+    (tmp_path / "another.safetensors").write_bytes(b"not read")
+    with pytest.raises(UserError, match=r"several weight files \(another\.safetensors, other"):
+        read_weights(tmp_path, EXPECTED, jnp.float32)

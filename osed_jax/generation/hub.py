@@ -1,8 +1,9 @@
 """Fetching a Stable Diffusion model from the Hugging Face hub."""
 
+import json
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -13,33 +14,28 @@ from huggingface_hub.errors import (
 )
 
 from osed_jax.errors import UserError
+from osed_jax.generation.model_files import (
+    check_channels,
+    check_kind,
+    refuse_single_file,
+    weight_files,
+)
 
-# Names, not patterns over suffixes: model repositories hold the same weights several times.
+# What tells which model it is, and no weights.
 _FILES = (
     "model_index.json",
     "tokenizer/*",
     "scheduler/scheduler_config.json",
     "text_encoder/config.json",
-    "text_encoder/flax_model.msgpack",
-    "text_encoder/model.safetensors",
     "unet/config.json",
-    "unet/diffusion_flax_model.msgpack",
-    "unet/diffusion_pytorch_model.safetensors",
     "vae/config.json",
-    "vae/diffusion_flax_model.msgpack",
-    "vae/diffusion_pytorch_model.safetensors",
 )
-
-_SAFETY_CHECKER_FILES = (
-    "feature_extractor/preprocessor_config.json",
-    "safety_checker/config.json",
-    "safety_checker/flax_model.msgpack",
-    "safety_checker/model.safetensors",
-)
+_PARTS = ("text_encoder", "unet", "vae")
+_SAFETY_CHECKER_FILES = ("feature_extractor/preprocessor_config.json", "safety_checker/config.json")
 
 
 def locate(model: str, revision: str, *, safety_checker: bool = False) -> tuple[Path, str]:
-    """Find a model's folder, downloading what is not here yet.
+    """Find a model's folder, downloading what is not here yet: of each part one file of weights.
 
     Args:
         model: A local folder, or the id of a model on the hub (`owner/name`).
@@ -50,18 +46,54 @@ def locate(model: str, revision: str, *, safety_checker: bool = False) -> tuple[
         The folder, and the commit it holds (empty for a local folder).
 
     Raises:
-        UserError: The model cannot be had; the message says which of the many reasons it is.
+        UserError: The model cannot be had, or is of another kind; the message says which of the
+            many reasons it is.
     """
     if Path(model).is_dir():
         if revision:
             raise UserError(f"revision={revision!r} with the local folder {model}; leave it empty.")
         return Path(model), ""
-    wanted = [*_FILES, *(_SAFETY_CHECKER_FILES if safety_checker else ())]
+    if Path(model).is_file():
+        refuse_single_file(Path(model))
+    more = _SAFETY_CHECKER_FILES if safety_checker else ()
+    parts = (*_PARTS, "safety_checker") if safety_checker else _PARTS
     try:
-        folder = Path(snapshot_download(model, revision=revision or None, allow_patterns=wanted))
-        return folder, folder.name
+        folder = _fetch(model, revision or None, [*_FILES, *more])
+        _check_kind(model, folder)
+        return _fetch_weights(model, folder, parts), folder.name
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(_hub_problem(model, revision, error)) from error
+
+
+def _fetch(model: str, revision: str | None, names: list[str]) -> Path:
+    return Path(snapshot_download(model, revision=revision, allow_patterns=names))
+
+
+def _check_kind(model: str, folder: Path) -> None:
+    """Refuses models of another kind before their weights are downloaded."""
+    index = folder / "model_index.json"
+    if index.is_file():
+        check_kind(model, json.loads(index.read_text()))
+    files = {part: folder / part / "config.json" for part in _PARTS}
+    if all(file.is_file() for file in files.values()):
+        check_channels(model, {part: json.loads(file.read_text()) for part, file in files.items()})
+
+
+def _fetch_weights(model: str, folder: Path, parts: tuple[str, ...]) -> Path:
+    """Downloads the weights of this commit, unless the hub is out of reach and they are here."""
+    try:
+        siblings = HfApi().model_info(model, revision=folder.name).siblings or []
+    except (HfHubHTTPError, OSError):
+        for part in parts:
+            weight_files([path.name for path in (folder / part).glob("*")], f"{folder / part}")
+        return folder
+    files, wanted = [entry.rfilename for entry in siblings], []
+    for part in parts:
+        names = [name.removeprefix(f"{part}/") for name in files if name.startswith(f"{part}/")]
+        if names or part in _PARTS:
+            chosen = weight_files([n for n in names if "/" not in n], f"{model}/{part}")
+            wanted += [f"{part}/{name}" for name in chosen]
+    return _fetch(model, folder.name, wanted)
 
 
 def _hub_problem(model: str, revision: str, error: Exception) -> str:

@@ -41,8 +41,21 @@ _DEFAULTS: Mapping[str, Any] = {
     "clip_sample_range": 1.0,
     "set_alpha_to_one": False,
 }
-# Settings that change what a model was trained to undo; following another value is not written.
-_ONLY: Mapping[str, Any] = {"trained_betas": None, "rescale_betas_zero_snr": False}
+# Settings that change what a model was trained to undo, or its last step; following another value
+# is not written.
+_ONLY: Mapping[str, Any] = {
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "timestep_type": "discrete",
+    "final_sigmas_type": "zero",
+}
+# Classes whose noise is that of this file. What a model was trained with is the same in all.
+_CLASSES = {
+    *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "HeunDiscrete"),
+    *("EulerDiscrete", "EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
+    *("DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep"),
+    "UniPCMultistep",
+}
 
 
 class Steps(NamedTuple):
@@ -122,6 +135,12 @@ def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     Raises:
         UserError: A beta schedule, prediction type or setting that is not supported.
     """
+    name = config.get("_class_name", "DDIMScheduler")
+    if name.removeprefix("Flax").removesuffix("Scheduler") not in _CLASSES:
+        raise UserError(
+            f"scheduler_config.json is of {name}, whose noise or update is another one; choose "
+            "another model."
+        )
     for key, value in _ONLY.items():
         if config.get(key, value) != value:
             raise UserError(

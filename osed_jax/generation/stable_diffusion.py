@@ -25,6 +25,7 @@ from osed_jax.digests import DamageError, check_digests
 from osed_jax.errors import UserError
 from osed_jax.generation.exact import exact
 from osed_jax.generation.hub import locate
+from osed_jax.generation.model_files import check_channels, check_kind
 from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
 from osed_jax.generation.weights import Params, random_weights, read_weights
 
@@ -36,6 +37,7 @@ CONFIGS = {
     "vae": "vae/config.json",
     "scheduler": "scheduler/scheduler_config.json",
 }
+INDEX = "model_index.json"
 # The Flax UNet has these built in: another value would be ignored and give wrong images.
 _UNET_ONLY: Mapping[str, Any] = {
     "act_fn": "silu",
@@ -236,7 +238,10 @@ def clip_vision(config: Mapping[str, Any]) -> nn.Module:
 
 def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Callable]]:
     """The model's parts without parameters, and functions to trace for the shapes of these."""
+    if (folder / INDEX).is_file():
+        check_kind(str(folder), _read_json(folder / INDEX))
     configs = {name: _read_json(folder / file) for name, file in CONFIGS.items()}
+    check_channels(str(folder), configs)
     unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
     vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
     text = FlaxCLIPTextModule(CLIPTextConfig.from_dict(configs["text_encoder"]), dtype=dtype)
@@ -253,7 +258,10 @@ def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Ca
         "text_encoder": text,
         "unet": unet,
         "vae": vae,
-        "schedule": noise_schedule(configs["scheduler"]),
+        # As in PyTorch's pipeline, which puts these two right in files of early models.
+        "schedule": noise_schedule(
+            {**configs["scheduler"], "clip_sample": False, "steps_offset": 1}
+        ),
     }
     return parts, inits
 

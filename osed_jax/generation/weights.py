@@ -5,6 +5,7 @@ surplus or misshapen weight cannot pass. Tensors are read, laid out and cast one
 the finished parameters there is never more than one tensor of the file in memory.
 """
 
+import contextlib
 import re
 import zlib
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from osed_jax.errors import UserError
+from osed_jax.generation.model_files import weight_files
 
 Names = tuple[str, ...]
 Params = dict[str, Any]
@@ -38,7 +40,7 @@ def read_weights(folder: Path, expected: Params, dtype: jnp.dtype) -> Params:
     """Read one model's weights.
 
     Args:
-        folder: Holds one `*.safetensors` (PyTorch's layout; preferred) or `*.msgpack` (Flax's).
+        folder: Holds `*.safetensors` (PyTorch's layout; whole or in parts) or `*.msgpack` (Flax's).
         expected: Tree of arrays or shapes, as `jax.eval_shape` of the module's init gives it.
         dtype: What every weight is cast to.
 
@@ -48,21 +50,12 @@ def read_weights(folder: Path, expected: Params, dtype: jnp.dtype) -> Params:
     Raises:
         UserError: No such file, a damaged file, or a weight missing, surplus or misshapen.
     """
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.msgpack"))
-    if not files:
-        found = ", ".join(sorted(path.name for path in folder.glob("*"))) or "nothing"
-        raise UserError(
-            f"{folder}: no weights found among: {found}. Needed is one .safetensors (PyTorch) or "
-            ".msgpack (Flax) file; save the model in one of these formats."
-        )
-    if len(files) > 1:
-        # "x.fp16.safetensors" beside "x.safetensors" are the same weights; parts are not read.
-        files = [path for path in files if path.name.count(".") == 1]
-    if len(files) != 1:
-        raise UserError(f"{folder}: several weight files and no whole one; keep one file.")
-    read = _read_safetensors if files[0].suffix == ".safetensors" else _read_msgpack
+    names = weight_files([path.name for path in folder.glob("*")], str(folder))
+    files = [folder / name for name in names]
     try:
-        return read(files[0], expected, dtype)
+        if files[0].suffix == ".msgpack":
+            return _read_msgpack(files[0], expected, dtype)
+        return _read_safetensors(files, expected, dtype)
     except (SafetensorError, msgpack.exceptions.UnpackException, EOFError) as error:
         raise UserError(
             f"{files[0]}: not a readable weight file ({error}). Download or save it again."
@@ -124,21 +117,25 @@ def _turned(value: np.ndarray, path: Names, *, from_torch: bool = False) -> np.n
     return np.ascontiguousarray(value.T)
 
 
-def _read_safetensors(file: Path, expected: Params, dtype: jnp.dtype) -> Params:
+def _read_safetensors(files: list[Path], expected: Params, dtype: jnp.dtype) -> Params:
+    """Of one file, or of all parts of one."""
     params = {}
-    with safe_open(file, framework="numpy") as tensors:
-        names = tensors.keys()
-        left = {name for name in names if not name.endswith(_IGNORED)}
+    with contextlib.ExitStack() as stack:
+        opened = [(f, stack.enter_context(safe_open(f, framework="numpy"))) for f in files]
+        left = {name: part for part in opened for name in part[1].keys()}  # noqa: SIM118
+        left = {name: part for name, part in left.items() if not name.endswith(_IGNORED)}
         for path, shape in traverse_util.flatten_dict(expected).items():
             name = next((n for n in _torch_names(path) if n in left), None)
             if name is None:
-                raise _misfit(file, f"the weight {torch_name(path)} is missing")
-            left.remove(name)
+                raise _misfit(files[0], f"the weight {torch_name(path)} is missing")
+            file, tensors = left.pop(name)
+            if (kind := tensors.get_slice(name).get_dtype()).startswith("F8"):
+                raise UserError(f"{file}: weights of 8 bits ({kind}) are not read; take float16.")
             value = _turned(tensors.get_tensor(name), path, from_torch=True)
             _check_shape(file, name, value, shape)
             params[path] = jnp.asarray(value.astype(dtype))
         if left:
-            raise _misfit(file, f"{len(left)} surplus weights, the first is {min(left)}")
+            raise _misfit(files[0], f"{len(left)} surplus weights, the first is {min(left)}")
     return traverse_util.unflatten_dict(params)
 
 
