@@ -1,4 +1,4 @@
-"""What a PyTorch user would take instead: WideResNet with DAR-BN, its augmentation and its step.
+"""What a PyTorch user would take instead: nets with DAR-BN, their augmentation and their step.
 
 Written for the benchmark beside it. `eager` is the way the public reproductions do it: rows are
 split by a mask in every batch norm. `compiled` is the best found: `torch.compile` on channels-last
@@ -7,6 +7,7 @@ Both augment whole batches on the device, which the reproductions leave to worke
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,9 +99,7 @@ class WideResNet(nn.Module):
                 blocks.append(Block(norm, inputs, widths[group + 1], stride, dropout))
         self.blocks = nn.ModuleList(blocks)
         self.norm, self.head = norm(widths[3]), nn.Linear(widths[3], num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _initialise(self, "fan_out")
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Logits [N, K] of images [N, 3, H, W]."""
@@ -110,17 +109,80 @@ class WideResNet(nn.Module):
         return self.head(F.relu(self.norm(x, noise)).mean((2, 3)))
 
 
+class ResNetBlock(nn.Module):
+    """Block with a shortcut without parameters (option A)."""
+
+    def __init__(self, norm: type, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.norms = nn.ModuleList([norm(outputs), norm(outputs)])
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.stride, self.new = stride, (outputs - inputs) // 2
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """x [N, C, H, W]."""
+        y = F.relu(self.norms[0](self.first(x), noise))
+        y = self.norms[1](self.second(y), noise)
+        if self.new:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], [0, 0, 0, 0, self.new, self.new])
+        return F.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """ResNet for 32x32 images, as Cao et al. have it."""
+
+    def __init__(self, norm: type, depth: int, num_classes: int):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1, bias=False), norm(16)
+        blocks = []
+        for group, width in enumerate((16, 32, 64)):
+            for block in range((depth - 2) // 6):
+                new = group and not block
+                blocks.append(
+                    ResNetBlock(norm, width // 2 if new else width, width, 2 if new else 1)
+                )
+        self.blocks, self.head = nn.ModuleList(blocks), nn.Linear(64, num_classes)
+        _initialise(self, "fan_in")
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Logits [N, K] of images [N, 3, H, W]."""
+        x = F.relu(self.norm(self.stem(x), noise))
+        for block in self.blocks:
+            x = block(x, noise)
+        return self.head(x.mean((2, 3)))
+
+
+def _initialise(net: nn.Module, fan: str) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
+
+
+def make_net(model: dict[str, Any], norm: type, num_classes: int) -> nn.Module:
+    """The net of a config's section `model`."""
+    if model["name"] == "resnet":
+        return ResNet(norm, model["depth"], num_classes)
+    return WideResNet(norm, model["depth"], model["widen_factor"], num_classes, dropout=0.3)
+
+
 def make_step(
-    form: str, *, depth: int, widen_factor: int, num_classes: int, device: str
+    form: str, model: dict[str, Any], *, num_classes: int, recipe: bool, device: str
 ) -> Callable[[Batch], torch.Tensor]:
-    """The function batch -> loss of one update; `form` is eager or compiled.
+    """The function batch -> loss of one update.
 
     A batch is image, uint8 [N, H, W, 3], label and kind, int64 [N], on the device.
+
+    Args:
+      form: eager or compiled.
+      model: section of the config, see `make_net`.
+      num_classes: K.
+      recipe: whether images get the recipe's whole augmentation, not flip and crop alone.
+      device: cpu or cuda.
     """
     torch.manual_seed(0)
     compiled = form == "compiled"
     norm = MaskedDarBatchNorm if compiled else SplitDarBatchNorm
-    net = WideResNet(norm, depth, widen_factor, num_classes, dropout=0.3).to(device).train()
+    net = make_net(model, norm, num_classes).to(device).train()
     if compiled:
         net = net.to(memory_format=torch.channels_last)
     sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
@@ -128,7 +190,7 @@ def make_step(
 
     def loss_of(batch: Batch) -> torch.Tensor:
         noise = batch["kind"] == NOISE
-        image = augment(batch["image"], noise)
+        image = augment(batch["image"], noise, recipe)
         if compiled:
             image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=half):
@@ -153,25 +215,31 @@ def to_batch(image: np.ndarray, label: np.ndarray, kind: np.ndarray, device: str
     return {name: torch.from_numpy(array).to(device) for name, array in tensors.items()}
 
 
-def augment(image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """The recipe's augmentation of uint8 images [N, H, W, 3]; float32 [N, 3, H, W]."""
+def augment(image: torch.Tensor, noise: torch.Tensor, recipe: bool) -> torch.Tensor:
+    """Augmentation, of the recipe or flip and crop alone, of uint8 [N, H, W, 3]: [N, 3, H, W]."""
     x = image.permute(0, 3, 1, 2).float() / 255
-    n, size, device = len(x), x.shape[-1], x.device
-
-    def some(probability: float) -> torch.Tensor:
-        return (torch.rand(n, device=device) < probability)[:, None, None, None]
-
-    x = torch.where(some(0.5), x.flip(3), x)
+    n, device = len(x), x.device
+    x = torch.where(_some(x, 0.5), x.flip(3), x)
     x = _crop(x, torch.randint(0, 9, (2, n), device=device), 4)
-    centre = torch.randint(0, size, (2, n, 1), device=device)
-    inside = (torch.arange(size, device=device) - centre + 8) // 16 == 0
-    x = x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
-    x = torch.where(some(0.8), _jitter(x), x)
-    x = torch.where(some(0.2), _grey(x).expand_as(x), x)
-    x = torch.where(some(0.5), _blur(x, torch.empty(n, 1, 1, 1, device=device).uniform_(0.1, 2)), x)
+    x = _beyond_flip_and_crop(x) if recipe else x
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (MEAN, STD))
     drawn = (torch.randn_like(x) * std + mean).clamp(0, 1)
     return (torch.where(noise[:, None, None, None], drawn, x) - mean) / std
+
+
+def _some(x: torch.Tensor, probability: float) -> torch.Tensor:
+    return (torch.rand(len(x), device=x.device) < probability)[:, None, None, None]
+
+
+def _beyond_flip_and_crop(x: torch.Tensor) -> torch.Tensor:
+    n, size, device = len(x), x.shape[-1], x.device
+    centre = torch.randint(0, size, (2, n, 1), device=device)
+    inside = (torch.arange(size, device=device) - centre + 8) // 16 == 0
+    x = x.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0)
+    x = torch.where(_some(x, 0.8), _jitter(x), x)
+    x = torch.where(_some(x, 0.2), _grey(x).expand_as(x), x)
+    sigma = torch.empty(n, 1, 1, 1, device=device).uniform_(0.1, 2)
+    return torch.where(_some(x, 0.5), _blur(x, sigma), x)
 
 
 def _crop(x: torch.Tensor, corner: torch.Tensor, padding: int) -> torch.Tensor:

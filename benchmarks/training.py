@@ -2,18 +2,20 @@
 
     pip install -r requirements.txt -r benchmarks/requirements.txt
     python benchmarks/training.py --json=training.json                  # sizes for a CPU or a GPU
-    python benchmarks/training.py --sizes=16-2-128 --rounds=7 --profile=trace
+    python benchmarks/training.py --sizes=wrn-16-2:128,resnet32:128:flip-crop --rounds=7
 
-Every contender trains the same net on batches of the same OPeN plan: DAR-BN, dropout and the
-recipe's augmentation on, a quarter of the rows noise. Each has a process of its own. A round times
-each contender once, one after the other, and gives the ratio of the two speeds; printed are medians
-over rounds and the range of the ratios, as single times on a shared machine mean little. The first
-step has all that starts a program: imports, weights, compiling with an empty cache.
+Every contender trains the same net on batches of the same OPeN plan: DAR-BN, the
+WideResNets' dropout and the recipe's augmentation on, a quarter of the rows noise. Each has a
+process of its own. A round times each contender once, one after the other, and gives the ratio of
+the two speeds; printed are medians over rounds and the range of the ratios, as single times on a
+shared machine mean little. The first step has all that starts a program: imports, weights,
+compiling with an empty cache.
 
-Sizes are DEPTH-WIDTH-BATCH. FLOP/s count multiplications and additions of the convolutions and the
-last layer, forward once and backward twice; the matrix rate beside it is that of one large product
-in the same precision, measured here. Below it: this project's step at other batch sizes, its
-evaluation, and each feeder alone. All run in large pages of memory, as `main.py` does.
+Sizes are NET:BATCH, or NET:BATCH:flip-crop for flip and crop alone; nets are wrn-DEPTH-WIDTH and
+resnetDEPTH. FLOP/s count multiplications and additions of the convolutions and the last layer,
+forward once and backward twice; the matrix rate beside it is that of one large product in the same
+precision, measured here. Below it: this project's step at other batch sizes, its evaluation, and
+each feeder alone. All run in large pages of memory, as `main.py` does.
 """
 
 import argparse
@@ -38,9 +40,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import default
+from benchmarks.training_sizes import IMAGE_SIZE, RECIPE, WANTED, Size
 from osed_jax import experiment
-from osed_jax.config import check
 from osed_jax.data import epoch_plan
 from osed_jax.data.augment import augment
 from osed_jax.data.images import ArrayImages, Bank
@@ -52,12 +53,12 @@ from osed_jax.training.state import create_state
 from osed_jax.training.step import make_eval_step
 
 OURS, EAGER, COMPILED = "osed-jax", "pytorch eager", "pytorch compiled"
-SIZES = {"cpu": ("28-10-16", "16-2-128"), "gpu": ("28-10-128",)}
+SIZES = {"cpu": "wrn-28-10:16,wrn-16-2:128,resnet32:128:flip-crop", "gpu": "wrn-28-10:128"}
 SECONDS = 4.0  # that a timed stretch lasts at least
 COUNTS = class_counts(5000, 10, 100.0, "exp")
 FACTS = {
     "class_counts": COUNTS,
-    "image_size": 32,
+    "image_size": IMAGE_SIZE,
     "mean": (0.4914, 0.4822, 0.4465),
     "std": (0.2023, 0.1994, 0.201),
 }
@@ -69,10 +70,10 @@ def main() -> None:
     """Runs one contender where asked, else all of them, and prints a table."""
     args = _arguments()
     if args.only:
-        _serve(args.only, args.sizes)
+        _serve(args.only, Size.parse(args.sizes))
         return
     platform = jax.default_backend()
-    sizes = args.sizes.split(",") if args.sizes else SIZES[platform]
+    sizes = [Size.parse(text) for text in (args.sizes or SIZES[platform]).split(",")]
     report: dict[str, Any] = {"platform": platform, "device": jax.devices()[0].device_kind}
     report["matrix_rate"] = _matrix_rate(platform)
     packages = [n for n in ("jax", "flax", "torch") if importlib.util.find_spec(n)]
@@ -80,8 +81,8 @@ def main() -> None:
     print(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
     rate = report["matrix_rate"] / 1e12
     print(f"{report['device']}, {os.cpu_count()} cores: one large product {rate:.3g} TFLOP/s")
-    report["sizes"] = {size: _compare(size, args, report["matrix_rate"]) for size in sizes}
-    report["batch_sizes"] = {size: _by_batch_size(size) for size in sizes if not args.no_scan}
+    report["sizes"] = {str(size): _compare(size, args, report["matrix_rate"]) for size in sizes}
+    report["batch_sizes"] = {str(s): _by_batch_size(s) for s in sizes if not args.no_scan}
     report["feeders"] = _feeders()
     print("\nfeeders alone: " + _listed(report["feeders"]) + " images/s")
     if args.profile:
@@ -95,7 +96,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", default="", help="DEPTH-WIDTH-BATCH, separated by commas")
+    parser.add_argument("--sizes", default="", help=f"{WANTED}; separated by commas")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--contenders", default=f"{OURS},{EAGER},{COMPILED}")
     parser.add_argument("--no-scan", action="store_true", help="leave out other batch sizes")
@@ -105,20 +106,19 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _compare(size: str, args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
+def _compare(size: Size, args: argparse.Namespace, matrix_rate: float) -> dict[str, Any]:
     contenders = args.contenders.split(",")
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(_Worker(name, size)) for name in contenders}
         results = {name: worker.first | {"rounds": []} for name, worker in workers.items()}
-        batch_size = int(size.split("-")[2])
         counts = {
             n: max(1, round(SECONDS / worker.seconds(2) * 2)) for n, worker in workers.items()
         }
         for _ in range(args.rounds):
             for name, worker in workers.items():
                 seconds = worker.seconds(counts[name]) / counts[name]
-                results[name]["rounds"].append(batch_size / seconds)
-    flops = 3 * forward_flops(size)
+                results[name]["rounds"].append(size.batch / seconds)
+    flops = 3 * size.forward_flops()
     for result in results.values():
         speed = statistics.median(result["rounds"])
         pairs = [ours / theirs for ours, theirs in zip(results[OURS]["rounds"], result["rounds"])]
@@ -128,25 +128,24 @@ def _compare(size: str, args: argparse.Namespace, matrix_rate: float) -> dict[st
             "share_of_matrix_rate": speed * flops / matrix_rate,
             "ours_over_this": [min(pairs), statistics.median(pairs), max(pairs)],
         }
-    shares = _shares_of_a_step(size, 1 / results[OURS]["images_per_second"] * batch_size)
+    shares = _shares_of_a_step(size, size.batch / results[OURS]["images_per_second"])
     _print(size, results, shares)
     return {"contenders": results, "beside_the_net": shares}
 
 
-def _by_batch_size(size: str) -> dict[str, dict[int, float]]:
+def _by_batch_size(size: Size) -> dict[str, dict[int, float]]:
     """Images a second of a step and of evaluation, at halved, doubled and doubled again batches."""
-    depth, width, batch = map(int, size.split("-"))
     found: dict[str, dict[int, float]] = {"training": {}, "evaluation": {}}
     for scale in (0.5, 1, 2, 4):
-        batch_size = int(batch * scale)
+        batch_size = int(size.batch * scale)
         for name, make in (("training", _Ours), ("evaluation", _evaluation)):
-            step = make(f"{depth}-{width}-{batch_size}")
+            step = make(size._replace(batch=batch_size))
             step(2)
             count = max(1, round(SECONDS / _timed(step, 1)))
             seconds = statistics.median(_timed(step, count) / count for _ in range(3))
             found[name][batch_size] = batch_size / seconds
     for name, speeds in found.items():
-        print(f"{name}, WRN-{depth}-{width}, by batch size: {_listed(speeds)} images/s")
+        print(f"{name}, {size.net}, by batch size: {_listed(speeds)} images/s")
     return found
 
 
@@ -154,9 +153,8 @@ def _listed(speeds: dict) -> str:
     return ", ".join(f"{name}: {float(f'{speed:.3g}'):,g}" for name, speed in speeds.items())
 
 
-def _print(size: str, results: dict[str, Any], shares: dict[str, float]) -> None:
-    depth, width, batch = size.split("-")
-    print(f"\nWRN-{depth}-{width}, batch {batch}\n")
+def _print(size: Size, results: dict[str, Any], shares: dict[str, float]) -> None:
+    print(f"\n{size.net}, batch {size.batch}, augmentation {size.augmentation}\n")
     head = (
         "",
         "images/s",
@@ -183,7 +181,7 @@ def _timed(step: Step, count: int) -> float:
     return time.perf_counter() - began
 
 
-def _make(name: str, size: str) -> Step:
+def _make(name: str, size: Size) -> Step:
     """A contender, ready to run."""
     return _Ours(size) if name == OURS else _pytorch(name.split()[1], size)
 
@@ -191,13 +189,13 @@ def _make(name: str, size: str) -> Step:
 class _Ours:
     """The project's own step, fed by its own feeder."""
 
-    def __init__(self, size: str):
+    def __init__(self, size: Size):
         config, mesh = _config(size), make_mesh()
         init, step = experiment.make_training(config, FACTS, steps_per_epoch=97, routed=True)
         self._step = jit_train_step(step, mesh)
         self._seed = replicate(np.uint32(0), mesh)
         self._state = replicate(jax.jit(init)(self._seed), mesh)
-        self._batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size))
+        self._batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size.batch))
         self._metrics: dict[str, jax.Array] = {}
 
     def __call__(self, count: int) -> None:
@@ -214,7 +212,7 @@ class _Ours:
         self._state, self._metrics = self._step(self._state, next(self._batches), self._seed)
 
 
-def _evaluation(size: str) -> Step:
+def _evaluation(size: Size) -> Step:
     """The project's own evaluation of images that are on the host."""
     config, mesh = _config(size), make_mesh()
     model = experiment.make_model(config, len(COUNTS), routed=False)
@@ -223,7 +221,7 @@ def _evaluation(size: str) -> Step:
     eval_step = jit_eval_step(make_eval_step(model=model, augmentation=augmentation), mesh)
     state = jax.jit(lambda: create_state(model, tx, seed=0, image_size=32))()
     state = replicate(state.replace(opt_state=()), mesh)
-    image = _bank().take(np.arange(int(size.split("-")[2])))
+    image = _bank().take(np.arange(size.batch))
 
     def run(count: int) -> None:
         for _ in range(count):
@@ -232,16 +230,16 @@ def _evaluation(size: str) -> Step:
     return run
 
 
-def _pytorch(form: str, size: str) -> Step:
+def _pytorch(form: str, size: Size) -> Step:
     import torch
     import torch_training
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    depth, width, _ = map(int, size.split("-"))
+    recipe = size.augmentation == RECIPE
     step = torch_training.make_step(
-        form, depth=depth, widen_factor=width, num_classes=len(COUNTS), device=device
+        form, size.model(), num_classes=len(COUNTS), recipe=recipe, device=device
     )
-    plan, images = _plan(size), _bank()
+    plan, images = _plan(size.batch), _bank()
     index = 0
 
     def run(count: int) -> None:
@@ -257,16 +255,11 @@ def _pytorch(form: str, size: str) -> Step:
     return run
 
 
-def _config(size: str) -> dict[str, Any]:
-    depth, width, batch_size = map(int, size.split("-"))
-    config = default.get_config("open")
-    config.model.update({"depth": depth, "widen_factor": width})
-    config.model.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    config.train.batch_size = batch_size
-    return check(config)
+def _config(size: Size) -> dict[str, Any]:
+    return size.config("float32" if jax.default_backend() == "cpu" else "bfloat16")
 
 
-def _plan(size: str) -> epoch_plan.Plan:
+def _plan(batch_size: int) -> epoch_plan.Plan:
     """Whole batches of a deferred epoch."""
     plan = epoch_plan.balanced_plan(
         seed=0,
@@ -275,7 +268,7 @@ def _plan(size: str) -> epoch_plan.Plan:
         generated_label=np.zeros(0, np.int64),
         replace_prob=epoch_plan.replace_probability(COUNTS, 1 / 3),
         noise_share=1.0,
-        batch_size=int(size.split("-")[2]),
+        batch_size=batch_size,
     )
     return epoch_plan.Plan(plan.label[:-1], plan.kind[:-1], plan.row[:-1])
 
@@ -293,7 +286,7 @@ def _endless(feeder: ResidentFeeder, plan: epoch_plan.Plan) -> Any:
 class _Worker:
     """A contender in a process of its own: its idle threads disturb no other's steps."""
 
-    def __init__(self, name: str, size: str):
+    def __init__(self, name: str, size: Size):
         self._empty = tempfile.TemporaryDirectory()
         empty = self._empty.name
         caches = {"JAX_COMPILATION_CACHE_DIR": empty, "TORCHINDUCTOR_CACHE_DIR": empty}
@@ -327,7 +320,7 @@ class _Worker:
         return json.loads(line)
 
 
-def _serve(name: str, size: str) -> None:
+def _serve(name: str, size: Size) -> None:
     """The worker's side: after the first step, for every number on standard input its seconds."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # compilers print
@@ -363,26 +356,12 @@ def _matrix_rate(platform: str) -> float:
     return 2 * side**3 * 5 / min(times)
 
 
-def forward_flops(size: str) -> float:
-    """Multiplications and additions of convolutions and the last layer for one image."""
-    depth, width, _ = map(int, size.split("-"))
-    total, inputs, side = 2 * 9 * 3 * 16 * 32**2, 16, 32
-    for group in range(3):
-        outputs = 16 * width * 2**group
-        for block in range((depth - 4) // 6):
-            side = side // 2 if group and not block else side
-            total += 2 * 9 * (inputs + outputs) * outputs * side**2
-            total += 2 * inputs * outputs * side**2 if inputs != outputs else 0
-            inputs = outputs
-    return float(total + 2 * inputs * len(COUNTS))
-
-
 def _feeders() -> dict[str, float]:
     """Images a second that each feeder hands to an idle device, at batch 128."""
     mesh, found = make_mesh(), {}
     for name, feeder in (("resident", ResidentFeeder), ("tfdata", TfDataFeeder)):
         try:
-            batches = _endless(feeder(_bank(), split(mesh)), _plan("0-0-128"))
+            batches = _endless(feeder(_bank(), split(mesh)), _plan(128))
         except ImportError:  # no TensorFlow
             continue
 
@@ -400,11 +379,11 @@ def _feeding(batches: Any) -> Step:
     return feed
 
 
-def _shares_of_a_step(size: str, step_seconds: float) -> dict[str, float]:
+def _shares_of_a_step(size: Size, step_seconds: float) -> dict[str, float]:
     """How much of a step feeder, augmentation and the host take where each runs alone."""
     config, mesh = _config(size), make_mesh()
     settings = experiment.make_augmentation(config, FACTS, noise=True)
-    batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size))
+    batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size.batch))
     one = next(batches)
     augmented = jax.jit(lambda image, kind, key: augment(image, kind, key, settings))
     key = jax.random.key(0)
