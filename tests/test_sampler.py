@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from osed_jax.errors import UserError
-from osed_jax.generation import stable_diffusion
+from osed_jax.generation import schedulers, stable_diffusion
 from osed_jax.generation.resize import resize
 from osed_jax.generation.sampler import Sampler
 from tests import make_stable_diffusion_oracle as oracle
@@ -188,6 +188,21 @@ def test_reductions_are_those_of_pillow(method, size):
 def test_wrong_settings_say_what_is_allowed(model, change, message):
     with pytest.raises(UserError, match=message):
         one_device(model, **change)
+
+
+def test_images_that_are_no_numbers_stop_with_the_reason(model):
+    sampler = one_device(model, steps=1)
+    bad = jax.tree.map(lambda leaf: leaf, model.params)
+    bad["vae"]["decoder"]["conv_out"]["bias"] = jnp.full(3, jnp.nan)
+    sampler.use(bad)
+    with pytest.raises(UserError, match="2 of 2 images hold values that are no finite numbers"):
+        sampler(["cat", "dog"], seed=0, labels=[0, 1], indices=[0, 0])
+
+
+def test_few_steps_ask_for_the_spacing_they_need():
+    assert schedulers.few_steps_warning({"timestep_spacing": "trailing"}, 1) is None
+    assert schedulers.few_steps_warning({}, 5) is None
+    assert "is leading; models" in schedulers.few_steps_warning({"timestep_spacing": "leading"}, 4)
 
 
 def test_a_batch_beyond_memory_is_explained_with_the_size_to_try(model):

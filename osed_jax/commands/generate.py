@@ -24,6 +24,7 @@ from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.safety import load_safety_checker
 from osed_jax.generation.sampler import Sampler
 from osed_jax.generation.samples import Samples
+from osed_jax.generation.schedulers import few_steps_warning
 from osed_jax.generation.store import Store, filling
 from osed_jax.generation.store_metadata import Name, Record, is_kept
 from osed_jax.loading import Config
@@ -197,6 +198,8 @@ def _sampler(
         "guidance_scale",
         "keep_full_size",
     )
+    if warning := few_steps_warning(model.schedule.config, settings["steps"]):
+        say(warning)
     return Sampler(
         model,
         batch_size=gen["batch_size"],

@@ -131,7 +131,8 @@ class Sampler:
         """Images that start from given noise `[N, h, w, c]`; also their latents, the same shape.
 
         Raises:
-            UserError: A negative prompt without guidance, or the device's memory is too small.
+            UserError: A negative prompt without guidance, the device's memory is too small, or what
+                the model makes are no numbers.
         """
         if negative_prompt and not self._guided:
             raise UserError(
@@ -148,7 +149,14 @@ class Sampler:
             made = jax.device_get(self._run(*jax.device_put(batch, self._rows)))
         except jax.errors.JaxRuntimeError as error:
             raise self._explained(error) from error
-        return jax.tree.map(lambda rows: rows[: len(prompts)], made)
+        latents, samples, finite = jax.tree.map(lambda rows: rows[: len(prompts)], made)
+        if not finite.all():
+            raise UserError(
+                f"{len(finite) - finite.sum()} of {len(finite)} images hold values that are no "
+                "finite numbers: the model diverges with these settings, or its weights are "
+                "damaged. Try dtype=float32, a lower guidance_scale or other weights."
+            )
+        return latents, samples
 
     def step_flops(self) -> float:
         """Floating point operations of one denoising step over the whole batch, by XLA's count."""
@@ -181,28 +189,28 @@ class Sampler:
 
         return jax.vmap(draw)(labels, indices)
 
-    def _run(self, noise: jax.Array, tokens: jax.Array) -> tuple[jax.Array, Samples]:
+    def _run(self, noise: jax.Array, tokens: jax.Array) -> tuple[jax.Array, Samples, jax.Array]:
         if self._one_program:
             return self._jit_all(self._params, noise, tokens)
         carry, context = self._jit_begin(self._params, noise, tokens)
         for index in range(len(self._steps.timestep)):
             carry = self._jit_step(self._params["unet"], carry, context, self._row(index))
         last = {part: self._params[part] for part in ("vae", *self._checker_params)}
-        return carry[0], self._jit_finish(last, carry[0])
+        return carry[0], *self._jit_finish(last, carry[0])
 
     def _row(self, index: int) -> Steps:
         return Steps(*(column[index] for column in self._steps))
 
     def _all(
         self, params: Params, noise: jax.Array, tokens: jax.Array
-    ) -> tuple[jax.Array, Samples]:
+    ) -> tuple[jax.Array, Samples, jax.Array]:
         carry, context = self._begin(params, noise, tokens)
         carry, _ = jax.lax.scan(
             lambda carry, step: (self._step(params["unet"], carry, context, step), None),
             carry,
             jax.tree.map(jnp.asarray, self._steps),
         )
-        return carry[0], self._finish(params, carry[0])
+        return carry[0], *self._finish(params, carry[0])
 
     def _begin(
         self, params: Params, noise: jax.Array, tokens: jax.Array
@@ -227,16 +235,18 @@ class Sampler:
         kind = self._model.schedule.prediction_type
         return advance(step, latents, prediction, previous, kind)
 
-    def _finish(self, params: Params, latents: jax.Array) -> Samples:
+    def _finish(self, params: Params, latents: jax.Array) -> tuple[Samples, jax.Array]:
+        """The images, and which of them are made of finite numbers, bool [N]."""
         full = self._model.decode_image(params["vae"], latents)
         small = resize(full, self._size, self._resize_method)
         to_bytes = lambda x: jnp.round(jnp.clip(x, 0, 1) * 255).astype(jnp.uint8)  # noqa: E731
         checker = self._safety_checker
-        return Samples(
+        samples = Samples(
             to_bytes(small),
             to_bytes(full) if self._keep_full_size else None,
             checker.margin(params[FOLDER], full) if checker else None,
         )
+        return samples, jnp.isfinite(full).all(axis=(1, 2, 3))
 
     def _explained(self, error: Exception) -> Exception:
         """The error to raise for one of the device's."""

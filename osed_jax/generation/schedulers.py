@@ -41,6 +41,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "clip_sample_range": 1.0,
     "set_alpha_to_one": False,
 }
+_FEW_STEPS = 4
 # Settings that change what a model was trained to undo, or its last step; following another value
 # is not written.
 _ONLY: Mapping[str, Any] = {
@@ -197,6 +198,17 @@ def sampling_steps(schedule: NoiseSchedule, scheduler: str, steps: int) -> tuple
     if scheduler == "euler":
         return _euler(schedule, steps)
     raise UserError(f"scheduler={scheduler!r}; choose one of: {', '.join(SCHEDULERS)}.")
+
+
+def few_steps_warning(config: Mapping[str, Any], steps: int) -> str | None:
+    """Models that make images in 1 to 4 steps begin at the last time (Lin et al. 2023)."""
+    spacing = config.get("timestep_spacing", "not given")
+    if steps > _FEW_STEPS or spacing == "trailing":
+        return None
+    return (
+        f"warning: steps={steps}, and timestep_spacing in scheduler_config.json is {spacing}; "
+        "models that make images in so few steps need trailing, others need more steps"
+    )
 
 
 def _timesteps(schedule: NoiseSchedule, spacing: str, steps: int, ends: int) -> np.ndarray:
