@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from osed_jax import cluster, stopping
-from osed_jax.config_files import missing_config, mistake_in
+from osed_jax.config_files import missing_config, parsed
 from osed_jax.errors import UserError
 from osed_jax.exit_status import exit_status_of
 from osed_jax.modes import MODES, check_together, mode_of
@@ -33,24 +33,6 @@ flags.DEFINE_integer("process_id", None, "Of this process, counted from 0.")
 flags.DEFINE_float(
     "join_timeout", cluster.JOIN_TIMEOUT, "Seconds in which all processes must come.", 1.0
 )
-
-
-def parse(argv: list[str]) -> ConfigDict | None:
-    """Parses the command line; returns the config with its overrides."""
-    try:
-        extra = FLAGS(argv)[1:]
-        config = FLAGS.config
-        if config is not None:
-            config.keys()  # a missing file makes itself known only when it is used
-    except Exception as error:  # a config file's own complaint comes wrapped in a traceback
-        from osed_jax.renames import renamed_flags
-
-        text = renamed_flags(argv) or mistake_in(argv, error)
-        text = text or " ".join(str(error.args[0] if error.args else error).split())
-        raise UserError(f"{text.split('UserError: ')[-1]} (see python main.py --help)") from error
-    if extra:
-        raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
-    return config
 
 
 def main(config: ConfigDict | None) -> None:
@@ -82,7 +64,7 @@ def run(argv: list[str]) -> int:
     """Runs the program; returns its exit status."""
 
     def command() -> None:
-        config = parse(argv)
+        config = parsed(argv)
         logging.set_verbosity(logging.FATAL)  # what libraries log as errors, they raise too
         main(config)
 

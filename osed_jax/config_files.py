@@ -1,8 +1,35 @@
-"""Mistakes in a person's own config file: said with the file and the line."""
+"""From the command line to a config; mistakes in a person's own file with the file and the line."""
 
 import os
 import traceback
 from collections.abc import Iterable, Iterator
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from osed_jax.errors import UserError
+
+
+def parsed(argv: list[str]) -> ConfigDict | None:
+    """Parses the command line; returns the config with its overrides, None where none is given.
+
+    Raises:
+      UserError: a flag, a field or a file that is not there or wrong.
+    """
+    try:
+        extra = flags.FLAGS(argv)[1:]
+        config = flags.FLAGS.config
+        if config is not None:
+            config.keys()  # a missing file makes itself known only when it is used
+    except Exception as error:  # a config file's own complaint comes wrapped in a traceback
+        from osed_jax.renames import renamed_flags
+
+        text = renamed_flags(argv) or mistake_in(argv, error)
+        text = text or " ".join(str(error.args[0] if error.args else error).split())
+        raise UserError(f"{text.split('UserError: ')[-1]} (see python main.py --help)") from error
+    if extra:
+        raise UserError(f"unexpected argument {extra[0]!r}; flags are written --name=value")
+    return config
 
 
 def mistake_in(arguments: Iterable[str], error: BaseException) -> str:

@@ -24,12 +24,12 @@ FLOORS = [
     },
     {"meeting", "digests", "sharding", "modes"},
     {"cluster"},
-    {"console", "exit_status", "config_files"},
+    {"console", "exit_status"},
     {"models", "data"},
     {"schema", "conflicts"},
     {"config", "schema_page"},
     {"renames", "candidate_runs"},
-    {"workdir"},
+    {"workdir", "config_files"},
     {"training", "reporting"},
     {"loading"},
     {"experiment"},
@@ -47,7 +47,7 @@ MAY_IMPORT = {  # heavy packages: where they may be imported at all
     "diffusers": {"osed_jax.generation.stable_diffusion", "osed_jax.generation.exact"},
     "transformers": {"osed_jax.generation.stable_diffusion"},
     "matplotlib": {"osed_jax.reporting"},
-    "ml_collections": {"configs", "osed_jax.config", "main"},
+    "ml_collections": {"configs", "osed_jax.config", "osed_jax.config_files", "main"},
 }
 
 

@@ -45,7 +45,7 @@ def small(method, **changes):
 def parsed(command):
     """The config that a command line leads to, by the program's own parser."""
     code = "import json, sys, main; from osed_jax.config import check; "
-    code += "print(json.dumps(check(main.parse(sys.argv))))"
+    code += "print(json.dumps(check(main.parsed(sys.argv))))"
     arguments = shlex.split(command.replace("\\\n", " "))[2:]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
