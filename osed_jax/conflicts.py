@@ -30,8 +30,9 @@ def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"config.optimizer.pretrained_factor is {f['optimizer.pretrained_factor']:g}, which "
             f"has a meaning with config.init.weights only; give weights, or set it to 1"
         )
-    if f["dataset.name"] == "folder" and not f["dataset.image_size"]:
-        yield "config.dataset.image_size is 0; a folder's images need a size in pixels"
+    if f["dataset.name"] in ("folder", "list") and not f["dataset.image_size"]:
+        yield "config.dataset.image_size is 0; images in files need a size in pixels"
+    yield from _list_conflicts(f)
     folds, fold = f["dataset.validation_folds"], f["dataset.validation_fold"]
     if fold >= max(folds, 1):
         yield (
@@ -54,6 +55,26 @@ def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     yield from _deferral_conflicts(f)
     yield from _generation_conflicts(f)
     yield from _finetune_conflicts(f)
+
+
+def _list_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    names = [f"dataset.{split}_list" for split in ("train", "validation", "test")]
+    if f["dataset.name"] != "list":
+        for name in names:
+            if f[name]:
+                yield (
+                    f"config.{name} is {f[name]!r}, which has a meaning with dataset.name=list only"
+                )
+        return
+    for name in (names[0], names[2]):
+        if not f[name]:
+            yield f"config.{name} is empty; dataset.name=list needs a file of PATH LABEL lines"
+    for name in ("dataset.validation_fraction", "dataset.validation_folds"):
+        if f["dataset.validation_list"] and f[name]:
+            yield (
+                f"config.{name} is {f[name]:g}, but config.dataset.validation_list names the "
+                f"validation images; set one of the two to nothing"
+            )
 
 
 def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:

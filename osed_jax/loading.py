@@ -28,7 +28,7 @@ class Data:
 
     Attributes:
       train: the long-tailed training set.
-      validation: training images held out of it; none where validation_fraction is 0.
+      validation: training images held out of it; none where the config holds none out.
       test: the test set; empty where it was not opened.
       generated: generated images; None where the mode uses none.
       facts: what `dataset.json` says of them: name, class_names, class_counts,
@@ -63,10 +63,15 @@ def load_split(config: Config, split_name: str, cache_dir: Path) -> ImageSet:
         dataset["name"],
         split_name,
         data_dir=dataset["data_dir"],
+        lists=_lists(config),
         image_size=dataset["image_size"],
         cache_dir=cache_dir,
         max_decoded_gib=dataset["max_decoded_gib"],
     )
+
+
+def _lists(config: Config) -> dict[str, str]:
+    return {name: config["dataset"][f"{name}_list"] for name in ("train", "validation", "test")}
 
 
 def generated_dir(config: Config) -> Path:
@@ -91,11 +96,13 @@ class TrainSplit(NamedTuple):
       whole: all its images.
       rows: sorted positions of the long-tailed training images.
       held_out: sorted positions of the validation images.
+      listed: validation images of a list of their own; None where there is none.
     """
 
     whole: ImageSet
     rows: np.ndarray
     held_out: np.ndarray
+    listed: ImageSet | None = None
 
     @property
     def train(self) -> ImageSet:
@@ -105,7 +112,7 @@ class TrainSplit(NamedTuple):
     @property
     def validation(self) -> ImageSet:
         """The images held out."""
-        return self.whole.select(self.held_out)
+        return self.listed or self.whole.select(self.held_out)
 
     @property
     def rest(self) -> ImageSet:
@@ -131,7 +138,9 @@ def load_train(config: Config, cache_dir: Path) -> TrainSplit:
     )
     if folds := dataset["validation_folds"]:
         rows, held_out = split_fold(whole.label, rows, folds=folds, fold=dataset["validation_fold"])
-    return TrainSplit(whole, rows, held_out)
+    has_list = dataset["name"] == "list" and dataset["validation_list"]
+    listed = load_split(config, "validation", cache_dir) if has_list else None
+    return TrainSplit(whole, rows, held_out, listed)
 
 
 def load_generated(
@@ -152,7 +161,7 @@ def load_generated(
 
 def load_data(config: Config, cache_dir: Path) -> Data:
     """Loads everything that training and its evaluation need, and takes the long tail."""
-    datasets.check_names(config["dataset"]["name"], config["dataset"]["data_dir"])
+    datasets.check_names(config["dataset"]["name"], config["dataset"]["data_dir"], _lists(config))
     data = load_training_data(config, cache_dir)
     data = dataclasses.replace(data, test=load_split(config, "test", cache_dir))
     sets = {"training": data.train, "validation": data.validation, "test": data.test}
@@ -182,6 +191,7 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         made = load_generated(config, train, cache_dir, shown)
         if max_gap:
             generated.check_measured(folder, made.content_sha256())
+    validation = split_set.validation
     mean, std = dataset["mean"], dataset["std"]
     if not mean:
         mean, std = channel_statistics(train.images)
@@ -191,11 +201,11 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         "class_names": list(train.class_names),
         "class_counts": list(train.class_counts),
         "num_train_images": len(train.label),
-        "num_validation_images": len(split_set.held_out),
+        "num_validation_images": len(validation.label),
         "subset_sha256": long_tail.subset_sha256(split_set.rows),
         "content_sha256": {
             "training": train.content_sha256(),
-            "validation": split_set.validation.content_sha256(),
+            "validation": validation.content_sha256(),
             "test": None,
             "generated": made.content_sha256() if made else None,
         },
@@ -205,4 +215,4 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         "generated_classes": shown if made else None,
     }
     nothing = train.select(np.zeros(0, np.int64))
-    return Data(train, split_set.validation, nothing, made, facts)
+    return Data(train, validation, nothing, made, facts)

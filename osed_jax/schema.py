@@ -88,9 +88,24 @@ _DATASET: Section = {
             f"one of {', '.join(NAMES)}",
         ),
     ),
-    "data_dir": Field("", "folder: holds train/ and test/; TFDS: its data directory", PATH),
+    "data_dir": Field(
+        "",
+        "folder: holds train/ and test/; list: where its paths begin, '' for the folder of each "
+        "list; TFDS: its data directory",
+        PATH,
+    ),
+    "train_list": Field(
+        "",
+        "list: a text file of PATH LABEL lines, or CSV with the columns path and label; labels are "
+        "whole numbers or names",
+        PATH,
+    ),
+    "validation_list": Field(
+        "", "list: the same for images to choose on; '' for none of their own", PATH
+    ),
+    "test_list": Field("", "list: the same for test images", PATH),
     "image_size": Field(
-        0, "pixels, square; 0: as the data set has it (a folder needs one)", between(0, 4096)
+        0, "pixels, square; 0: as the data set has it (folder and list need one)", between(0, 4096)
     ),
     "imbalance_profile": Field(
         "exp",
@@ -126,7 +141,9 @@ _DATASET: Section = {
     ),
     "many_above": Field(100, "thresholds: many has more training images than this", WHOLE),
     "few_below": Field(20, "thresholds: few has fewer; between the two is medium", at_least(0)),
-    "max_decoded_gib": Field(4.0, "a larger folder is streamed from its files", at_least(0)),
+    "max_decoded_gib": Field(
+        4.0, "a larger folder or list is streamed from its files", at_least(0)
+    ),
 }
 
 _OVERSAMPLING: Section = {

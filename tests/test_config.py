@@ -193,6 +193,17 @@ def test_unknown_and_missing_fields_are_named():
         ("erm", {"dataset.mean": (0.5, 0.5, 0.5)}, "both config.dataset.mean and"),
         ("erm", {"dataset.name": "folder"}, "need a size"),
         ("erm", {"dataset.few_below": 200}, "in both groups"),
+        ("erm", {"dataset.name": "list", "dataset.image_size": 8}, "test_list is empty"),
+        ("erm", {"dataset.test_list": "a.txt"}, "with dataset.name=list only"),
+        (
+            "erm",
+            {
+                "dataset.name": "list",
+                "dataset.validation_list": "a.txt",
+                "dataset.validation_folds": 3,
+            },
+            "validation_folds is 3, but config.dataset.validation_list names",
+        ),
         ("erm", {"model.name": "resnet"}, r"6n\+2"),
         (
             "erm",

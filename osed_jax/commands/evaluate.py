@@ -74,12 +74,12 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
 def _other_test_set(run: Config, config: Config, facts: dict[str, Any], digest: str | None) -> str:
     """Names the test images where they are not those of the run; "" where they are."""
     known = facts.get("content_sha256")
-    where = ("name", "data_dir")
+    where = ("name", "data_dir", "test_list")
     same_place = all(run["dataset"][name] == config["dataset"][name] for name in where)
     if digest == known["test"] if known else same_place:
         return ""
     dataset = config["dataset"]
-    place = f"{dataset['name']} {dataset['data_dir']}".strip()
+    place = " ".join(filter(None, (dataset[field] for field in where)))
     return f"the images of {place} (sha256 {str(digest)[:8]})"
 
 

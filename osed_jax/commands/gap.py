@@ -32,6 +32,8 @@ _SEARCHES = (("generated", "training"), ("generated", "test"), ("test", "trainin
 _CHOSEN_BY = (  # fields of the section dataset that say which real images there are
     "name",
     "data_dir",
+    "train_list",
+    "test_list",
     "image_size",
     "imbalance_profile",
     "imbalance_ratio",

@@ -47,6 +47,7 @@ _RECORDED = (
 _HELD_OUT_BY = (  # of section dataset
     "name",
     "data_dir",
+    "train_list",
     "validation_fraction",
     "validation_folds",
     "validation_fold",

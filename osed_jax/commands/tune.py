@@ -146,6 +146,7 @@ def _of_fold(
     made = copy.deepcopy(run)
     made["seed"] = config["seed"] + fold
     made["dataset"] |= {"validation_folds": config["tune"]["folds"], "validation_fold": fold}
+    made["dataset"]["validation_list"] = ""
     made = experiment.of_a_run(made)
     start, _ = best_start(made, finished)
     made["init"]["fork_from"] = str(start) if start else ""

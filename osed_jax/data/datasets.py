@@ -1,5 +1,6 @@
 """From `config.dataset.name` to the training or the test set."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import numpy as np
 from osed_jax.data.folder import check_folder, load_folder
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
+from osed_jax.data.lists import check_lists, load_list
 from osed_jax.data.tfds_images import load_tfds
 from osed_jax.errors import UserError
 
-NAMES = ("digits", "cifar10", "cifar100", "tfds:NAME", "folder")
+NAMES = ("digits", "cifar10", "cifar100", "tfds:NAME", "folder", "list")
 _DIGITS_TEST_IMAGES = 50  # of each class
 
 
@@ -19,6 +21,7 @@ def load(
     split: str,
     *,
     data_dir: str,
+    lists: Mapping[str, str],
     image_size: int,
     cache_dir: Path,
     max_decoded_gib: float,
@@ -27,11 +30,12 @@ def load(
 
     Args:
       name: one of `NAMES`.
-      split: `train` or `test`.
-      data_dir: of the folder or of TFDS.
+      split: `train` or `test`; of lists also `validation`.
+      data_dir: of the folder or of TFDS; the folder that paths of lists begin in.
+      lists: split -> its list of images, for `list`.
       image_size: side in pixels that all images get; 0 for their own.
       cache_dir: where decoded folders are kept.
-      max_decoded_gib: a folder that is larger is streamed from its files.
+      max_decoded_gib: a folder or list that is larger is streamed from its files.
 
     Raises:
       UserError: for an unknown name or a data set that cannot be used.
@@ -42,6 +46,15 @@ def load(
         return load_folder(
             data_dir,
             split,
+            image_size=image_size,
+            cache_dir=cache_dir,
+            max_decoded_gib=max_decoded_gib,
+        )
+    if name == "list":
+        return load_list(
+            lists,
+            split,
+            root=data_dir,
             image_size=image_size,
             cache_dir=cache_dir,
             max_decoded_gib=max_decoded_gib,
@@ -57,7 +70,7 @@ def load(
     raise UserError(f"unknown data set {name!r}; use one of {', '.join(NAMES)}")
 
 
-def check_names(name: str, data_dir: str) -> None:
+def check_names(name: str, data_dir: str, lists: Mapping[str, str]) -> None:
     """Looks, before any image is decoded, whether a data set in files has all that is needed.
 
     Raises:
@@ -65,6 +78,8 @@ def check_names(name: str, data_dir: str) -> None:
     """
     if name == "folder":
         check_folder(data_dir)
+    if name == "list":
+        check_lists(lists, data_dir)
 
 
 def load_digits(split: str, image_size: int = 0) -> ImageSet:

@@ -8,6 +8,7 @@ import numpy as np
 from osed_jax.console import say
 from osed_jax.data.image_cache import Findings, read_files
 from osed_jax.data.image_set import ImageSet
+from osed_jax.data.images import Images
 from osed_jax.data.listing import (
     ENDINGS,
     ClassFiles,
@@ -83,16 +84,26 @@ def read_class_folders(
     if not paths:
         raise UserError(f"{folder} holds no images; put them at {folder}/CLASS/*.png")
     say_what_is_left_out(folder, found)
-    images, findings = read_files(
+    images = read_image_files(
         paths,
         image_size,
         cache_dir=cache_dir,
         max_decoded_gib=max_decoded_gib,
         label=str(folder),
     )
-    _say_findings(folder, paths, findings, image_size)
     label = np.repeat(np.arange(len(found)), [len(files.images) for files in found.values()])
     return ImageSet(images, label.astype(np.int64), tuple(class_names))
+
+
+def read_image_files(
+    paths: Sequence[Path], image_size: int, *, cache_dir: Path, max_decoded_gib: float, label: str
+) -> Images:
+    """Images of files, see `image_cache.read_files`; says aloud what was done to them."""
+    images, found = read_files(
+        paths, image_size, cache_dir=cache_dir, max_decoded_gib=max_decoded_gib, label=label
+    )
+    _say_findings(label, paths, found, image_size)
+    return images
 
 
 def _class_folders(data_dir: str, split: str) -> dict[str, Path]:
@@ -145,19 +156,19 @@ def _check_no_class_is_empty(folders: Mapping[str, Path], found: Mapping[str, Cl
         )
 
 
-def _say_findings(folder: Path, paths: list[Path], found: Findings, image_size: int) -> None:
+def _say_findings(label: str, paths: Sequence[Path], found: Findings, image_size: int) -> None:
     other = {s: n for s, n in found.sizes.items() if s != (image_size, image_size)}
     if other:
         (width, height), most = max(other.items(), key=lambda item: item[1])
         kinds = f"{most:,} of them {width}x{height}" if len(other) > 1 else f"{width}x{height}"
         say(
-            f"note: {sum(other.values()):,} images of {folder} ({kinds}) "
+            f"note: {sum(other.values()):,} images of {label} ({kinds}) "
             f"were resized to {image_size}x{image_size}"
         )
     for note, (count, first) in found.notes.items():
-        say(f"note: {count:,} images of {folder} {note} (the first: {paths[first]})")
+        say(f"note: {count:,} images of {label} {note} (the first: {paths[first]})")
     if found.deep:
         say(
-            f"note: {found.deep:,} images of {folder} hold more than 8 bits a value; "
+            f"note: {found.deep:,} images of {label} hold more than 8 bits a value; "
             f"{found.white:,.6g} was taken for white in all of them, 0 for black"
         )

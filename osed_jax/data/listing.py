@@ -69,12 +69,13 @@ def class_folders(folder: Path) -> dict[str, Path]:
     entries = sorted(p for p in folder.iterdir() if not _is_of_the_system(p.name))
     if dead := [p for p in entries if _is_dead_link(p)]:
         raise UserError(
-            f"{_some([_dead(p) for p in dead])}; mount what the links lead to, or remove them"
+            f"{first_few([_dead(p) for p in dead])}; mount what the links lead to, or remove them"
         )
     folders = [p for p in entries if p.is_dir()]
     if foreign := [str(p) for p in folders if not in_utf8(p.name)]:
         raise UserError(
-            f"{_some(foreign)}: names of classes must be in UTF-8; rename the folders (convmv does)"
+            f"{first_few(foreign)}: names of classes must be in UTF-8; rename the folders (convmv "
+            f"does)"
         )
     found: dict[str, Path] = {}
     for path in folders:
@@ -102,7 +103,7 @@ def files_of_classes(folders: Mapping[str, Path]) -> dict[str, ClassFiles]:
     found = {name: _files_in(folder) for name, folder in folders.items()}
     if unusable := [line for files in found.values() for line in files.unusable]:
         raise UserError(
-            f"{len(unusable):,} files cannot be read: {_some(unusable)}; save images as PNG or "
+            f"{len(unusable):,} files cannot be read: {first_few(unusable)}; save images as PNG or "
             f"JPEG, mount what links lead to, or remove the files"
         )
     return found
@@ -178,6 +179,7 @@ def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def _some(lines: list[str]) -> str:
+def first_few(lines: list[str]) -> str:
+    """The first of many lines, and how many more there are."""
     more = f" and {len(lines) - _NAMED:,} more" if len(lines) > _NAMED else ""
     return ", ".join(lines[:_NAMED]) + more

@@ -20,6 +20,9 @@ from osed_jax.renames import completed
 _ITEM = "default"  # Orbax's name of the folder that holds a state
 _MAY_MOVE = (
     "dataset.data_dir",
+    "dataset.train_list",
+    "dataset.validation_list",
+    "dataset.test_list",
     "oversampling.generated_dir",
     "init.fork_from",
     "init.weights",
