@@ -33,6 +33,17 @@ def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     if f["dataset.name"] in ("folder", "list") and not f["dataset.image_size"]:
         yield "config.dataset.image_size is 0; images in files need a size in pixels"
     yield from _list_conflicts(f)
+    crop, size = f["augment.crop_size"], f["dataset.image_size"]
+    if crop and crop > size:
+        yield (
+            f"config.augment.crop_size is {crop}, more than config.dataset.image_size ({size}), "
+            f"out of which it is cut; set image_size to 8/7 of it, {-(-crop * 8 // 7)}"
+        )
+    if crop and f["augment.crop_padding"]:
+        yield (
+            f"config.augment.crop_size is {crop} and crop_padding {f['augment.crop_padding']}; "
+            f"crop in one way, and set the other to 0"
+        )
     folds, fold = f["dataset.validation_folds"], f["dataset.validation_fold"]
     if fold >= max(folds, 1):
         yield (

@@ -291,6 +291,28 @@ _AUGMENT: Section = {
     "crop_padding": Field(
         4, "pixels of zeros on each side before a random crop; 0: no crop", at_least(0)
     ),
+    "crop_size": Field(
+        0,
+        "pixels of what the net sees: in training a random part of the image, resized (Szegedy et "
+        "al. 2015), in evaluation its middle; 0: the whole image, of image_size",
+        between(0, 4096),
+    ),
+    "crop_scale": Field(
+        (0.08, 1.0),
+        "with crop_size: share of the image's area that a training image shows, uniform",
+        Rule(
+            lambda x: numbers(2, 0.001, 1).valid(x) and x[0] <= x[1],
+            "2 ascending numbers between 0.001 and 1",
+        ),
+    ),
+    "crop_ratio": Field(
+        (3 / 4, 4 / 3),
+        "with crop_size: width / height of that part, its logarithm uniform",
+        Rule(
+            lambda x: numbers(2, 0.1, 10).valid(x) and x[0] <= 1 <= x[1],
+            "2 numbers between 0.1 and 10, the first at most 1, the second at least 1",
+        ),
+    ),
     "cutout": Field(16, "side of the square in pixels; 0: none", at_least(0)),
     "color_jitter": Field(
         (0.4, 0.4, 0.4, 0.1),

@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance
 from scipy import ndimage, stats
 
 from osed_jax.data import augment as aug
+from osed_jax.data import crops
 from osed_jax.kinds import Kind
 
 RANDOM = np.random.RandomState(0)
@@ -95,6 +96,67 @@ def test_every_crop_comes_up():
     y, x = landed // 16 - 6, landed % 16 - 6
     count = np.bincount(5 * y + x, minlength=25)
     assert count.shape == (25,) and stats.chisquare(count).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("size", [7, 24])
+def test_a_part_is_resized_as_pillow_does(size):
+    """Within and at the borders, made smaller and larger; Pillow in float, channel by channel."""
+    boxes = np.array([[0, 0, 16, 16], [2, 5, 9, 11], [1, 0, 3, 15], [10, 12, 6, 4], [0, 7, 1, 1]])
+    got = crops.resized(jnp.asarray(X[1:]), jnp.asarray(boxes, jnp.float32), size)
+    for image, (y, x, height, width), out in zip(X[1:], boxes, np.asarray(got)):
+        for c in range(3):
+            plane = Image.fromarray(np.ascontiguousarray(image[..., c]))
+            box = (x, y, x + width, y + height)
+            want = plane.resize((size, size), Image.Resampling.BILINEAR, box=box)
+            np.testing.assert_allclose(out[..., c], np.asarray(want), atol=1e-5)
+
+
+def test_random_parts_have_the_areas_and_ratios_of_torchvision():
+    """Oracle: torchvision's RandomResizedCrop in NumPy, image by image."""
+    draw = jax.jit(crops.random_boxes, static_argnums=(1, 2, 3, 4))
+    n, size, scale, ratio = 4000, 64, (0.08, 1.0), (3 / 4, 4 / 3)
+    y, x, height, width = np.asarray(draw(KEY, n, size, scale, ratio)).T
+    for first, side in ((y, height), (x, width)):
+        assert (first >= 0).all() and (first + side <= size).all() and (side >= 1).all()
+        assert (first == np.round(first)).all() and (side == np.round(side)).all()
+        free = size - side > 8
+        assert abs((first[free] / (size - side[free])).mean() - 0.5) < 0.02
+    random, want = np.random.RandomState(0), []
+    for _ in range(n):
+        for _ in range(10):
+            area = size**2 * random.uniform(*scale)
+            aspect = np.exp(random.uniform(*np.log(ratio)))
+            w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+            if w <= size and h <= size:
+                break
+        else:
+            w = h = size
+        want.append((h, w))
+    for got, expected in zip((height, width), np.transpose(want)):
+        assert stats.ks_2samp(got, expected).pvalue > 0.01
+    assert stats.ks_2samp(width / height, [w / h for h, w in want]).pvalue > 0.01
+
+
+def test_with_a_crop_the_net_sees_a_part_in_training_and_the_middle_at_test_time():
+    cropping = settings(crop_size=12)
+
+    @jax.jit
+    def views(image):
+        boxes = crops.random_boxes(
+            aug.named(KEY, "random_resized_crop"), 6, 16, (0.08, 1.0), (3 / 4, 4 / 3)
+        )
+        return (
+            aug.augment(image, jnp.zeros(6, int), KEY, cropping),
+            aug.normalise(crops.resized(image / 255, boxes, 12), cropping),
+            aug.at_test_time(image, cropping),
+            aug.at_test_time(image, PLAIN),
+        )
+
+    training, part, middle, whole = views(jnp.asarray(UINT8))
+    assert training.shape == (6, 12, 12, 3)
+    np.testing.assert_allclose(training, part, atol=1e-4)
+    np.testing.assert_allclose(middle, (X[:, 2:14, 2:14] - PLAIN.mean) / PLAIN.std, atol=1e-4)
+    np.testing.assert_allclose(whole, (X - PLAIN.mean) / PLAIN.std, atol=1e-4)
 
 
 def test_cutout_blackens_a_square():

@@ -52,6 +52,9 @@ def test_the_default_recipe_is_that_of_the_papers():
     assert config["augment"] == {
         "flip": True,
         "crop_padding": 4,
+        "crop_size": 0,
+        "crop_scale": [0.08, 1.0],
+        "crop_ratio": [3 / 4, 4 / 3],
         "cutout": 16,
         "color_jitter": [0.4, 0.4, 0.4, 0.1],
         "color_jitter_prob": 0.8,
@@ -194,6 +197,8 @@ def test_unknown_and_missing_fields_are_named():
         ("erm", {"dataset.name": "folder"}, "need a size"),
         ("erm", {"dataset.few_below": 200}, "in both groups"),
         ("erm", {"dataset.name": "list", "dataset.image_size": 8}, "test_list is empty"),
+        ("erm", {"augment.crop_size": 224, "dataset.image_size": 128}, "8/7 of it, 256"),
+        ("erm", {"augment.crop_size": 8, "dataset.image_size": 8}, "crop in one way"),
         ("erm", {"dataset.test_list": "a.txt"}, "with dataset.name=list only"),
         (
             "erm",

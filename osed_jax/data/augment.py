@@ -1,9 +1,9 @@
 """Noise, augmentation and normalisation, on the device, inside the jitted step.
 
-The order is that of the recipe (MLRC): flip, crop, Cutout, colour jitter, greyscale, blur,
-normalise. Each operation is a pure function of images float32 [N, H, W, 3] in [0, 1] and one drawn
-number per image; `augment` draws the numbers, each operation's from a key of its own name, so that
-a new operation leaves the numbers of the others alone.
+The order is that of the recipe (MLRC): flip, crop of one kind or the other, Cutout, colour jitter,
+greyscale, blur, normalise. Each operation is a pure function of images float32 [N, H, W, 3] in
+[0, 1] and one drawn number per image; `augment` draws the numbers, each operation's from a key of
+its own name, so that a new operation leaves the numbers of the others alone.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from osed_jax.data.crops import centre, random_boxes, resized
 from osed_jax.kinds import Kind
 
 
@@ -26,6 +27,9 @@ class Augmentation:
       noise_space: `pixel`, `normalised`, or `` where a plan holds no noise.
       flip: whether to mirror half of the images.
       crop_padding: pixels.
+      crop_size: pixels of what the net sees, cut out of the image; 0: the whole image.
+      crop_scale: share of the image's area that a training image shows, from ... to.
+      crop_ratio: width / height of that part, from ... to.
       cutout: side in pixels.
       color_jitter: brightness, contrast, saturation, hue.
       color_jitter_prob: probability.
@@ -39,6 +43,9 @@ class Augmentation:
     noise_space: str = ""
     flip: bool = False
     crop_padding: int = 0
+    crop_size: int = 0
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     cutout: int = 0
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     color_jitter_prob: float = 0.0
@@ -60,10 +67,10 @@ def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augment
       settings: which operations, how strong.
 
     Returns:
-      float32 [N, H, W, 3].
+      float32 [N, H, W, 3], with crop_size that size.
     """
     x = image.astype(jnp.float32) / 255
-    n, size = x.shape[0], x.shape[1]
+    n = x.shape[0]
 
     def some(key: jax.Array, prob: float, changed: jax.Array, unchanged: jax.Array) -> jax.Array:
         chosen = jax.random.bernoulli(key, prob, (n, 1, 1, 1))
@@ -75,8 +82,12 @@ def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augment
         pad = settings.crop_padding
         corner = jax.random.randint(named(key, "crop"), (n, 2), 0, 2 * pad + 1)
         x = crop(x, corner, pad)
+    if settings.crop_size:
+        draw = named(key, "random_resized_crop")
+        boxes = random_boxes(draw, n, x.shape[1], settings.crop_scale, settings.crop_ratio)
+        x = resized(x, boxes, settings.crop_size)
     if settings.cutout:
-        centre = jax.random.randint(named(key, "cutout"), (n, 2), 0, size)
+        centre = jax.random.randint(named(key, "cutout"), (n, 2), 0, x.shape[1])
         x = cutout(x, centre, settings.cutout)
     if settings.color_jitter_prob:
         draw, choose = jax.random.split(named(key, "color_jitter"))
@@ -95,6 +106,12 @@ def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augment
         noisy = (kind == Kind.NOISE)[:, None, None, None]
         x = jnp.where(noisy, noise(named(key, "noise"), x.shape, settings), x)
     return x
+
+
+def at_test_time(image: jax.Array, settings: Augmentation) -> jax.Array:
+    """What the net sees at test time of uint8 [N, H, W, 3]: all, or with crop_size the middle."""
+    x = image.astype(jnp.float32) / 255
+    return normalise(centre(x, settings.crop_size) if settings.crop_size else x, settings)
 
 
 def named(key: jax.Array, operation: str) -> jax.Array:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from osed_jax.data.augment import Augmentation, augment, normalise
+from osed_jax.data.augment import Augmentation, at_test_time, augment
 from osed_jax.kinds import Kind
 from osed_jax.models.layers import HEAD
 from osed_jax.training.losses import LossFn
@@ -123,7 +123,7 @@ def make_eval_step(
     """
 
     def eval_step(state: TrainState, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = normalise(image.astype(jnp.float32) / 255, augmentation)
+        x = at_test_time(image, augmentation)
         kind = jnp.full(image.shape[:1], Kind.NATURAL)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         logits, seen = model.apply(variables, x, kind, train=False, mutable=["intermediates"])
