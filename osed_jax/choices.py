@@ -3,4 +3,6 @@
 PLACEHOLDER = "{class}"  # in a prompt template, where the class's name goes
 SCHEDULERS = ("ddim", "dpmsolver++", "euler")
 RESIZES = ("area", "bicubic", "lanczos")
-LOSSES = ("cross_entropy", "balanced_softmax")  # training/losses.py makes them
+# training/losses.py makes them.
+LOSSES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "ldam")
+CLASS_WEIGHTS = ("none", "class_balanced", "deferred")

@@ -5,6 +5,9 @@ from typing import Any
 
 from osed_jax.models.nets import NETS
 
+# Fields that serve one loss alone: the value that says nothing, and that loss.
+_OF_LOSS = {"loss.tau": (1.0, "logit_adjustment"), "loss.max_margin": (0.5, "ldam")}
+
 # Fields that say how generated images are shown, and the values that say nothing.
 _OF_GENERATED: tuple[tuple[str, Any], ...] = (
     ("oversampling.noise_share", 0),
@@ -63,6 +66,7 @@ def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"config.dataset.few_below is {f['dataset.few_below']}, above many_above "
             f"({f['dataset.many_above']}); a class would be in both groups"
         )
+    yield from _loss_conflicts(f)
     yield from _deferral_conflicts(f)
     yield from _generation_conflicts(f)
     yield from _finetune_conflicts(f)
@@ -86,6 +90,58 @@ def _list_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
                 f"config.{name} is {f[name]:g}, but config.dataset.validation_list names the "
                 f"validation images; set one of the two to nothing"
             )
+
+
+def doubts(f: Mapping[str, Any]) -> Iterator[str]:
+    """What is valid, but seldom meant: a run says it in one line and trains all the same."""
+    corrections = []
+    if f["loss.name"] == "balanced_softmax" or (
+        f["loss.name"] == "logit_adjustment" and f["loss.tau"]
+    ):
+        corrections.append(f"loss.name={f['loss.name']}")
+    if f["loss.class_weights"] != "none":
+        corrections.append(f"loss.class_weights={f['loss.class_weights']}")
+    if f["oversampling.mode"] != "none":
+        corrections.append(
+            f"the class-balanced draws of oversampling.mode={f['oversampling.mode']}"
+        )
+    elif f["train.head_epochs"]:
+        corrections.append("the class-balanced draws of train.head_epochs")
+    if len(corrections) > 1:
+        yield (
+            f"{' and '.join(corrections)} correct the same imbalance {len(corrections)} times, "
+            f"which may favour rare classes too much; one of them is usual"
+        )
+
+
+def _loss_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    for name, (usual, loss) in _OF_LOSS.items():
+        if f[name] != usual and f["loss.name"] != loss:
+            yield (
+                f"config.{name} is {f[name]:g}, which has a meaning with config.loss.name={loss} "
+                f"only; it is {f['loss.name']}"
+            )
+    if f["loss.beta"] != 0.9999 and f["loss.class_weights"] == "none":
+        yield (
+            f"config.loss.beta is {f['loss.beta']:g}, which has a meaning with "
+            f"config.loss.class_weights only; it is none"
+        )
+    if f["loss.name"] == "ldam" and not f["model.cosine_scale"]:
+        yield (
+            "config.loss.name is ldam, which needs the normalised last layer; give "
+            "config.model.cosine_scale, such as 30"
+        )
+    if f["model.cosine_scale"] and "cosine_scale" not in NETS[f["model.name"]].settings:
+        yield (
+            f"config.model.cosine_scale is {f['model.cosine_scale']:g}, but the last layer of "
+            f"{f['model.name']} is linear; use 0"
+        )
+    start, num_epochs = f["oversampling.start_epoch"], f["train.num_epochs"]
+    if f["loss.class_weights"] == "deferred" and start >= num_epochs:
+        yield (
+            f"config.oversampling.start_epoch is {start}, but training ends after {num_epochs} "
+            f"epochs, so class_weights=deferred would never start"
+        )
 
 
 def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from osed_jax.models.nets import NETS
 from osed_jax.sharding import split
 from osed_jax.stages import replaced_share, stage_of, stages
 from osed_jax.training import optimizer
-from osed_jax.training.losses import LOSSES, LossFacts, LossFn
+from osed_jax.training.losses import LOSSES, ClassWeights, LossFacts, LossFn, class_weights
 from osed_jax.training.state import TrainState, create_state
 from osed_jax.training.step import make_train_step
 
@@ -103,14 +103,16 @@ def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransf
     )
 
 
-def make_loss(config: Config, facts: dict[str, Any]) -> LossFn:
-    """The configured loss."""
+def make_loss(config: Config, facts: dict[str, Any]) -> tuple[LossFn, ClassWeights | None]:
+    """The configured loss, and the weights of the classes in it."""
     known = LossFacts(
         class_counts=np.asarray(facts["class_counts"]),
         num_epochs=config["train"]["num_epochs"],
         start_epoch=config["oversampling"]["start_epoch"],
+        cosine_scale=config["model"]["cosine_scale"],
     )
-    return LOSSES[config["loss"]["name"]](config["loss"], known)
+    settings = config["loss"]
+    return LOSSES[settings["name"]](settings, known), class_weights(settings, known)
 
 
 def make_training(
@@ -132,10 +134,12 @@ def make_training(
     """
     model = make_model(config, len(facts["class_counts"]), routed=routed)
     tx = make_optimizer(config, steps_per_epoch)
+    loss_fn, weights = make_loss(config, facts)
     train_step = make_train_step(
         model=model,
         tx=tx,
-        loss_fn=make_loss(config, facts),
+        loss_fn=loss_fn,
+        class_weights=weights,
         augmentation=make_augmentation(config, facts, noise=routed and has_noise(config)),
         num_classes=len(facts["class_counts"]),
         steps_per_epoch=steps_per_epoch,

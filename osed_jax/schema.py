@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from osed_jax.candidates import CANDIDATES
-from osed_jax.choices import LOSSES, PLACEHOLDER, RESIZES, SCHEDULERS
+from osed_jax.choices import CLASS_WEIGHTS, LOSSES, PLACEHOLDER, RESIZES, SCHEDULERS
 from osed_jax.data import long_tail
 from osed_jax.data.datasets import NAMES
 from osed_jax.kinds import NORMS
@@ -343,6 +343,12 @@ _MODEL: Section = {
         0.3, "wide_resnet only, behind the first convolution of a block (MLRC)", BELOW_ONE
     ),
     "dtype": Field("float32", "of the computation; parameters stay float32", one_of(*_DTYPES)),
+    "cosine_scale": Field(
+        0.0,
+        "0: a linear last layer; else its logits are this many times a cosine, without a bias "
+        "(loss ldam needs it; Cao: 30)",
+        at_least(0),
+    ),
 }
 
 _OPTIMIZER: Section = {
@@ -376,9 +382,20 @@ _OPTIMIZER: Section = {
 _LOSS: Section = {
     "name": Field(
         "cross_entropy",
-        "balanced_softmax: the log of the class counts joins the logits (Ren et al. 2020)",
+        "balanced_softmax: the log of the class counts joins the logits (Ren et al. 2020); "
+        "logit_adjustment: tau times that log (Menon et al. 2021); ldam: a margin for each class "
+        "(Cao)",
         one_of(*LOSSES),
     ),
+    "tau": Field(1.0, "logit_adjustment: 0 is plain cross-entropy", at_least(0)),
+    "max_margin": Field(0.5, "ldam: margin of the rarest class, as a cosine (Cao)", POSITIVE),
+    "class_weights": Field(
+        "none",
+        "class_balanced: in proportion to 1 / (1 - beta^n) for a class of n images (Cui et al. "
+        "2019); deferred: that from oversampling.start_epoch on, in every mode (DRW; Cao)",
+        one_of(*CLASS_WEIGHTS),
+    ),
+    "beta": Field(0.9999, "of class_weights", BELOW_ONE),
     "generated_weight": Field(
         1.0,
         "of a generated row in the mean of the loss; a real row has 1 (Shao et al., DiffuLT, 2024)",

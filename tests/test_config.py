@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import cifar10_lt, cifar10_lt_small, cifar100_lt, default, digits, folder
-from osed_jax.config import check, differences, method_name
+from osed_jax.config import check, differences, flattened, method_name
+from osed_jax.conflicts import doubts
 from osed_jax.errors import UserError
 from osed_jax.experiment import learning_rates
 from osed_jax.methods import METHODS
@@ -48,6 +49,7 @@ def test_the_default_recipe_is_that_of_the_papers():
         "widen_factor": 10,
         "dropout_rate": 0.3,
         "dtype": "float32",
+        "cosine_scale": 0.0,
     }
     assert config["augment"] == {
         "flip": True,
@@ -131,6 +133,12 @@ def test_what_follows_from_num_epochs_moves_along():
         ("optimizer.learning_rate", 0.0),
         ("optimizer.decay_at", (0.8, 1.5)),
         ("loss.label_smoothing", 1.0),
+        ("loss.name", "focal"),
+        ("loss.tau", -1.0),
+        ("loss.max_margin", 0.0),
+        ("loss.class_weights", "always"),
+        ("loss.beta", 1.0),
+        ("model.cosine_scale", -1.0),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(field, value):
@@ -210,6 +218,15 @@ def test_unknown_and_missing_fields_are_named():
             "validation_folds is 3, but config.dataset.validation_list names",
         ),
         ("erm", {"model.name": "resnet"}, r"6n\+2"),
+        ("erm", {"loss.tau": 2.0}, "with config.loss.name=logit_adjustment only"),
+        ("erm", {"loss.max_margin": 0.2}, "with config.loss.name=ldam only"),
+        ("erm", {"loss.beta": 0.99}, "with config.loss.class_weights only"),
+        ("erm", {"loss.name": "ldam"}, "give config.model.cosine_scale, such as 30"),
+        (
+            "erm",
+            {"loss.class_weights": "deferred", "oversampling.start_epoch": 200},
+            "class_weights=deferred would never start",
+        ),
         (
             "erm",
             {"model.name": "resnet18", "model.depth": 18, "model.widen_factor": 1},
@@ -222,6 +239,33 @@ def test_conflicts_between_fields_are_explained(method, changes, said):
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=said):
         check(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ("erm", {"loss.name": "logit_adjustment"}, []),
+        ("ros", {}, []),
+        ("ros", {"loss.name": "logit_adjustment", "loss.tau": 0.0}, []),
+        ("drs", {"loss.name": "balanced_softmax"}, ["loss.name=balanced_softmax", "=resample"]),
+        ("fill", {"loss.class_weights": "deferred"}, ["class_weights=deferred", "=generated"]),
+        (
+            "erm",
+            {"loss.name": "logit_adjustment", "train.head_epochs": 2},
+            ["loss.name=logit_adjustment", "draws of train.head_epochs"],
+        ),
+        (
+            "erm",
+            {"loss.name": "balanced_softmax", "loss.class_weights": "class_balanced"},
+            ["loss.name=balanced_softmax", "class_weights=class_balanced", "2 times"],
+        ),
+    ],
+)
+def test_an_imbalance_that_is_corrected_twice_is_said_in_one_line(method, changes, said):
+    config = default.get_config(method)
+    config.update_from_flattened_dict(changes)
+    found = list(doubts(flattened(check(config))))
+    assert len(found) == bool(said) and all(part in found[0] for part in said)
 
 
 def test_a_config_of_an_earlier_version_gets_the_fields_that_came_since():
@@ -256,8 +300,8 @@ def test_old_names_are_read_and_answered():
     assert new["oversampling"]["mode"] == "generated"
     assert new["oversampling"]["replace_ratio"] == 0.5
     assert new["oversampling"]["generated_norm"] == "shared"
-    loss = {"label_smoothing": 0.1, "name": "balanced_softmax", "generated_weight": 1.0}
-    assert new["loss"] == loss
+    assert (new["loss"]["name"], new["loss"]["label_smoothing"]) == ("balanced_softmax", 0.1)
+    assert new["loss"]["generated_weight"] == 1.0
     assert completed(new) == new
     said = renamed_flags(["main.py", "--config.oversampling.noise_ratio=1", "--config.seed=1"])
     assert said == "config.oversampling.noise_ratio is called config.oversampling.replace_ratio now"

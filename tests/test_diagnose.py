@@ -80,9 +80,12 @@ def tiny_state():
 
 
 STATE = tiny_state()
+CLASS_WEIGHT = np.array([0.5, 2.0, 1.0])
 
 
-def measured(*, model=None, state=STATE, which=(0, 1, 2), augmentation=PLAIN, seed=0):
+def measured(
+    *, model=None, state=STATE, which=(0, 1, 2), augmentation=PLAIN, seed=0, class_weights=None
+):
     mesh = make_mesh()
     batches = [{"image": IMAGE[i], "label": LABEL[i], "kind": KIND[i]} for i in which]
     return measure(
@@ -92,6 +95,7 @@ def measured(*, model=None, state=STATE, which=(0, 1, 2), augmentation=PLAIN, se
         num_batches=len(batches),
         image_size=6,
         loss_fn=cross_entropy({"label_smoothing": 0.0}, LOSS_FACTS),
+        class_weights=class_weights,
         epoch=0,
         augmentation=augmentation,
         seed=seed,
@@ -101,7 +105,7 @@ def measured(*, model=None, state=STATE, which=(0, 1, 2), augmentation=PLAIN, se
 
 @pytest.fixture(scope="module")
 def rows():
-    return measured()
+    return measured(class_weights=lambda epoch: jnp.asarray(CLASS_WEIGHT, jnp.float32))
 
 
 def separate_gradients(batch_norm):
@@ -127,7 +131,8 @@ def separate_gradients(batch_norm):
         x = ((image / 255 - MEAN[None, None, None]) / STD[None, None, None]).astype(np.float32)
         for name, which in KINDS.items():
             here = kind == which
-            weight = (here / max(here.sum(), 1)).astype(np.float32)
+            weight = here * CLASS_WEIGHT[label]
+            weight = (weight / max(weight.sum(), 1e-9)).astype(np.float32)
             tree = grad(params, x, label, kind, weight) if here.any() else None
             found[name].append(jax.device_get(tree))
     return found

@@ -9,6 +9,8 @@ from scipy import signal, stats
 from osed_jax.kinds import Kind
 from osed_jax.models.batch_norm import EPSILON
 from osed_jax.models.convolution import _convolve, convolve
+from osed_jax.models.imagenet_resnet import ResNet18
+from osed_jax.models.layers import HEAD, make_head
 from osed_jax.models.resnet import ResNet
 from osed_jax.models.wide_resnet import WideResNet
 from osed_jax.training.state import num_parameters
@@ -276,3 +278,30 @@ def test_bfloat16_computes_near_float32_and_keeps_parameters():
     )
     assert got.dtype == jnp.float32 and (got != want).any()
     np.testing.assert_allclose(got, want, atol=0.05 * float(jnp.abs(want).max()) + 0.02)
+
+
+def test_a_cosine_head_gives_cosines_times_its_scale():
+    """Oracle: NumPy's cosines; features of length 0 have none, and their gradient is finite."""
+    head = make_head(4, 30.0, jax.nn.initializers.zeros)
+    x = jnp.asarray(RANDOM.randn(5, 7), jnp.float32).at[4].set(0)
+    params = head.init(jax.random.key(0), x)["params"]
+    kernel = np.asarray(params["kernel"], np.float64)
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1, rtol=1e-5)
+    logits = head.apply({"params": {"kernel": 3 * params["kernel"]}}, x)
+    features = np.asarray(x[:4], np.float64)
+    cosine = features @ kernel / np.linalg.norm(features, axis=1)[:, None]
+    np.testing.assert_allclose(logits[:4], 30 * cosine, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(logits[4], 0)
+    grad = jax.grad(lambda x: head.apply({"params": params}, x).sum())(x)
+    assert jnp.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("model", [WideResNet, ResNet, ResNet18])
+def test_every_net_may_have_a_cosine_head(model):
+    def head(**settings):
+        net = model(num_classes=10, **settings)
+        image, kind = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1, int)
+        made = jax.eval_shape(lambda: net.init(jax.random.key(0), image, kind, train=False))
+        return set(made["params"][HEAD])
+
+    assert head() == {"kernel", "bias"} and head(cosine_scale=30.0) == {"kernel"}

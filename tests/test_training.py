@@ -1,5 +1,6 @@
 """The step, its optimizer and the feeders."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from osed_jax.data.tfdata_feeder import TfDataFeeder
 from osed_jax.errors import UserError
 from osed_jax.evaluation.predict import Predictor
 from osed_jax.kinds import Kind
+from osed_jax.models.layers import HEAD
 from osed_jax.models.wide_resnet import WideResNet
 from osed_jax.training.losses import LossFacts, cross_entropy
 from osed_jax.training.optimizer import learning_rate_by_epoch, learning_rate_fn, sgd
@@ -126,6 +128,43 @@ def test_a_file_that_breaks_while_it_is_streamed_is_named(tmp_path):
     plan = epoch_plan.natural_plan(seed=0, epoch=0, label=np.array([0, 1]), batch_size=2)
     with pytest.raises(UserError, match=r"1\.png: the file is empty"):
         list(feeder.batches(plan))
+
+
+class MeanColour(nn.Module):
+    """A linear layer on the mean colour: a step of it compiles fast."""
+
+    @nn.compact
+    def __call__(self, image, kind, train):  # noqa: D102
+        return nn.Dense(3, name=HEAD)(image.mean(axis=(1, 2)))
+
+
+def small_step(**settings):
+    """A step of `MeanColour` without augmentation, jitted, and its state."""
+    model, tx = MeanColour(), sgd(lambda step: 0.05, momentum=0.9, weight_decay=0)
+    steady = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3)
+    given = {"model": model, "tx": tx, "augmentation": steady, "num_classes": 3}
+    step = make_train_step(**{**given, "steps_per_epoch": 3, **settings})
+    return jax.jit(step), create_state(model, tx, seed=0, image_size=8)
+
+
+def test_rows_have_the_weights_of_their_classes_in_the_mean_of_the_loss():
+    """Oracle: sum(w l) / sum(w) over rows, as PyTorch has it, in the epochs that have weights."""
+    kind, label = np.array([0, 1, 0, 2, 1, 3]), np.array([0, 1, 2, 0, 1, 2])
+    weights = np.array([0.5, 2.0, 0.25], np.float32)
+    step, state = small_step(
+        loss_fn=lambda logits, target, epoch: jnp.arange(6.0) + 0 * logits.sum(),
+        class_weights=lambda epoch: jnp.where(epoch >= 2, weights, 1.0),
+        generated_weight=0.3,
+    )
+
+    def loss(epoch):
+        batch = {"image": IMAGES[:6], "label": label, "kind": kind}
+        now = state.replace(step=jnp.int32(3 * epoch))
+        return float(step(now, batch, np.uint32(0))[1]["loss"])
+
+    of_kind = np.array([1, 0.3, 1, 1, 0.3, 0])
+    assert loss(1) == pytest.approx(np.average(np.arange(6), weights=of_kind))
+    assert loss(2) == pytest.approx(np.average(np.arange(6), weights=of_kind * weights[label]))
 
 
 def test_padding_rows_have_no_part_in_a_step():

@@ -49,6 +49,7 @@ def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
     data = _load(config, directory)
     _check_same_data(data.facts, facts, directory)
     saved = load_classifier(directory, mesh)
+    loss_fn, weights = experiment.make_loss(config, facts)
     plan = make_plan(config, data)
     rows = measure(
         saved.model,
@@ -56,7 +57,8 @@ def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
         experiment.make_feeder(config, data, mesh).batches(plan),
         num_batches=len(plan),
         image_size=facts["image_size"],
-        loss_fn=experiment.make_loss(config, facts),
+        loss_fn=loss_fn,
+        class_weights=weights,
         epoch=max(saved.epoch - 1, 0),
         augmentation=experiment.make_augmentation(config, facts, noise=True),
         seed=config["seed"],

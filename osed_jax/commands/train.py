@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 from tensorboardX import SummaryWriter
 
 from osed_jax import cluster, experiment, loading, workdir
+from osed_jax.config import flattened
+from osed_jax.conflicts import doubts
 from osed_jax.console import progress, say
 from osed_jax.data.image_set import ImageSet
 from osed_jax.digests import sealed
@@ -57,6 +59,8 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       directory: the work directory.
     """
     report, config = config["report"], experiment.of_a_run(config)
+    for doubt in doubts(flattened(config)):
+        say(f"note: {doubt}")
     with workdir.claimed_by_first(directory, config):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")

@@ -16,9 +16,9 @@ from osed_jax.errors import UserError
 from osed_jax.kinds import KIND_NAMES, NORMS
 from osed_jax.reporting.records import LayerGradient
 from osed_jax.sharding import replicated, split
-from osed_jax.training.losses import LossFn
+from osed_jax.training.losses import ClassWeights, LossFn
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
-from osed_jax.training.step import Batch, as_target
+from osed_jax.training.step import Batch, as_target, of_rows
 
 _STREAM = 2  # of the keys used here; training uses another
 _Path = tuple[str, ...]
@@ -51,6 +51,7 @@ def measure(
     num_batches: int,
     image_size: int,
     loss_fn: LossFn,
+    class_weights: ClassWeights | None,
     epoch: int,
     augmentation: Augmentation,
     seed: int,
@@ -70,6 +71,7 @@ def measure(
       num_batches: how many they are.
       image_size: in pixels.
       loss_fn: of training.
+      class_weights: of training.
       epoch: of training, which a loss may depend on.
       augmentation: of training, with noise.
       seed: of augmentation, noise and dropout.
@@ -91,7 +93,7 @@ def measure(
     steps, states = {}, {}
     for batch_norm in NORMS:
         routed = model.clone(generated_norm=batch_norm, noise_norm=batch_norm)
-        step = _make_step(routed, loss_fn, jnp.int32(epoch))
+        step = _make_step(routed, loss_fn, class_weights, jnp.int32(epoch))
         steps[batch_norm] = jax.jit(
             step, in_shardings=(whole, in_parts, whole), out_shardings=whole
         )
@@ -164,7 +166,7 @@ def _make_show(augmentation: Augmentation, seed: int) -> Callable[[Batch, jax.Ar
 
 
 def _make_step(
-    model: nn.Module, loss_fn: LossFn, epoch: jax.Array
+    model: nn.Module, loss_fn: LossFn, class_weights: ClassWeights | None, epoch: jax.Array
 ) -> Callable[[TrainState, _Shown, jax.Array], dict[str, Any]]:
     # One kind a call: a program with three backward passes takes far longer to compile.
     def step(state: TrainState, shown: _Shown, which: jax.Array) -> dict[str, Any]:
@@ -178,7 +180,11 @@ def _make_step(
                 rngs={"dropout": shown.dropout_key},
             )
             target = as_target(shown.label, logits.shape[-1])
-            return (loss_fn(logits, target, epoch) * shown.weight[which]).sum()
+            weight = shown.weight[which]
+            if class_weights:
+                weight *= of_rows(class_weights(epoch), target)
+                weight /= jnp.maximum(weight.sum(), 1e-12)  # a batch may lack the kind
+            return (loss_fn(logits, target, epoch) * weight).sum()
 
         return jax.grad(mean_loss)(state.params)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from osed_jax.models.batch_norm import RoutedBatchNorm
-from osed_jax.models.layers import HEAD, LINEAR_INIT, Conv
+from osed_jax.models.layers import LINEAR_INIT, Conv, make_head
 
 
 class ImageNetResNet(nn.Module):
@@ -22,6 +22,7 @@ class ImageNetResNet(nn.Module):
       generated_norm: batch norm of generated rows, one of `kinds.NORMS`.
       noise_norm: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
+      cosine_scale: of the last layer, see `make_head`.
       blocks: of each group.
       expansion: 1 for blocks of two 3x3 convolutions; else these are 1x1, 3x3 (which has the
         stride, as in torchvision), 1x1, and the last one has so many times the channels.
@@ -31,6 +32,7 @@ class ImageNetResNet(nn.Module):
     generated_norm: str = "shared"
     noise_norm: str = "dar"
     dtype: DTypeLike = jnp.float32
+    cosine_scale: float = 0.0
     blocks: ClassVar[tuple[int, ...]]
     expansion: ClassVar[int]
 
@@ -54,7 +56,7 @@ class ImageNetResNet(nn.Module):
                 )(x, kind, train)
         x = x.astype(jnp.float32).mean(axis=(1, 2))
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT, name=HEAD)(x)
+        return make_head(self.num_classes, self.cosine_scale, LINEAR_INIT)(x)
 
 
 class ResNet18(ImageNetResNet):

@@ -5,6 +5,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.typing import Initializer
 from jax.typing import DTypeLike
 
 from osed_jax.models.convolution import convolve
@@ -47,3 +48,40 @@ class Conv(nn.Module):
             (self.size, self.size, x.shape[-1], self.features),
         )
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+class CosineHead(nn.Module):
+    """The cosine of the features to a vector of each class, times a scale.
+
+    The normalised classifier of LDAM (Cao et al. 2019, section 3.2): no bias, and the vectors
+    begin with length 1.
+
+    Attributes:
+      num_classes: K.
+      scale: s; Cao's is 30.
+    """
+
+    num_classes: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Features [N, D] -> logits [N, num_classes] between -scale and scale."""
+        kernel = self.param("kernel", _unit_vectors, (x.shape[-1], self.num_classes))
+        return self.scale * _of_length_1(x, axis=1) @ _of_length_1(kernel, axis=0)
+
+
+def make_head(num_classes: int, cosine_scale: float, kernel_init: Initializer) -> nn.Module:
+    """The last layer of a net: linear, or a `CosineHead` where `cosine_scale` is not 0."""
+    if cosine_scale:
+        return CosineHead(num_classes, cosine_scale, name=HEAD)
+    return nn.Dense(num_classes, kernel_init=kernel_init, name=HEAD)
+
+
+def _of_length_1(x: jax.Array, axis: int) -> jax.Array:
+    square = jnp.square(x).sum(axis=axis, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))  # 0 stays 0, with a finite gradient
+
+
+def _unit_vectors(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    return _of_length_1(jax.random.uniform(key, shape, minval=-1, maxval=1), axis=0)

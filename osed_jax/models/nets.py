@@ -53,9 +53,12 @@ class Net(NamedTuple):
 
 NETS = {
     "wide_resnet": Net(
-        "wide_resnet", "WideResNet", ("depth", "widen_factor", "dropout_rate"), (6, 4)
+        "wide_resnet",
+        "WideResNet",
+        ("depth", "widen_factor", "dropout_rate", "cosine_scale"),
+        (6, 4),
     ),
-    "resnet": Net("resnet", "ResNet", ("depth",), (6, 2)),
-    "resnet18": Net("imagenet_resnet", "ResNet18", (), None, pretrained=True),
-    "resnet50": Net("imagenet_resnet", "ResNet50", (), None, pretrained=True),
+    "resnet": Net("resnet", "ResNet", ("depth", "cosine_scale"), (6, 2)),
+    "resnet18": Net("imagenet_resnet", "ResNet18", ("cosine_scale",), None, pretrained=True),
+    "resnet50": Net("imagenet_resnet", "ResNet50", ("cosine_scale",), None, pretrained=True),
 }

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from osed_jax.models.batch_norm import RoutedBatchNorm
-from osed_jax.models.layers import HEAD, KAIMING_INIT, Conv
+from osed_jax.models.layers import KAIMING_INIT, Conv, make_head
 
 
 class ResNet(nn.Module):
@@ -22,6 +22,7 @@ class ResNet(nn.Module):
       generated_norm: batch norm of generated rows, one of `kinds.NORMS`.
       noise_norm: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
+      cosine_scale: of the last layer, see `make_head`.
     """
 
     num_classes: int
@@ -29,6 +30,7 @@ class ResNet(nn.Module):
     generated_norm: str = "shared"
     noise_norm: str = "dar"
     dtype: DTypeLike = jnp.float32
+    cosine_scale: float = 0.0
 
     @nn.compact
     def __call__(self, image: jax.Array, kind: jax.Array, train: bool) -> jax.Array:
@@ -48,7 +50,7 @@ class ResNet(nn.Module):
                 x = nn.relu(conv_norm(y, features) + _shortcut(x, features, stride))
         x = x.astype(jnp.float32).mean(axis=(1, 2))
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, kernel_init=KAIMING_INIT, name=HEAD)(x)
+        return make_head(self.num_classes, self.cosine_scale, KAIMING_INIT)(x)
 
 
 def _shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:

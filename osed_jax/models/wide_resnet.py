@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from osed_jax.models.batch_norm import RoutedBatchNorm
-from osed_jax.models.layers import HEAD, LINEAR_INIT, Conv
+from osed_jax.models.layers import LINEAR_INIT, Conv, make_head
 
 
 class WideResNet(nn.Module):
@@ -25,6 +25,7 @@ class WideResNet(nn.Module):
       generated_norm: batch norm of generated rows, one of `kinds.NORMS`.
       noise_norm: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
+      cosine_scale: of the last layer, see `make_head`.
     """
 
     num_classes: int
@@ -34,6 +35,7 @@ class WideResNet(nn.Module):
     generated_norm: str = "shared"
     noise_norm: str = "dar"
     dtype: DTypeLike = jnp.float32
+    cosine_scale: float = 0.0
 
     @nn.compact
     def __call__(self, image: jax.Array, kind: jax.Array, train: bool) -> jax.Array:
@@ -63,7 +65,7 @@ class WideResNet(nn.Module):
         norm = RoutedBatchNorm(self.generated_norm, self.noise_norm, self.dtype)
         x = nn.relu(norm(x, kind, train=train)).astype(jnp.float32).mean(axis=(1, 2))
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, kernel_init=LINEAR_INIT, name=HEAD)(x)
+        return make_head(self.num_classes, self.cosine_scale, LINEAR_INIT)(x)
 
 
 class _Block(nn.Module):

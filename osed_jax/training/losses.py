@@ -1,4 +1,4 @@
-"""The losses that `config.loss.name` chooses from."""
+"""The losses that `config.loss.name` chooses from, and the weights of the classes in them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,6 +11,8 @@ import optax
 # (logits float32 [B, K], target float32 [B, K], epoch int32 []) -> loss of each row, float32 [B].
 # A target's row sums to 1: one class, or shares of several.
 LossFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# epoch int32 [] -> weight of each class, float32 [K].
+ClassWeights = Callable[[jax.Array], jax.Array]
 
 
 class LossFacts(NamedTuple):
@@ -20,11 +22,14 @@ class LossFacts(NamedTuple):
       class_counts: int [K], real training images of each class.
       num_epochs: of the run.
       start_epoch: at which a deferred method starts.
+      cosine_scale: what the net multiplies cosines with to get its logits; 0 where its last layer
+        is linear.
     """
 
     class_counts: np.ndarray
     num_epochs: int
     start_epoch: int
+    cosine_scale: float = 0.0
 
 
 def cross_entropy(settings: Mapping[str, Any], facts: LossFacts) -> LossFn:
@@ -42,8 +47,17 @@ def balanced_softmax(settings: Mapping[str, Any], facts: LossFacts) -> LossFn:
 
     Ren et al. 2020, equation 4. Only in training: at test time the logits stay as they are.
     """
+    return logit_adjustment({**settings, "tau": 1.0}, facts)
+
+
+def logit_adjustment(settings: Mapping[str, Any], facts: LossFacts) -> LossFn:
+    """Cross-entropy with tau times the log of the class counts added to the logits.
+
+    Menon et al. 2021, equation 10; with shares of all images in place of counts the loss is the
+    same. Only in training: at test time the logits stay as they are.
+    """
     plain = cross_entropy(settings, facts)
-    log_prior = jnp.log(jnp.asarray(facts.class_counts, jnp.float32))
+    log_prior = settings["tau"] * jnp.log(jnp.asarray(facts.class_counts, jnp.float32))
 
     def loss(logits: jax.Array, target: jax.Array, epoch: jax.Array) -> jax.Array:
         return plain(logits + log_prior[None], target, epoch)
@@ -51,8 +65,42 @@ def balanced_softmax(settings: Mapping[str, Any], facts: LossFacts) -> LossFn:
     return loss
 
 
+def ldam(settings: Mapping[str, Any], facts: LossFacts) -> LossFn:
+    """Cross-entropy after the cosine of the row's own class lost a margin.
+
+    Cao et al. 2019, equations 11 to 13: the margin of a class of n images is in proportion to
+    n^(-1/4), and the largest is `max_margin`. Logits are cosines times `facts.cosine_scale`, and so
+    are the margins. Where a row has shares of several classes, so has its margin.
+    """
+    plain = cross_entropy(settings, facts)
+    margin = np.asarray(facts.class_counts, np.float64) ** -0.25
+    margin *= facts.cosine_scale * settings["max_margin"] / margin.max()
+    off = jnp.asarray(margin, jnp.float32)
+
+    def loss(logits: jax.Array, target: jax.Array, epoch: jax.Array) -> jax.Array:
+        return plain(logits - off[None] * target, target, epoch)
+
+    return loss
+
+
+def class_weights(settings: Mapping[str, Any], facts: LossFacts) -> ClassWeights | None:
+    """The configured weight of each class; None where all have the same in all epochs.
+
+    Cui et al. 2019, equation 2: in proportion to (1 - beta) / (1 - beta^n), with mean 1 over the
+    classes. `deferred`: all are 1 before `start_epoch` (DRW; Cao et al. 2019, algorithm 1).
+    """
+    if settings["class_weights"] == "none":
+        return None
+    weight = 1 / (1 - settings["beta"] ** np.asarray(facts.class_counts, np.float64))
+    balanced = jnp.asarray(weight / weight.mean(), jnp.float32)
+    start = facts.start_epoch if settings["class_weights"] == "deferred" else 0
+    return lambda epoch: jnp.where(epoch >= start, balanced, 1.0)
+
+
 # Name -> a function of the section `loss` and the facts. choices.LOSSES has the same names.
 LOSSES: dict[str, Callable[[Mapping[str, Any], LossFacts], LossFn]] = {
     "cross_entropy": cross_entropy,
     "balanced_softmax": balanced_softmax,
+    "logit_adjustment": logit_adjustment,
+    "ldam": ldam,
 }

@@ -63,8 +63,8 @@ def with_weights(state: TrainState, file: Path) -> TrainState:
         {"params": state.params, "batch_stats": state.batch_stats}
     )
     found = _read(file)
-    head = found.get(f"{_HEAD}.bias")
-    if head is None or head.shape != state.params[HEAD]["bias"].shape:
+    head, own = found.get(f"{_HEAD}.bias"), state.params[HEAD].get("bias")
+    if head is None or own is None or head.shape != own.shape:
         count = "no last layer" if head is None else f"{len(head):,} classes"
         say(f"note: {file} has {count}; the last layer begins anew")
         found = {name: v for name, v in found.items() if not name.startswith(f"{_HEAD}.")}

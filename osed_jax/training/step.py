@@ -11,7 +11,7 @@ import optax
 from osed_jax.data.augment import Augmentation, at_test_time, augment
 from osed_jax.kinds import Kind
 from osed_jax.models.layers import HEAD
-from osed_jax.training.losses import LossFn
+from osed_jax.training.losses import ClassWeights, LossFn
 from osed_jax.training.state import TrainState
 
 _STREAM = 1  # of the keys that training uses; initialisation uses the seed's key itself
@@ -43,6 +43,7 @@ def make_train_step(
     num_classes: int,
     steps_per_epoch: int,
     generated_weight: float = 1.0,
+    class_weights: ClassWeights | None = None,
     head_only: bool = False,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """The function (state, batch, seed) -> (state, metrics) of one update.
@@ -56,6 +57,7 @@ def make_train_step(
       steps_per_epoch: updates of an epoch; a loss may depend on the epoch.
       generated_weight: of generated rows in the mean of the loss, sum(w l) / sum(w); the others
         have 1 (Shao et al., "DiffuLT", 2024, equation 4).
+      class_weights: of the rows of each class in that mean, times the weight above; None: all 1.
       head_only: whether the last layer alone is trained, on the features that the net has at test
         time: frozen weights, running statistics, no dropout (cRT; Kang et al. 2020, section 4.1).
 
@@ -74,6 +76,8 @@ def make_train_step(
         weight = jnp.where(kind == Kind.GENERATED, generated_weight, 1.0)
         weight *= kind != Kind.PADDING
         epoch = state.step // steps_per_epoch
+        if class_weights:
+            weight *= of_rows(class_weights(epoch), target)
 
         def mean_loss(params: dict) -> tuple[jax.Array, tuple]:
             logits, updated = model.apply(
@@ -112,6 +116,11 @@ def make_train_step(
 def as_target(label: jax.Array, num_classes: int) -> jax.Array:
     """Labels as shares of the classes, float32 [B, K]; shares stay as they are."""
     return jax.nn.one_hot(label, num_classes) if label.ndim == 1 else label
+
+
+def of_rows(class_weight: jax.Array, target: jax.Array) -> jax.Array:
+    """The weight of each row, [B], from that of each class, [K], and the target, [B, K]."""
+    return (class_weight[None] * target).sum(axis=1)
 
 
 def make_eval_step(
