@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from osed_jax.candidates import CANDIDATES, Candidate
-from osed_jax.config import check_fields, plain
+from osed_jax.config import check_fields, method_name, plain
 from osed_jax.data.generated import report_path
 from osed_jax.errors import UserError
-from osed_jax.methods import METHODS
+from osed_jax.methods import METHODS, set_others
 from osed_jax.schema import fields
 from osed_jax.stages import common_epochs, num_epochs, stages
 
@@ -71,6 +71,9 @@ def of_candidate(config: Mapping[str, Any], candidate: Candidate, epochs: int) -
         _set(run, name, flat[name].default(epochs) if usual else round(now * epochs / before))
     method = METHODS[candidate.method]
     run["oversampling"] |= {**method.prefers, **method.sets}
+    for name in METHODS[method_name(config)].others:  # of the given method, not of this one
+        _set(run, name, flat[name].default)
+    set_others(run, candidate.method)
     reset = {"loss.generated_weight": 1.0, "train.head_epochs": 0, "init.fork_from": ""}
     for name, value in {"train.num_epochs": epochs, **reset, **candidate.sets}.items():
         _set(run, name, value(epochs) if callable(value) else value)
@@ -92,11 +95,11 @@ def epochs_within_budget(config: Mapping[str, Any], candidates: Sequence[Candida
     which candidates they train, so each of these counts in full.
     """
     full, tune = config["train"]["num_epochs"], config["tune"]
-    runs = [stages(of_candidate(config, c, full)) for c in candidates]
+    runs = [of_candidate(config, c, full) for c in candidates]
     cost = 0.0
     for i, run in enumerate(runs):
-        common = max((common_epochs(run, other) for other in runs[:i]), default=0)
-        cost += (run[-1].end - common) / full
+        common = max((_common_epochs(run, other) for other in runs[:i]), default=0)
+        cost += (num_epochs(run) - common) / full
     count = len(runs)
     for _ in range(1, tune["folds"]):
         count = min(count, num_kept(count) + 1)
@@ -109,10 +112,18 @@ def best_start(
     config: Mapping[str, Any], finished: Mapping[Path, Mapping[str, Any]]
 ) -> tuple[Path | None, int]:
     """The finished run with which a run has the most epochs in common, and their number."""
-    common = {p: common_epochs(stages(config), stages(other)) for p, other in finished.items()}
+    common = {p: _common_epochs(config, other) for p, other in finished.items()}
     common = {p: n for p, n in common.items() if 0 < n < num_epochs(config)}
     path = max(common, key=lambda p: common[p], default=None)
     return (path, common[path]) if path else (None, 0)
+
+
+def _common_epochs(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
+    """Epochs that two runs train in the same way: none where loss, net or augmentation differ."""
+    losses = [{**run["loss"], "generated_weight": None} for run in (one, other)]  # in the stages
+    if losses[0] != losses[1] or any(one[name] != other[name] for name in ("augment", "model")):
+        return 0
+    return common_epochs(stages(one), stages(other))
 
 
 def _from_file(path: str) -> dict[str, Candidate]:

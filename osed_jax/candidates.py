@@ -32,6 +32,9 @@ CANDIDATES = {
         "open", "resampling with noise from the start", {"oversampling.start_epoch": 0}
     ),
     "open": Candidate("open", "OPeN: deferred resampling with noise"),
+    "la": Candidate("la", "logit adjustment: the log of the class counts joins the logits"),
+    "ldam_drw": Candidate("ldam_drw", "margins and, at the end, weights of the classes"),
+    "mixup_drw": Candidate("mixup_drw", "mixed images and, at the end, weights of the classes"),
     "fill_third": Candidate("fill", "generated images from the start, replace_ratio 1/3", _THIRD),
     "fill_two_thirds": Candidate(
         "fill", "the same, replace_ratio 2/3", {"oversampling.replace_ratio": 2 / 3}

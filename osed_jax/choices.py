@@ -5,4 +5,5 @@ SCHEDULERS = ("ddim", "dpmsolver++", "euler")
 RESIZES = ("area", "bicubic", "lanczos")
 # training/losses.py makes them.
 LOSSES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "ldam")
+MIXES = ("none", "mixup", "cutmix")  # data/mixing.py makes them
 CLASS_WEIGHTS = ("none", "class_balanced", "deferred")

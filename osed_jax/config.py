@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from osed_jax.conflicts import conflicts
 from osed_jax.errors import UserError
-from osed_jax.methods import METHODS, method_of
+from osed_jax.methods import METHODS, method_of, set_others
 from osed_jax.rules import PATH
 from osed_jax.schema import Field, fields
 
@@ -37,13 +37,14 @@ def get_config(method: str = "erm") -> ConfigDict:
 
 
 def apply_method(config: ConfigDict, method: str) -> ConfigDict:
-    """Sets the fields of `config.oversampling` that make up `method`, the part after the colon."""
+    """Sets the fields that make up `method`, the part after the colon."""
     if method not in METHODS:
         raise UserError(
             f"unknown method {method!r} after the colon of --config; "
             f"use one of {', '.join(METHODS)}"
         )
     config.oversampling.update({**METHODS[method].prefers, **METHODS[method].sets})
+    set_others(config, method)
     return config
 
 
@@ -172,7 +173,7 @@ def as_config_file(config: Mapping[str, Any], about: str) -> str:
 
 def method_name(config: Mapping[str, Any]) -> str:
     """The method that a plain config describes, one of `METHODS`."""
-    return method_of(config["oversampling"])
+    return method_of(config)
 
 
 def plain(value: Any) -> Any:

@@ -121,6 +121,12 @@ def _loss_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
                 f"config.{name} is {f[name]:g}, which has a meaning with config.loss.name={loss} "
                 f"only; it is {f['loss.name']}"
             )
+    for name, mix_usual in (("mix_alpha", 1.0), ("mix_prob", 1.0), ("mix_partner", "any")):
+        if f["augment.mix"] == "none" and f[f"augment.{name}"] != mix_usual:
+            yield (
+                f"config.augment.{name} is {f[f'augment.{name}']!r}, which has a meaning with "
+                f"config.augment.mix only; it is none"
+            )
     if f["loss.beta"] != 0.9999 and f["loss.class_weights"] == "none":
         yield (
             f"config.loss.beta is {f['loss.beta']:g}, which has a meaning with "

@@ -1,4 +1,4 @@
-"""The methods: what each is called, what it shows, and the fields of `oversampling` it sets."""
+"""The methods: what each is called, what it shows, and the fields that it sets."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ class Method(NamedTuple):
       prefers: fields of `oversampling` that it sets too, unless a person gives them.
       deferred: whether its first epochs are those of ERM, until `start_epoch`; None where
         `start_epoch` may say either.
+      others: `SECTION.FIELD` -> value: what it sets in other sections.
     """
 
     title: str
@@ -21,6 +22,7 @@ class Method(NamedTuple):
     sets: Mapping[str, Any]
     prefers: Mapping[str, Any] = {}
     deferred: bool | None = True
+    others: Mapping[str, Any] = {}
 
 
 # Fields that serve replacing alone, where nothing is replaced.
@@ -71,11 +73,54 @@ METHODS = {
         {"generated_norm": "shared"},
         deferred=False,
     ),
+    # On the images as they are, without draws: what long-tailed papers compare with.
+    "la": Method(
+        "logit adjustment",
+        "every training image once; the log of the class counts joins the logits",
+        {"mode": "none", **_REPLACES_NOTHING},
+        deferred=False,
+        others={"loss.name": "logit_adjustment"},
+    ),
+    "ldam_drw": Method(
+        "LDAM-DRW",
+        "every training image once; a margin for each class, weights of the classes at the end",
+        {"mode": "none", **_REPLACES_NOTHING},
+        deferred=False,
+        others={
+            "loss.name": "ldam",
+            "loss.class_weights": "deferred",
+            "model.cosine_scale": 30.0,
+        },
+    ),
+    "mixup_drw": Method(
+        "mixup-DRW",
+        "every training image once, mixed with another; weights of the classes at the end",
+        {"mode": "none", **_REPLACES_NOTHING},
+        deferred=False,
+        others={"augment.mix": "mixup", "loss.class_weights": "deferred"},
+    ),
 }
 
 
-def method_of(oversampling: Mapping[str, Any]) -> str:
-    """The method that a section `oversampling` describes: the first whose mode and start fit."""
-    mode, deferred = oversampling["mode"], oversampling["start_epoch"] > 0
-    fits = [name for name, method in METHODS.items() if method.sets["mode"] == mode]
-    return next((n for n in fits if METHODS[n].deferred in (deferred, None)), fits[-1])
+def set_others(config: Any, method: str) -> None:
+    """Sets what a method sets in other sections than `oversampling`, in the config itself."""
+    for name, value in METHODS[method].others.items():
+        section, field = name.split(".")
+        config[section][field] = value
+
+
+def method_of(config: Mapping[str, Any]) -> str:
+    """The method that a plain config describes.
+
+    The first whose mode and fields of other sections fit, where it has any such fields; else the
+    first whose mode and start fit.
+    """
+    over = config["oversampling"]
+    fits = [name for name, method in METHODS.items() if method.sets["mode"] == over["mode"]]
+    for name in fits:
+        others = {tuple(field.split(".")): v for field, v in METHODS[name].others.items()}
+        if others and all(config[s][field] == v for (s, field), v in others.items()):
+            return name
+    plain = [name for name in fits if not METHODS[name].others]
+    deferred = (over["start_epoch"] > 0, None)
+    return next((n for n in plain if METHODS[n].deferred in deferred), plain[-1])

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from osed_jax.candidates import CANDIDATES
-from osed_jax.choices import CLASS_WEIGHTS, LOSSES, PLACEHOLDER, RESIZES, SCHEDULERS
+from osed_jax.choices import CLASS_WEIGHTS, LOSSES, MIXES, PLACEHOLDER, RESIZES, SCHEDULERS
 from osed_jax.data import long_tail
 from osed_jax.data.datasets import NAMES
 from osed_jax.kinds import NORMS
@@ -332,6 +332,20 @@ _AUGMENT: Section = {
             lambda x: numbers(2, 0.01, 100).valid(x) and x[0] <= x[1],
             "2 ascending numbers from 0.01 on",
         ),
+    ),
+    "mix": Field(
+        "none",
+        "mixup: weighted means of two images (Zhang et al. 2018); cutmix: a rectangle of another "
+        "image (Yun et al. 2019); labels are mixed alike",
+        one_of(*MIXES),
+    ),
+    "mix_alpha": Field(1.0, "of the shares, drawn from Beta(alpha, alpha) for each row", POSITIVE),
+    "mix_prob": Field(1.0, "probability that a row is mixed", SHARE),
+    "mix_partner": Field(
+        "any",
+        "any: with any real or generated row; natural: with a real one, also generated rows "
+        "(SYNAuG; Ye-Bin et al. 2023)",
+        one_of("any", "natural"),
     ),
 }
 

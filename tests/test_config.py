@@ -63,6 +63,10 @@ def test_the_default_recipe_is_that_of_the_papers():
         "grayscale_prob": 0.2,
         "blur_prob": 0.5,
         "blur_sigma": [0.1, 2.0],
+        "mix": "none",
+        "mix_alpha": 1.0,
+        "mix_prob": 1.0,
+        "mix_partner": "any",
     }
     assert config["dataset"]["mean"] == [0.4914, 0.4822, 0.4465]
     assert config["dataset"]["std"] == [0.2023, 0.1994, 0.2010]
@@ -133,6 +137,10 @@ def test_what_follows_from_num_epochs_moves_along():
         ("optimizer.learning_rate", 0.0),
         ("optimizer.decay_at", (0.8, 1.5)),
         ("loss.label_smoothing", 1.0),
+        ("augment.mix", "manifold"),
+        ("augment.mix_alpha", 0.0),
+        ("augment.mix_prob", 1.5),
+        ("augment.mix_partner", "noise"),
         ("loss.name", "focal"),
         ("loss.tau", -1.0),
         ("loss.max_margin", 0.0),
@@ -218,6 +226,8 @@ def test_unknown_and_missing_fields_are_named():
             "validation_folds is 3, but config.dataset.validation_list names",
         ),
         ("erm", {"model.name": "resnet"}, r"6n\+2"),
+        ("erm", {"augment.mix_alpha": 0.2}, "with config.augment.mix only; it is none"),
+        ("erm", {"augment.mix_partner": "natural"}, "with config.augment.mix only; it is none"),
         ("erm", {"loss.tau": 2.0}, "with config.loss.name=logit_adjustment only"),
         ("erm", {"loss.max_margin": 0.2}, "with config.loss.name=ldam only"),
         ("erm", {"loss.beta": 0.99}, "with config.loss.class_weights only"),

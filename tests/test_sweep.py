@@ -5,7 +5,7 @@ import pytest
 from configs import digits
 from osed_jax import workdir
 from osed_jax.commands.sweep import planned
-from osed_jax.config import check
+from osed_jax.config import check, method_name
 from osed_jax.errors import UserError
 from tests.command_line import SMALL, run_killed, run_well
 
@@ -68,6 +68,44 @@ def test_fill_starts_at_once_in_the_shared_norm_unless_a_person_says_otherwise(t
     norms = {p.parent.name: r["oversampling"] for p, r in planned(check(config), tmp_path)}
     assert norms["fill"]["generated_norm"] == norms["osed"]["generated_norm"] == "aux"
     assert norms["fill"]["replace_ratio"] == norms["osed"]["replace_ratio"] == 0.5
+
+
+def test_methods_of_other_losses_and_mixing_have_their_own_settings(tmp_path):
+    runs = plan(tmp_path, methods="drs,la,ldam_drw,mixup_drw", seeds=(0,))
+    found = {path.parent.name: run for path, run in runs}
+    assert list(found) == ["erm", "drs", "la", "ldam_drw", "mixup_drw"]
+    fields = {
+        name: (
+            run["loss"]["name"],
+            run["loss"]["class_weights"],
+            run["model"]["cosine_scale"],
+            run["augment"]["mix"],
+        )
+        for name, run in found.items()
+    }
+    plain = ("cross_entropy", "none", 0.0, "none")
+    assert fields["erm"] == fields["drs"] == plain
+    assert fields["la"] == ("logit_adjustment", *plain[1:])
+    assert fields["ldam_drw"] == ("ldam", "deferred", 30.0, "none")
+    assert fields["mixup_drw"] == ("cross_entropy", "deferred", 0.0, "mixup")
+    for name in ("la", "ldam_drw", "mixup_drw"):
+        assert (
+            found[name]["oversampling"]["mode"] == "none" and not found[name]["init"]["fork_from"]
+        )
+        assert method_name(found[name]) == name
+
+
+def test_a_sweep_refuses_a_method_that_its_settings_turn_into_another(tmp_path):
+    config = digits.get_config("la")
+    config.sweep.methods = "erm,la"
+    with pytest.raises(UserError, match="the method erm would be la"):
+        planned(check(config), tmp_path)
+    config = digits.get_config("fill")
+    config.loss.name = "logit_adjustment"
+    config.oversampling.generated_dir = str(tmp_path)
+    config.sweep.update({"methods": "fill", "seeds": (0,)})
+    ((_, run),) = planned(check(config), tmp_path)
+    assert run["loss"]["name"] == "logit_adjustment" and method_name(run) == "fill"
 
 
 def test_erm_is_trained_where_a_deferred_method_needs_it(tmp_path):

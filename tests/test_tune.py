@@ -64,7 +64,10 @@ def test_candidates_are_chosen_by_name_or_left_out_with_the_reason(tmp_path):
     bare = config_of()
     bare["oversampling"]["generated_dir"] = ""
     found, notes = named(bare)
-    assert list(found) == ["erm", "ros", "drs", "noise", "open"]
+    assert list(found) == [
+        *("erm", "ros", "drs", "noise", "open"),
+        *("la", "ldam_drw", "mixup_drw"),
+    ]
     assert "osed" in notes[0] and "need config.oversampling.generated_dir" in notes[0]
     with pytest.raises(UserError, match="names fil; the candidates are erm, ros"):
         named(config_of(candidates="fil,ros"))
@@ -126,8 +129,23 @@ def test_a_run_starts_from_the_one_it_has_most_in_common_with():
     assert best_start(runs["ros"], {Path("erm"): runs["erm"]}) == (None, 0)
 
 
+def test_what_the_given_method_sets_has_no_effect_on_candidates_nor_is_la_started_from_erm():
+    config = digits.get_config("ldam_drw")
+    config.oversampling.generated_dir = str(STORE)
+    given = check(config)
+    runs = {n: of_candidate(given, CANDIDATES[n], 10) for n in ("erm", "osed", "la", "mixup_drw")}
+    assert runs["erm"] == of_candidate(config_of(), CANDIDATES["erm"], 10)
+    assert (
+        runs["la"]["loss"]["name"] == "logit_adjustment" and not runs["la"]["model"]["cosine_scale"]
+    )
+    finished = {Path("erm"): runs["erm"]}
+    assert best_start(runs["osed"], finished) == (Path("erm"), 8)
+    for name in ("la", "mixup_drw"):
+        assert best_start(runs[name], finished) == (None, 0)
+
+
 def test_the_chosen_config_file_gives_the_chosen_config(tmp_path):
-    for name in ("fill_head", "fill_dar_grad", "open"):
+    for name in ("fill_head", "fill_dar_grad", "open", "ldam_drw"):
         wanted = of_candidate(config_of(), CANDIDATES[name], 60)
         path = tmp_path / f"{name}.py"
         path.write_text(as_config_file(wanted, "Chosen."))

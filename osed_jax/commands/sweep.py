@@ -7,11 +7,11 @@ from typing import Any
 from osed_jax import cluster, loading
 from osed_jax.commands.compare import compare
 from osed_jax.commands.train import train
-from osed_jax.config import check_fields, defaults, plain
+from osed_jax.config import check_fields, defaults, method_name, plain
 from osed_jax.console import say
 from osed_jax.errors import UserError
 from osed_jax.loading import Config
-from osed_jax.methods import METHODS
+from osed_jax.methods import METHODS, set_others
 from osed_jax.workdir import read_facts
 
 
@@ -95,6 +95,13 @@ def _of_method(config: Config, method: str, seed: int) -> Config:
     if run["oversampling"]["mode"] != "generated":
         run["loss"]["generated_weight"] = usual["loss"]["generated_weight"]
     run["init"]["fork_from"] = ""
+    set_others(run, method)
+    if (made := method_name(run)) != method and METHODS[made].others:
+        fields = " and ".join(f"config.{f}={v}" for f, v in METHODS[made].others.items())
+        raise UserError(
+            f"with {fields} the method {method} would be {made}; leave that out (a sweep gives "
+            f"each method its own), or leave {method} out of config.sweep.methods"
+        )
     return run
 
 

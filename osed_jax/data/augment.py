@@ -36,6 +36,10 @@ class Augmentation:
       grayscale_prob: probability.
       blur_prob: probability.
       blur_sigma: range in pixels.
+      mix: none, mixup or cutmix; `mixing.mix` does it.
+      mix_alpha: of the Beta distribution of the shares.
+      mix_prob: probability.
+      mix_partner: any or natural.
     """
 
     mean: tuple[float, float, float]
@@ -52,6 +56,10 @@ class Augmentation:
     grayscale_prob: float = 0.0
     blur_prob: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    mix: str = "none"
+    mix_alpha: float = 1.0
+    mix_prob: float = 1.0
+    mix_partner: str = "any"
 
 
 def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augmentation) -> jax.Array:

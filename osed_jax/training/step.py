@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from osed_jax.data.augment import Augmentation, at_test_time, augment
+from osed_jax.data.mixing import mix
 from osed_jax.kinds import Kind
 from osed_jax.models.layers import HEAD
 from osed_jax.training.losses import ClassWeights, LossFn
@@ -63,8 +64,10 @@ def make_train_step(
 
     All randomness comes from fold_in(key(seed), stream) folded with the step; the seed, uint32 [],
     is an argument, so that runs of several seeds share one compiled program. Padding rows have
-    no part in loss, statistics or metrics. Metrics are `loss` (mean over rows), `natural` (number
-    of natural rows), and `correct` (of those, predicted right), float32 [].
+    no part in loss, statistics or metrics. A mixed row has the loss of each of its two images by
+    its share, with the weight and the margin of that image's own class. Metrics are `loss` (mean
+    over rows), `natural` (number of natural rows), and `correct` (of those, predicted right: where
+    rows are mixed, the class with the larger share), float32 [].
     """
 
     def train_step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
@@ -78,6 +81,14 @@ def make_train_step(
         epoch = state.step // steps_per_epoch
         if class_weights:
             weight *= of_rows(class_weights(epoch), target)
+        parts = [(target, weight)]  # of which each row's loss is the mean
+        if augmentation.mix != "none":
+            image, kind, partner, share = mix(image, kind, augment_key, augmentation)
+            parts = [
+                (target, weight * share),
+                (target[partner], weight[partner] * (1 - share)),
+            ]
+            target = share[:, None] * target + (1 - share[:, None]) * target[partner]
 
         def mean_loss(params: dict) -> tuple[jax.Array, tuple]:
             logits, updated = model.apply(
@@ -88,7 +99,8 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            loss = (loss_fn(logits, target, epoch) * weight).sum() / weight.sum()
+            losses = [(loss_fn(logits, t, epoch) * w).sum() for t, w in parts]
+            loss = sum(losses[1:], losses[0]) / sum((w for _, w in parts[1:]), parts[0][1]).sum()
             return loss, (logits, updated.get("batch_stats", state.batch_stats))
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
