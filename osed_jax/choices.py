@@ -5,5 +5,6 @@ SCHEDULERS = ("ddim", "dpmsolver++", "euler")
 RESIZES = ("area", "bicubic", "lanczos")
 # training/losses.py makes them.
 LOSSES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "ldam")
+POLICIES = ("none", "autoaugment", "randaugment")  # data/policies.py makes them
 MIXES = ("none", "mixup", "cutmix")  # data/mixing.py makes them
 CLASS_WEIGHTS = ("none", "class_balanced", "deferred")

@@ -127,6 +127,12 @@ def _loss_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
                 f"config.augment.{name} is {f[f'augment.{name}']!r}, which has a meaning with "
                 f"config.augment.mix only; it is none"
             )
+    for name, usual in (("randaugment_count", 2), ("randaugment_level", 9)):
+        if f["augment.policy"] != "randaugment" and f[f"augment.{name}"] != usual:
+            yield (
+                f"config.augment.{name} is {f[f'augment.{name}']}, which has a meaning with "
+                f"config.augment.policy=randaugment only; it is {f['augment.policy']}"
+            )
     if f["loss.beta"] != 0.9999 and f["loss.class_weights"] == "none":
         yield (
             f"config.loss.beta is {f['loss.beta']:g}, which has a meaning with "

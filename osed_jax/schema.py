@@ -13,7 +13,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from osed_jax.candidates import CANDIDATES
-from osed_jax.choices import CLASS_WEIGHTS, LOSSES, MIXES, PLACEHOLDER, RESIZES, SCHEDULERS
+from osed_jax.choices import (
+    CLASS_WEIGHTS,
+    LOSSES,
+    MIXES,
+    PLACEHOLDER,
+    POLICIES,
+    RESIZES,
+    SCHEDULERS,
+)
 from osed_jax.data import long_tail
 from osed_jax.data.datasets import NAMES
 from osed_jax.kinds import NORMS
@@ -333,6 +341,15 @@ _AUGMENT: Section = {
             "2 ascending numbers from 0.01 on",
         ),
     ),
+    "policy": Field(
+        "none",
+        "behind flip and crop: autoaugment: the policy of CIFAR-10 (Cubuk et al. 2019; OPeN's best "
+        "row in Zada, without flip, crop and all else); randaugment (Cubuk et al. 2020); both as "
+        "in torchvision",
+        one_of(*POLICIES),
+    ),
+    "randaugment_count": Field(2, "operations on each image", at_least(1)),
+    "randaugment_level": Field(9, "how strong all of them are, of 30", between(0, 30)),
     "mix": Field(
         "none",
         "mixup: weighted means of two images (Zhang et al. 2018); cutmix: a rectangle of another "

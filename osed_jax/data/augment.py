@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from osed_jax.data.crops import centre, random_boxes, resized
+from osed_jax.data.policies import autoaugment, randaugment
 from osed_jax.kinds import Kind
 
 
@@ -36,6 +37,9 @@ class Augmentation:
       grayscale_prob: probability.
       blur_prob: probability.
       blur_sigma: range in pixels.
+      policy: none, autoaugment or randaugment.
+      randaugment_count: operations on each image.
+      randaugment_level: of 30.
       mix: none, mixup or cutmix; `mixing.mix` does it.
       mix_alpha: of the Beta distribution of the shares.
       mix_prob: probability.
@@ -56,6 +60,9 @@ class Augmentation:
     grayscale_prob: float = 0.0
     blur_prob: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    policy: str = "none"
+    randaugment_count: int = 2
+    randaugment_level: int = 9
     mix: str = "none"
     mix_alpha: float = 1.0
     mix_prob: float = 1.0
@@ -94,6 +101,8 @@ def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augment
         draw = named(key, "random_resized_crop")
         boxes = random_boxes(draw, n, x.shape[1], settings.crop_scale, settings.crop_ratio)
         x = resized(x, boxes, settings.crop_size)
+    if settings.policy != "none":
+        x = _by_policy(x, named(key, "policy"), settings)
     if settings.cutout:
         centre = jax.random.randint(named(key, "cutout"), (n, 2), 0, x.shape[1])
         x = cutout(x, centre, settings.cutout)
@@ -120,6 +129,17 @@ def at_test_time(image: jax.Array, settings: Augmentation) -> jax.Array:
     """What the net sees at test time of uint8 [N, H, W, 3]: all, or with crop_size the middle."""
     x = image.astype(jnp.float32) / 255
     return normalise(centre(x, settings.crop_size) if settings.crop_size else x, settings)
+
+
+def _by_policy(x: jax.Array, key: jax.Array, settings: Augmentation) -> jax.Array:
+    """AutoAugment or RandAugment, which compute in levels of 8 bits."""
+    levels = jnp.round(x * 255).astype(jnp.int32)
+    if settings.policy == "autoaugment":
+        levels = autoaugment(levels, key)
+    else:
+        count, level = settings.randaugment_count, settings.randaugment_level
+        levels = randaugment(levels, key, count, level)
+    return levels.astype(jnp.float32) / 255
 
 
 def named(key: jax.Array, operation: str) -> jax.Array:
