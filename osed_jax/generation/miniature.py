@@ -189,7 +189,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def write_tokenizer(folder: Path, symbols: Sequence[str], max_length: int) -> None:
-    """Writes the files that transformers' `CLIPTokenizer` opens.
+    """Writes the files of a CLIP tokenizer, as transformers 4 has them.
 
     Args:
       folder: made here; must not exist.

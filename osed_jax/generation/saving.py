@@ -71,10 +71,7 @@ def _write(model: StableDiffusion, folder: Path) -> None:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    # A chat template of a foreign model names a file, which may lie anywhere (CVE-2026-9856); text
-    # encoders use none.
-    model.tokenizer.chat_template = None
-    model.tokenizer.save_pretrained(folder / "tokenizer")
+    model.tokenizer.save(folder / "tokenizer")
     for part in PARTS:
         save_weights(folder / part / _WEIGHTS[part], model.params[part])
     write_digests(folder)

@@ -1,8 +1,8 @@
 """Stable Diffusion 1.x and 2.x: Flax modules, their weights, prompts to text embeddings.
 
 This file and `exact.py` alone import diffusers and transformers. They take nothing from them but
-the modules and the tokenizer; schedules, sampling and weight files are this project's own. Images
-and latents are channels-last everywhere.
+the modules; schedules, sampling, weight files and the tokenizer's are read by this project's own
+code. Images and latents are channels-last everywhere.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
 from diffusers.models.vae_flax import FlaxAutoencoderKL
 from flax import linen as nn
-from transformers import CLIPTextConfig, CLIPTokenizerFast, CLIPVisionConfig
+from transformers import CLIPTextConfig, CLIPVisionConfig
 from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule, FlaxCLIPVisionModule
 
 from osed_jax.digests import FILE as DIGESTS
@@ -27,6 +27,7 @@ from osed_jax.generation.exact import exact
 from osed_jax.generation.hub import locate
 from osed_jax.generation.model_files import check_channels, check_kind
 from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
+from osed_jax.generation.tokenizer import Tokenizer
 from osed_jax.generation.weights import Params, random_weights, read_weights
 
 FLOAT32 = jnp.dtype(jnp.float32)  # what jnp.float32 is differs between versions of JAX
@@ -70,7 +71,7 @@ class StableDiffusion:
         name: The folder or hub id it came from.
         revision: The hub commit it came from; empty for a folder.
         configs: Contents of the folder's JSON files, keys as in `PARTS` and `scheduler`.
-        tokenizer: transformers' `CLIPTokenizerFast`.
+        tokenizer: CLIP's.
         text_encoder: Flax module.
         unet: Flax module.
         vae: Flax module.
@@ -81,7 +82,7 @@ class StableDiffusion:
     name: str
     revision: str
     configs: Mapping[str, Mapping[str, Any]]
-    tokenizer: CLIPTokenizerFast
+    tokenizer: Tokenizer
     text_encoder: Any
     unet: Any
     vae: Any
@@ -105,13 +106,7 @@ class StableDiffusion:
 
     def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
         """Token ids, int32 `[B, L]`; what exceeds the L (77) tokens is cut off."""
-        tokens = self.tokenizer(
-            list(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-        )
-        return np.asarray(tokens.input_ids, np.int32)
+        return self.tokenizer(prompts)
 
     def encode_text(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Text embeddings `[B, L, D]` of `tokens`; `params` are those of the text encoder."""
@@ -254,7 +249,7 @@ def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Ca
     }
     parts = {
         "configs": configs,
-        "tokenizer": _tokenizer(folder / "tokenizer", text.config.max_position_embeddings),
+        "tokenizer": Tokenizer(folder / "tokenizer", text.config.max_position_embeddings),
         "text_encoder": text,
         "unet": unet,
         "vae": vae,
@@ -279,27 +274,6 @@ def _module(
     values = {key: value for key, value in config.items() if key in known}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return cls(**values, dtype=dtype)
-
-
-def _tokenizer(folder: Path, max_length: int) -> CLIPTokenizerFast:
-    """The tokenizer of `tokenizer.json` (today's files), or of vocabulary and merges (older ones).
-
-    `max_length` is the number of the text encoder's positions.
-    """
-    missing = [n for n in ("vocab.json", "merges.txt") if not (folder / n).is_file()]
-    if missing and not (folder / "tokenizer.json").is_file():
-        raise UserError(
-            f"{folder / missing[0]} is missing, and so is tokenizer.json. Needed is a model in "
-            "diffusers' layout."
-        )
-    try:
-        tokenizer = CLIPTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # the library's errors have no common class
-        raise UserError(
-            f"{folder}: not a readable CLIP tokenizer ({error}). Download or save it again."
-        ) from error
-    tokenizer.model_max_length = min(tokenizer.model_max_length, max_length)
-    return tokenizer
 
 
 def _read_json(file: Path) -> dict[str, Any]:
