@@ -206,7 +206,7 @@ def test_test_images_are_never_seen(adapted, opened, tmp_path):
 def test_images_that_are_held_out_are_not_adapted_to(tmp_path):
     config = small_config(tmp_path / "out")
     config.dataset.validation_fraction = 0.2
-    whole, rows, held_out = loading.load_train(check(config), tmp_path)
+    whole, rows, held_out, _ = loading.load_train(check(config), tmp_path)
 
     def pixels(data):
         return sorted(image.tobytes() for image in data.images.take(np.arange(len(data.label))))
