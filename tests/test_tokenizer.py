@@ -11,8 +11,7 @@ from osed_jax.errors import UserError
 from osed_jax.generation.miniature import write_tokenizer
 from osed_jax.generation.tokenizer import Tokenizer
 
-# What CLIPTokenizer of transformers 5.24 saved and gave, with the 256 bytes, two merges and the
-# padding of Stable Diffusion 2.x.
+# Made by make_tokenizer_oracle.py: the 256 bytes, two merges, the padding of Stable Diffusion 2.x.
 RECORDED = json.loads((Path(__file__).parent / "data" / "tokenizer.json").read_text())
 
 
