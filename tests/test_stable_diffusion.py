@@ -154,6 +154,7 @@ def test_published_parameter_counts():
         (SCHEDULER, {"final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min'; only"),
         ("unet/config.json", None, "config.json is missing"),
         ("tokenizer/vocab.json", None, "vocab.json is missing, and so is tokenizer.json"),
+        ("text_encoder/config.json", {"vocab_size": 50}, "has 54 tokens, its text encoder 50"),
     ],
 )
 def test_folders_that_do_not_fit_are_explained(folder, file, change, message):

@@ -56,6 +56,9 @@ def test_added_tokens_keep_their_ids(tmp_path):
     write_tokenizer(tmp_path / "tokenizer", "abc", 8)
     (tmp_path / "tokenizer" / "added_tokens.json").write_text('{"<my-cat>": 9, "<a-dog>": 8}')
     assert Tokenizer(tmp_path / "tokenizer", 8)(["<a-dog> <my-cat>"])[0, 1:3].tolist() == [8, 9]
+    (tmp_path / "tokenizer" / "added_tokens.json").write_text('{"<my-cat>": 11}')
+    with pytest.raises(UserError, match="the number of '<my-cat>' does not follow"):
+        Tokenizer(tmp_path / "tokenizer", 8)
 
 
 def test_saving_leaves_out_what_names_a_file_elsewhere(tmp_path):

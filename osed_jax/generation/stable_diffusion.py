@@ -240,6 +240,12 @@ def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Ca
     unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
     vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
     text = FlaxCLIPTextModule(CLIPTextConfig.from_dict(configs["text_encoder"]), dtype=dtype)
+    tokenizer = Tokenizer(folder / "tokenizer", text.config.max_position_embeddings)
+    if tokenizer.size > text.config.vocab_size:  # JAX would take another token without a word
+        raise UserError(
+            f"{folder}: its tokenizer has {tokenizer.size} tokens, its text encoder "
+            f"{text.config.vocab_size}. Take both from the same model."
+        )
     token = jnp.zeros((1, 1), jnp.int32)
     key = jax.random.key(0)
     inits = {
@@ -249,7 +255,7 @@ def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Ca
     }
     parts = {
         "configs": configs,
-        "tokenizer": Tokenizer(folder / "tokenizer", text.config.max_position_embeddings),
+        "tokenizer": tokenizer,
         "text_encoder": text,
         "unet": unet,
         "vae": vae,

@@ -62,6 +62,11 @@ class Tokenizer:
             row[: len(kept)] = kept
         return tokens
 
+    @property
+    def size(self) -> int:
+        """Tokens of the vocabulary, those added included; ids are below it."""
+        return self._tokenizer.get_vocab_size()
+
     def save(self, folder: Path) -> None:
         """Write the files of both ages into a folder, which is made here."""
         folder.mkdir()
@@ -117,6 +122,12 @@ def _build(folder: Path) -> tokenizers.Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_])
     added = _json(folder / "added_tokens.json")
     tokenizer.add_tokens(sorted(added, key=added.__getitem__))
+    wrong = [text for text, number in added.items() if tokenizer.token_to_id(text) != number]
+    if wrong:
+        raise UserError(
+            f"{folder / 'added_tokens.json'}: the number of {wrong[0]!r} does not follow on those "
+            "of vocab.json. Save the tokenizer again."
+        )
     return tokenizer
 
 
