@@ -219,7 +219,7 @@ class Judge:
 
     def __init__(self, study: Study):
         self._study, self._config = study, study.config("ros", max(study.rarest))
-        whole, rows, held_out = loading.load_train(self._config, study.folder)
+        whole, rows, held_out, _ = loading.load_train(self._config, study.folder)
         self._train, seen = whole.select(rows), whole.select(held_out)
         self._machine = SVC(C=10).fit(_pixels(seen), seen.label)
         test = loading.load_split(self._config, "test", study.folder)

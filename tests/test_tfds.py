@@ -45,6 +45,7 @@ def read(data_dir, split="train", name="cifar10", image_size=0):
         name,
         split,
         data_dir=str(data_dir),
+        lists={},
         image_size=image_size,
         cache_dir=data_dir,
         max_decoded_gib=1.0,

@@ -34,7 +34,7 @@ def test_generator_runs_judge_and_test_set_share_no_image(tmp_path):
     test = ids(loading.load_split(study.config("ros", 1), "test", tmp_path))
     shown, judged = set(), []
     for rarest in RAREST:
-        whole, rows, held_out = loading.load_train(study.config("ros", rarest), tmp_path)
+        whole, rows, held_out, _ = loading.load_train(study.config("ros", rarest), tmp_path)
         assert np.bincount(whole.label[rows])[[0, 9]].tolist() == [100, rarest]
         shown |= ids(whole.select(rows))
         judged.append(ids(whole.select(held_out)))
