@@ -150,6 +150,7 @@ def test_published_parameter_counts():
         (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is of FlowMatchEuler"),
         (SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "is of EDMEulerScheduler, whose noise"),
         (SCHEDULER, {"_class_name": "LCMScheduler"}, "is of LCMScheduler, whose noise or update"),
+        (SCHEDULER, {"_class_name": "TCDScheduler"}, "is of TCDScheduler, whose noise or update"),
         (SCHEDULER, {"timestep_type": "continuous"}, "timestep_type='continuous'; only 'discrete'"),
         (SCHEDULER, {"final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min'; only"),
         ("unet/config.json", None, "config.json is missing"),
@@ -308,6 +309,13 @@ def test_parts_and_half_precision_are_read_from_folder_and_hub(hub, folder):
     (folder / "unet/diffusion_pytorch_model.fp16-00002-of-00003.safetensors").unlink()
     with pytest.raises(UserError, match="of the 3 parts of the weights, 2 is missing"):
         stable_diffusion.load(str(folder))
+
+
+def test_broken_json_of_the_hub_is_explained_before_weights_are_downloaded(hub, folder):
+    (folder / "unet" / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
+        stable_diffusion.load("tiny/model")
+    assert not [name for name in hub.served if name.endswith(".safetensors")]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from osed_jax.generation.finetune import (
     unet_params,
 )
 from osed_jax.generation.lora import init_lora
+from osed_jax.generation.model_files import INDEX
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.sampler import Sampler
 from osed_jax.generation.saving import save, save_into
@@ -63,7 +64,7 @@ def finetune(config: Config) -> Path:
     prompts = ("templates", "modifiers", "prompts_file")
     ours["generation"] = {name: config["generation"][name] for name in prompts}
     with workdir.claimed(directory, ours, setting="config.finetune.output_dir"):
-        if (directory / "model_index.json").exists():
+        if (directory / INDEX).exists():
             say(f"{directory} is finished already; give it to --config.generation.model")
         else:
             _finetune(config, directory, ours)

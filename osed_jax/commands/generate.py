@@ -20,6 +20,7 @@ from osed_jax.generation import stable_diffusion
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
 from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
 from osed_jax.generation.fill import fill, rates
+from osed_jax.generation.model_files import PARTS
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.safety import load_safety_checker
 from osed_jax.generation.sampler import Sampler
@@ -179,7 +180,7 @@ def _settings(
 def _fingerprint(folder: Path) -> str:
     """Names the content of a model's folder: another adaptation may lie at the same path."""
     digest = hashlib.sha256()
-    for part in (*stable_diffusion.PARTS, "scheduler", "tokenizer"):
+    for part in (*PARTS, "scheduler", "tokenizer"):
         for path in sorted((folder / part).iterdir()):
             with open(path, "rb") as file:
                 digest.update(f"{part}/{path.name}".encode())

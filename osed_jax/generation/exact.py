@@ -1,7 +1,7 @@
 """What PyTorch's modules compute where diffusers' and transformers' Flax modules differ from them.
 
 The models were trained with PyTorch's modules. Left alone, the Flax modules of a UNet with four
-levels end 6.6e-3 from them in the final latents.
+levels end 4.6e-3 from them in the final latents (6 steps of DDIM; tests/test_stable_diffusion.py).
 """
 
 from collections.abc import Callable

@@ -1,6 +1,5 @@
 """Fetching a Stable Diffusion model from the Hugging Face hub."""
 
-import json
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
@@ -15,22 +14,15 @@ from huggingface_hub.errors import (
 
 from osed_jax.errors import UserError
 from osed_jax.generation.model_files import (
-    check_channels,
-    check_kind,
+    CONFIGS,
+    INDEX,
+    PARTS,
+    read_configs,
     refuse_single_file,
     weight_files,
 )
 
-# What tells which model it is, and no weights.
-_FILES = (
-    "model_index.json",
-    "tokenizer/*",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "unet/config.json",
-    "vae/config.json",
-)
-_PARTS = ("text_encoder", "unet", "vae")
+_FILES = (INDEX, "tokenizer/*", *CONFIGS.values())  # all but the weights
 _SAFETY_CHECKER_FILES = ("feature_extractor/preprocessor_config.json", "safety_checker/config.json")
 
 
@@ -56,10 +48,10 @@ def locate(model: str, revision: str, *, safety_checker: bool = False) -> tuple[
     if Path(model).is_file():
         refuse_single_file(Path(model))
     more = _SAFETY_CHECKER_FILES if safety_checker else ()
-    parts = (*_PARTS, "safety_checker") if safety_checker else _PARTS
+    parts = (*PARTS, "safety_checker") if safety_checker else PARTS
     try:
         folder = _fetch(model, revision or None, [*_FILES, *more])
-        _check_kind(model, folder)
+        read_configs(model, folder)  # refuses other models before their weights are downloaded
         return _fetch_weights(model, folder, parts), folder.name
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(_hub_problem(model, revision, error)) from error
@@ -67,16 +59,6 @@ def locate(model: str, revision: str, *, safety_checker: bool = False) -> tuple[
 
 def _fetch(model: str, revision: str | None, names: list[str]) -> Path:
     return Path(snapshot_download(model, revision=revision, allow_patterns=names))
-
-
-def _check_kind(model: str, folder: Path) -> None:
-    """Refuses models of another kind before their weights are downloaded."""
-    index = folder / "model_index.json"
-    if index.is_file():
-        check_kind(model, json.loads(index.read_text()))
-    files = {part: folder / part / "config.json" for part in _PARTS}
-    if all(file.is_file() for file in files.values()):
-        check_channels(model, {part: json.loads(file.read_text()) for part, file in files.items()})
 
 
 def _fetch_weights(model: str, folder: Path, parts: tuple[str, ...]) -> Path:
@@ -90,7 +72,7 @@ def _fetch_weights(model: str, folder: Path, parts: tuple[str, ...]) -> Path:
     files, wanted = [entry.rfilename for entry in siblings], []
     for part in parts:
         names = [name.removeprefix(f"{part}/") for name in files if name.startswith(f"{part}/")]
-        if names or part in _PARTS:
+        if names or part in PARTS:
             chosen = weight_files([n for n in names if "/" not in n], f"{model}/{part}")
             wanted += [f"{part}/{name}" for name in chosen]
     return _fetch(model, folder.name, wanted)

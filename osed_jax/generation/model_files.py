@@ -1,8 +1,9 @@
-"""Which weight files of a model are read, and which models are refused before any is.
+"""Where a model's files lie, which weights are read, and which models are refused before any is.
 
 Told from names and configurations alone, so that nothing is downloaded or loaded in vain.
 """
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -10,7 +11,16 @@ from typing import Any
 
 from osed_jax.errors import UserError
 
-CONVERT = (
+INDEX = "model_index.json"
+PARTS = ("text_encoder", "unet", "vae")
+CONFIGS = {
+    "text_encoder": "text_encoder/config.json",
+    "unet": "unet/config.json",
+    "vae": "vae/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+}
+
+_CONVERT = (
     "python -c \"from diffusers import StableDiffusionPipeline as P; P.from_single_file('FILE')"
     ".save_pretrained('FOLDER')\""
 )
@@ -118,7 +128,7 @@ def _only_one(names: Collection[str], where: str) -> list[str]:
 
 def refuse_single_file(file: Path) -> None:
     """A model in one file: says how to make a folder of it."""
-    convert = CONVERT.replace("FILE", str(file))
+    convert = _CONVERT.replace("FILE", str(file))
     if file.suffix.lower() in _PICKLES:
         raise UserError(
             f"{file} is a pickle, which can run any code and is never loaded. If you trust it, "
@@ -130,12 +140,34 @@ def refuse_single_file(file: Path) -> None:
     )
 
 
-def check_kind(model: str, index: Mapping[str, Any]) -> None:
-    """Refuses a pipeline of another kind by its name in `model_index.json`.
+def read_configs(model: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """The contents of `CONFIGS`, of a model that this program can run.
+
+    Args:
+      model: its name, for messages: the folder, or the hub id it came from.
+      folder: in diffusers' layout; weights are not looked at.
 
     Raises:
-      UserError: with what the model is.
+      UserError: a file is missing or no JSON, or the model is of another kind.
     """
+    if (folder / INDEX).is_file():
+        _check_kind(model, _read_json(folder / INDEX))
+    configs = {name: _read_json(folder / file) for name, file in CONFIGS.items()}
+    _check_channels(model, configs)
+    return configs
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing. Needed is a model in diffusers' layout.") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}). Download or save it again.") from error
+
+
+def _check_kind(model: str, index: Mapping[str, Any]) -> None:
+    """Refuses a pipeline of another kind by its name in `model_index.json`."""
     name = str(index.get("_class_name", "StableDiffusionPipeline"))
     if name in _PIPELINES:
         return
@@ -144,17 +176,9 @@ def check_kind(model: str, index: Mapping[str, Any]) -> None:
     raise UserError(f"{model} is {what} ({name} in model_index.json). {_ONE}")
 
 
-def check_channels(model: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses parts that do not fit together, or belong to a model of another kind.
-
-    Args:
-      model: its name, for messages.
-      configs: contents of `config.json` of `text_encoder`, `unet` and `vae`.
-
-    Raises:
-      UserError: with what does not fit.
-    """
-    text, unet, vae = (configs[part] for part in ("text_encoder", "unet", "vae"))
+def _check_channels(model: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses parts that do not fit together, or belong to a model of another kind."""
+    text, unet, vae = (configs[part] for part in PARTS)
     encoder = str(text.get("model_type", "clip_text_model"))
     if encoder not in ("clip_text_model", "clip"):
         raise UserError(f"{model} reads prompts by {encoder}, not by CLIP's text encoder. {_ONE}")

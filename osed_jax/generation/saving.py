@@ -7,7 +7,8 @@ from pathlib import Path
 
 from osed_jax.digests import write_digests
 from osed_jax.errors import UserError
-from osed_jax.generation.stable_diffusion import CONFIGS, PARTS, StableDiffusion
+from osed_jax.generation.model_files import CONFIGS, INDEX, PARTS
+from osed_jax.generation.stable_diffusion import StableDiffusion
 from osed_jax.generation.weights import save_weights
 
 _WEIGHTS = {
@@ -15,8 +16,6 @@ _WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
 }
-
-_LAST = "model_index.json"
 
 
 def save(model: StableDiffusion, folder: str) -> None:
@@ -48,7 +47,7 @@ def save_into(model: StableDiffusion, folder: Path) -> None:
         shutil.rmtree(left_over)
     unfinished = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
     _write(model, unfinished)
-    for entry in sorted(unfinished.iterdir(), key=lambda e: (e.is_file(), e.name == _LAST)):
+    for entry in sorted(unfinished.iterdir(), key=lambda e: (e.is_file(), e.name == INDEX)):
         if (folder / entry.name).is_dir():
             shutil.rmtree(folder / entry.name)
         entry.replace(folder / entry.name)
@@ -67,7 +66,7 @@ def _write(model: StableDiffusion, folder: Path) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    files = {"model_index.json": index} | {CONFIGS[k]: v for k, v in model.configs.items()}
+    files = {INDEX: index} | {CONFIGS[k]: v for k, v in model.configs.items()}
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")

@@ -6,7 +6,6 @@ code. Images and latents are channels-last everywhere.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,12 @@ from osed_jax.digests import DamageError, check_digests
 from osed_jax.errors import UserError
 from osed_jax.generation.exact import exact
 from osed_jax.generation.hub import locate
-from osed_jax.generation.model_files import check_channels, check_kind
+from osed_jax.generation.model_files import PARTS, read_configs
 from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
 from osed_jax.generation.tokenizer import Tokenizer
 from osed_jax.generation.weights import Params, random_weights, read_weights
 
 FLOAT32 = jnp.dtype(jnp.float32)  # what jnp.float32 is differs between versions of JAX
-PARTS = ("text_encoder", "unet", "vae")
-CONFIGS = {
-    "text_encoder": "text_encoder/config.json",
-    "unet": "unet/config.json",
-    "vae": "vae/config.json",
-    "scheduler": "scheduler/scheduler_config.json",
-}
-INDEX = "model_index.json"
 # The Flax UNet has these built in: another value would be ignored and give wrong images.
 _UNET_ONLY: Mapping[str, Any] = {
     "act_fn": "silu",
@@ -233,10 +224,7 @@ def clip_vision(config: Mapping[str, Any]) -> nn.Module:
 
 def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Callable]]:
     """The model's parts without parameters, and functions to trace for the shapes of these."""
-    if (folder / INDEX).is_file():
-        check_kind(str(folder), _read_json(folder / INDEX))
-    configs = {name: _read_json(folder / file) for name, file in CONFIGS.items()}
-    check_channels(str(folder), configs)
+    configs = read_configs(str(folder), folder)
     unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
     vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
     text = FlaxCLIPTextModule(CLIPTextConfig.from_dict(configs["text_encoder"]), dtype=dtype)
@@ -280,12 +268,3 @@ def _module(
     values = {key: value for key, value in config.items() if key in known}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return cls(**values, dtype=dtype)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing. Needed is a model in diffusers' layout.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not JSON ({error}). Download or save it again.") from error
