@@ -99,7 +99,8 @@ def check_fields(resolved: Mapping[str, Any]) -> None:
             if not field.rule.valid(given[name])
         ]
     if not problems:
-        problems = list(conflicts(given))
+        usual = {name: plain(field.default) for name, field in known.items()}
+        problems = list(conflicts(given, usual))
     if problems:
         raise UserError("; ".join(problems))
 

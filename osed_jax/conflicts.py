@@ -1,27 +1,85 @@
 """Problems between fields of a config that are valid each on its own."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from osed_jax.choices import CLASS_WEIGHTS, MIXES
 from osed_jax.models.nets import NETS
 
-# Fields that serve one loss alone: the value that says nothing, and that loss.
-_OF_LOSS = {"loss.tau": (1.0, "logit_adjustment"), "loss.max_margin": (0.5, "ldam")}
 
-# Fields that say how generated images are shown, and the values that say nothing.
-_OF_GENERATED: tuple[tuple[str, Any], ...] = (
-    ("oversampling.noise_share", 0),
-    ("oversampling.generated_classes", []),
-    ("oversampling.max_gap", 0),
-    ("loss.generated_weight", 1),
+class _Serving(NamedTuple):
+    """Fields that have a meaning with some values of another one only.
+
+    Attributes:
+      fields: which must have their defaults elsewhere.
+      by: the other field.
+      values: of `by`, with which they have a meaning.
+      words: how a message calls that.
+    """
+
+    fields: tuple[str, ...]
+    by: str
+    values: tuple[str, ...]
+    words: str
+
+
+_MODE = "oversampling.mode"
+_LISTS = tuple(f"dataset.{split}_list" for split in ("train", "validation", "test"))
+_SERVING = (
+    _Serving(_LISTS, "dataset.name", ("list",), "with dataset.name=list"),
+    _Serving(
+        ("loss.tau",), "loss.name", ("logit_adjustment",), "with config.loss.name=logit_adjustment"
+    ),
+    _Serving(("loss.max_margin",), "loss.name", ("ldam",), "with config.loss.name=ldam"),
+    _Serving(
+        ("loss.beta",),
+        "loss.class_weights",
+        tuple(name for name in CLASS_WEIGHTS if name != "none"),
+        "with config.loss.class_weights",
+    ),
+    _Serving(
+        ("augment.mix_alpha", "augment.mix_prob", "augment.mix_partner"),
+        "augment.mix",
+        tuple(name for name in MIXES if name != "none"),
+        "with config.augment.mix",
+    ),
+    _Serving(
+        ("augment.randaugment_count", "augment.randaugment_level"),
+        "augment.policy",
+        ("randaugment",),
+        "with config.augment.policy=randaugment",
+    ),
+    _Serving(
+        (
+            "oversampling.noise_share",
+            "oversampling.generated_classes",
+            "oversampling.max_gap",
+            "loss.generated_weight",
+        ),
+        _MODE,
+        ("generated",),
+        "in mode generated",
+    ),
+    _Serving(
+        ("oversampling.replace_schedule", "oversampling.replace_in"),
+        _MODE,
+        ("noise", "generated"),
+        "in modes noise and generated",
+    ),
 )
 
 
-def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
-    """Problems between fields that are valid each on its own."""
-    model = {name.removeprefix("model."): value for name, value in f.items() if "model." in name}
-    if problem := NETS[f["model.name"]].problem(model):
+def conflicts(f: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
+    """Problems between fields that are valid each on its own.
+
+    Args:
+      f: a config, `section.field` -> value.
+      usual: the defaults of the same.
+    """
+    if problem := NETS[f["model.name"]].problem(_section(f, "model"), _section(usual, "model")):
         yield problem
+    for serving in _SERVING:
+        yield from _without_meaning(serving, f, usual)
     if f["init.weights"] and not NETS[f["model.name"]].pretrained:
         names = ", ".join(name for name, net in NETS.items() if net.pretrained)
         yield (
@@ -72,16 +130,29 @@ def conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     yield from _finetune_conflicts(f)
 
 
-def _list_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
-    names = [f"dataset.{split}_list" for split in ("train", "validation", "test")]
-    if f["dataset.name"] != "list":
-        for name in names:
-            if f[name]:
-                yield (
-                    f"config.{name} is {f[name]!r}, which has a meaning with dataset.name=list only"
-                )
+def _section(f: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key.partition(".")[2]: v for key, v in f.items() if key.startswith(f"{name}.")}
+
+
+def _without_meaning(
+    serving: _Serving, f: Mapping[str, Any], usual: Mapping[str, Any]
+) -> Iterator[str]:
+    value = f[serving.by]
+    if value in serving.values:
         return
-    for name in (names[0], names[2]):
+    it = "the mode" if serving.by == _MODE else "it"
+    for name in serving.fields:
+        if f[name] != usual[name]:
+            yield (
+                f"config.{name} is {f[name]!r}, which has a meaning {serving.words} only; {it} is "
+                f"{value}"
+            )
+
+
+def _list_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
+    if f["dataset.name"] != "list":
+        return
+    for name in ("dataset.train_list", "dataset.test_list"):
         if not f[name]:
             yield f"config.{name} is empty; dataset.name=list needs a file of PATH LABEL lines"
     for name in ("dataset.validation_fraction", "dataset.validation_folds"):
@@ -115,29 +186,6 @@ def doubts(f: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _loss_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
-    for name, (usual, loss) in _OF_LOSS.items():
-        if f[name] != usual and f["loss.name"] != loss:
-            yield (
-                f"config.{name} is {f[name]:g}, which has a meaning with config.loss.name={loss} "
-                f"only; it is {f['loss.name']}"
-            )
-    for name, mix_usual in (("mix_alpha", 1.0), ("mix_prob", 1.0), ("mix_partner", "any")):
-        if f["augment.mix"] == "none" and f[f"augment.{name}"] != mix_usual:
-            yield (
-                f"config.augment.{name} is {f[f'augment.{name}']!r}, which has a meaning with "
-                f"config.augment.mix only; it is none"
-            )
-    for name, usual in (("randaugment_count", 2), ("randaugment_level", 9)):
-        if f["augment.policy"] != "randaugment" and f[f"augment.{name}"] != usual:
-            yield (
-                f"config.augment.{name} is {f[f'augment.{name}']}, which has a meaning with "
-                f"config.augment.policy=randaugment only; it is {f['augment.policy']}"
-            )
-    if f["loss.beta"] != 0.9999 and f["loss.class_weights"] == "none":
-        yield (
-            f"config.loss.beta is {f['loss.beta']:g}, which has a meaning with "
-            f"config.loss.class_weights only; it is none"
-        )
     if f["loss.name"] == "ldam" and not f["model.cosine_scale"]:
         yield (
             "config.loss.name is ldam, which needs the normalised last layer; give "
@@ -170,37 +218,16 @@ def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"generated do, and must leave them an epoch between start_epoch ({start}) and "
             f"num_epochs ({num_epochs}); the mode is {mode}"
         )
-    for name, off in _OF_GENERATED:
-        if f[name] != off and mode != "generated":
-            yield (
-                f"config.{name} is {f[name]!r}, which has a meaning in mode generated only; the "
-                f"mode is {mode}"
-            )
-    if f["oversampling.replace_schedule"] != "constant" and mode not in ("noise", "generated"):
+    if f["oversampling.replace_in"] == "all" and f["oversampling.replace_ratio"] == 1:
         yield (
-            f"config.oversampling.replace_schedule is {f['oversampling.replace_schedule']}, which "
-            f"has a meaning in modes noise and generated only; the mode is {mode}"
+            "config.oversampling.replace_ratio is 1, which with replace_in=all shows no real "
+            "image; give a number below 1, or replace_in=tail"
         )
-    if f["oversampling.replace_in"] == "all":
-        yield from _replace_in_all_conflicts(mode, f["oversampling.replace_ratio"])
     if f["init.fork_from"] and not f["train.head_epochs"] and (mode == "none" or not start):
         yield (
             "config.init.fork_from starts from the epochs that this run has in common with another "
             "one; it needs a mode other than none and start_epoch of at least 1, or "
             "train.head_epochs"
-        )
-
-
-def _replace_in_all_conflicts(mode: str, replace_ratio: float) -> Iterator[str]:
-    if mode not in ("noise", "generated"):
-        yield (
-            f"config.oversampling.replace_in is all, which has a meaning in modes noise and "
-            f"generated only; the mode is {mode}"
-        )
-    elif replace_ratio == 1:
-        yield (
-            "config.oversampling.replace_ratio is 1, which with replace_in=all shows no real "
-            "image; give a number below 1, or replace_in=tail"
         )
 
 

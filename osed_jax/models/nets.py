@@ -4,8 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# Fields of `config.model` that say how large a net is, with the schema's defaults.
-_SIZES = {"depth": 28, "widen_factor": 10, "dropout_rate": 0.3}
+_SIZES = ("depth", "widen_factor", "dropout_rate")  # fields that say how large a net is
 
 
 class Net(NamedTuple):
@@ -30,24 +29,29 @@ class Net(NamedTuple):
         """The class."""
         return getattr(importlib.import_module(f"osed_jax.models.{self.module}"), self.name)
 
-    def problem(self, settings: Mapping[str, Any]) -> str | None:
-        """What is wrong with a section `model` for this net; None for nothing."""
+    def problem(self, settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str | None:
+        """What is wrong with a section `model` for this net; None for nothing.
+
+        `usual` has the defaults of that section.
+        """
         if not self.depth:
-            return self._problem_of_one_size(settings)
+            return self._problem_of_one_size(settings, usual)
         (each, rest), depth = self.depth, settings["depth"]
         if depth < each + rest or (depth - rest) % each:
             return f"config.model.depth is {depth}; for this net it must be {each}n+{rest}, n >= 1"
         return None
 
-    def _problem_of_one_size(self, settings: Mapping[str, Any]) -> str | None:
-        unused = {name: usual for name, usual in _SIZES.items() if name not in self.settings}
-        given = [f"{n} {settings[n]}" for n, usual in unused.items() if settings[n] != usual]
+    def _problem_of_one_size(
+        self, settings: Mapping[str, Any], usual: Mapping[str, Any]
+    ) -> str | None:
+        unused = [name for name in _SIZES if name not in self.settings]
+        given = [f"{n} {settings[n]}" for n in unused if settings[n] != usual[n]]
         if not given:
             return None
-        usual = " ".join(f"--config.model.{name}={value}" for name, value in unused.items())
+        flags = " ".join(f"--config.model.{name}={usual[name]}" for name in unused)
         return (
             f"config.model has {', '.join(given)}, but {self.name} has one size; take that out of "
-            f"the config file, or give {usual}"
+            f"the config file, or give {flags}"
         )
 
 
