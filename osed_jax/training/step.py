@@ -1,6 +1,8 @@
 """One training step and one evaluation step: pure functions, not jitted, without a config."""
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import TypedDict
 
 import flax.linen as nn
@@ -99,8 +101,8 @@ def make_train_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": dropout_key},
             )
-            losses = [(loss_fn(logits, t, epoch) * w).sum() for t, w in parts]
-            loss = sum(losses[1:], losses[0]) / sum((w for _, w in parts[1:]), parts[0][1]).sum()
+            loss = reduce(add, [(loss_fn(logits, t, epoch) * w).sum() for t, w in parts])
+            loss /= reduce(add, [w for _, w in parts]).sum()
             return loss, (logits, updated.get("batch_stats", state.batch_stats))
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
