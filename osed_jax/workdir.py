@@ -271,6 +271,6 @@ def keep_lines_before(metrics: Path, unit: str, end: int) -> None:
         return
     records, damaged = read_lines(metrics)
     if damaged:
-        say(f"note: {describe_damaged(metrics, damaged)}; what they said of the training is lost")
+        say(f"note: {describe_damaged(metrics, damaged)}; the figures in them are lost")
     kept = [json.dumps(sealed(r)) + "\n" for r in records if r.get(unit, end) < end]
     write_atomically(metrics, "".join(kept))

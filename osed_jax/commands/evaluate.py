@@ -84,7 +84,7 @@ def _other_test_set(run: Config, config: Config, facts: dict[str, Any], digest: 
 
 
 def _training_data(run: Config, facts: dict[str, Any], cache: Path) -> Data | None:
-    """What the run was trained on; None, said aloud, where it is not here any more."""
+    """What the run was trained on; None, with a note, where it is no longer here."""
     try:
         data = loading.load_data(run, cache)
         changed = workdir.changed_images(*map(_of_training, (facts, data.facts)))

@@ -98,7 +98,7 @@ def read_class_folders(
 def read_image_files(
     paths: Sequence[Path], image_size: int, *, cache_dir: Path, max_decoded_gib: float, label: str
 ) -> Images:
-    """Images of files, see `image_cache.read_files`; says aloud what was done to them."""
+    """Images of files, see `image_cache.read_files`; prints what was done to them."""
     images, found = read_files(
         paths, image_size, cache_dir=cache_dir, max_decoded_gib=max_decoded_gib, label=label
     )

@@ -75,7 +75,7 @@ def summarise(
 
 
 def _speed(config: Config, metrics: Path) -> dict[str, float | None]:
-    """Wall time and median speed; None, said aloud, where `metrics.jsonl` lacks epochs."""
+    """Wall time and median speed; None, with a note, where `metrics.jsonl` lacks epochs."""
     records, damaged = read_lines(metrics)
     if damaged:
         say(f"note: {describe_damaged(metrics, damaged)}")

@@ -36,7 +36,7 @@ def fill(
       max_attempts: indices to try, in multiples of the wanted number of a class.
 
     Raises:
-      UserError: where a class is not full after max_attempts; what was made stays.
+      UserError: where a class is not full after max_attempts; its images stay.
     """
     for record in _own_kept(store):
         filters.remember(record)

@@ -77,7 +77,7 @@ class Filters:
         Args:
           images: as they will be stored.
           labels: int [N].
-          safety_margin: float [N], what the safety checker said of them, above 0 a flag.
+          safety_margin: float [N], of the safety checker; it flags images above 0.
         """
         opinions = self._opinions(images, labels) if self._opinions else None
         scores = []
