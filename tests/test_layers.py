@@ -34,6 +34,7 @@ FLOORS = [
     {"loading"},
     {"experiment"},
     {"evaluation"},
+    {"run"},
     {"generation"},
     {"commands"},
 ]

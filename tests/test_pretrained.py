@@ -13,10 +13,10 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from osed_jax import loading, workdir
-from osed_jax.commands.train import Run
 from osed_jax.config import check, get_config
 from osed_jax.errors import UserError
 from osed_jax.models.imagenet_resnet import ResNet18, ResNet50
+from osed_jax.run import Run
 from osed_jax.sharding import make_mesh
 from osed_jax.training import optimizer, pretrained
 from osed_jax.training.checkpoint import Checkpoints

@@ -17,7 +17,6 @@ from osed_jax.candidate_runs import (
     of_candidate,
 )
 from osed_jax.candidates import Candidate
-from osed_jax.commands.train import fit
 from osed_jax.config import as_config_file
 from osed_jax.console import muted, say
 from osed_jax.digests import DamageError, read_lines
@@ -25,6 +24,7 @@ from osed_jax.errors import UserError
 from osed_jax.evaluation.selection import Score, best, score, simplest_good
 from osed_jax.evaluation.summary import read_predictions, write_predictions
 from osed_jax.loading import Config
+from osed_jax.run import fit
 from osed_jax.sharding import check_batch_size, make_mesh
 
 _BASELINES = ("ros", "erm")  # the first that is a candidate is what the others must beat

@@ -1,0 +1,243 @@
+"""The epochs of one run: from its last checkpoint, a fork or the start to the last state."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tensorboardX import SummaryWriter
+
+from osed_jax import cluster, experiment, workdir
+from osed_jax.console import progress, say
+from osed_jax.data.image_set import ImageSet
+from osed_jax.digests import sealed
+from osed_jax.errors import UserError
+from osed_jax.evaluation.predict import Predictor
+from osed_jax.kinds import Kind
+from osed_jax.loading import Config, Data
+from osed_jax.sharding import abstract, jit_train_step, replicate, replicated
+from osed_jax.stages import Stage, stage_of, stages
+from osed_jax.training import pretrained
+from osed_jax.training.checkpoint import Checkpoints
+from osed_jax.training.fork import fork_state
+from osed_jax.training.state import TrainState, adopt_auxiliary, renew_head
+
+_STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
+
+
+@dataclasses.dataclass(frozen=True)
+class _Program:
+    """What stages of one kind share: a net and one compiled step."""
+
+    init: Callable[[jax.Array], TrainState]
+    like: TrainState  # shapes, dtypes and shardings of its state
+    train_step: Callable
+
+
+class Run:
+    """One experiment: its compiled steps and its place on disk."""
+
+    def __init__(self, config: Config, directory: Path, mesh: Mesh, data: Data):
+        self._config, self._directory, self._mesh, self._data = config, directory, mesh, data
+        self._seed = replicate(np.uint32(config["seed"]), mesh)
+        self._stages = stages(config)
+        self._num_epochs = self._stages[-1].end
+        self._feeder = experiment.make_feeder(config, data, mesh)
+        self._steps_per_epoch = len(experiment.make_plan(config, data, 0))
+        self._learning_rates = experiment.learning_rates(config)
+        num_classes = len(data.train.class_names)
+        plain_model = experiment.make_model(config, num_classes, routed=False)
+        augmentation = experiment.make_augmentation(config, data.facts, noise=False)
+        self._predictor = Predictor(
+            plain_model, augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
+        )
+        self._programs: dict[tuple[bool, bool], _Program] = {}
+
+    def train(self, saved: Checkpoints) -> TrainState:
+        """Trains all epochs that are not yet in a checkpoint."""
+        state, first_epoch = self._starting_point(saved)
+        with self._log(first_epoch) as write:
+            for epoch in range(first_epoch, self._num_epochs):
+                state = self._entered(state, epoch)
+                state, record = self._train_epoch(state, epoch)
+                write(record)
+                saved.save(epoch + 1, state)
+                _say_epoch(record, self._num_epochs)
+        return state
+
+    @contextlib.contextmanager
+    def _log(self, first_epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Where records of epochs from `first_epoch` on go: in the first process to files."""
+        if not cluster.is_first():
+            yield lambda record: None
+            return
+        metrics = self._directory / "metrics.jsonl"
+        workdir.keep_lines_before(metrics, "epoch", first_epoch)
+        board = SummaryWriter(
+            str(self._directory / "tensorboard"),
+            purge_step=first_epoch * self._steps_per_epoch + 1,  # an epoch is at its last step
+        )
+
+        def write(record: dict[str, Any]) -> None:
+            workdir.check_there(self._directory)
+            print(json.dumps(sealed(record)), file=log, flush=True)
+            _write_scalars(board, record)
+
+        with board, open(metrics, "a") as log:
+            yield write
+
+    def evaluate(self, state: TrainState, data: ImageSet) -> np.ndarray:
+        """Logits of its images; raises UserError where the last update has left no numbers."""
+        return self._predictor.of_images(state, data.images).logits
+
+    def _entered(self, state: TrainState, epoch: int) -> TrainState:
+        """The state with which an epoch starts: changed where a stage of another kind begins."""
+        stage = stage_of(self._stages, epoch)
+        if epoch != stage.first:
+            return state
+        if stage.routed and not self._routed_after(epoch):
+            state = replicate(adopt_auxiliary(state, self._program(stage).like), self._mesh)
+        if stage.head_only:
+            state = renew_head(state, self._initial())
+        return state
+
+    def _routed_after(self, epochs: int) -> bool:
+        """Whether the state behind so many epochs has the norms of noise and generated rows."""
+        return epochs > 0 and stage_of(self._stages, epochs - 1).routed
+
+    def _program(self, stage: Stage) -> _Program:
+        return self._made(routed=stage.routed, head_only=stage.head_only)
+
+    def _made(self, *, routed: bool, head_only: bool) -> _Program:
+        if (routed, head_only) not in self._programs:
+            init, train_step = experiment.make_training(
+                self._config,
+                self._data.facts,
+                steps_per_epoch=self._steps_per_epoch,
+                routed=routed,
+                head_only=head_only,
+            )
+            like = abstract(jax.eval_shape(init, self._seed), self._mesh)
+            step = jit_train_step(train_step, self._mesh)
+            self._programs[routed, head_only] = _Program(init, like, step)
+        return self._programs[routed, head_only]
+
+    def _like(self, epochs: int) -> TrainState:
+        """Shapes, dtypes and shardings of the state behind so many epochs."""
+        return self._made(routed=self._routed_after(epochs), head_only=False).like
+
+    def _initial(self) -> TrainState:
+        plain = self._made(routed=False, head_only=False)
+        return jax.jit(plain.init, out_shardings=replicated(self._mesh))(self._seed)
+
+    def _starting_point(self, saved: Checkpoints) -> tuple[TrainState, int]:
+        """The state to go on from, and the number of epochs behind it."""
+        done, source = saved.epochs(), self._config["init"]["fork_from"]
+        if done:
+            say(f"going on from the checkpoint of epoch {done[-1]}")
+            return saved.restore(done[-1], self._like(done[-1])), done[-1]
+        if source:
+            state, start = fork_state(self._config, Path(source), self._data.facts, self._like)
+            say(f"starting from epoch {start} of {source}")
+            return state, start
+        return self._pretrained(self._initial()), 0
+
+    def _pretrained(self, state: TrainState) -> TrainState:
+        if not (weights := self._config["init"]["weights"]):
+            return state
+        file = pretrained.locate(weights)
+        say(f"starting from the weights in {file}")
+        return replicate(pretrained.with_weights(state, file), self._mesh)
+
+    def _train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, dict[str, Any]]:
+        program = self._program(stage_of(self._stages, epoch))
+        plan = experiment.make_plan(self._config, self._data, epoch)
+        kinds = np.bincount(plan.kind.ravel(), minlength=len(Kind)).tolist()
+        num_images = sum(kinds) - kinds[Kind.PADDING]
+        began = time.perf_counter()
+        per_step: list[dict[str, jax.Array]] = []
+        label = f"epoch {epoch + 1}/{self._num_epochs}"
+        with progress(total=num_images, unit="image", label=label) as bar:
+            for batch, kind in zip(self._feeder.batches(plan), plan.kind):
+                state, metrics = program.train_step(state, batch, self._seed)
+                per_step.append(metrics)
+                if len(per_step) > _STEPS_AHEAD:
+                    per_step[-1 - _STEPS_AHEAD]["loss"].block_until_ready()
+                bar.update(int((kind != Kind.PADDING).sum()))
+        measured = jax.device_get(per_step)
+        seconds = time.perf_counter() - began
+        self._check_finite(measured, epoch)
+        slots = (plan.kind != Kind.PADDING).sum(axis=1)
+        record = {
+            "epoch": epoch,
+            "step": (epoch + 1) * self._steps_per_epoch,
+            "learning_rate": float(self._learning_rates[epoch]),
+            "loss": float(np.average([m["loss"] for m in measured], weights=slots)),
+            "train_accuracy": float(
+                sum(m["correct"] for m in measured) / max(sum(m["natural"] for m in measured), 1)
+            ),
+            "natural": kinds[Kind.NATURAL],
+            "generated": kinds[Kind.GENERATED],
+            "noise": kinds[Kind.NOISE],
+        }
+        every = self._config["train"]["eval_every_epochs"]
+        if every and (epoch + 1) % every == 0:
+            part = "validation" if self._data.facts["num_validation_images"] else "test"
+            data = getattr(self._data, part)
+            prediction = self.evaluate(state, data).argmax(axis=1)
+            record[f"{part}_accuracy"] = float((prediction == data.label).mean())
+        record["images_per_second"] = round(num_images / seconds, 2)
+        record["seconds"] = round(time.perf_counter() - began, 3)
+        return state, record
+
+    def _check_finite(self, measured: list[dict[str, np.ndarray]], epoch: int) -> None:
+        for i, metrics in enumerate(measured):
+            if not np.isfinite(metrics["loss"]):
+                raise UserError(
+                    f"loss is {metrics['loss']} at step {epoch * self._steps_per_epoch + i} "
+                    f"(epoch {epoch + 1}); nothing of this epoch was saved; lower "
+                    f"config.optimizer.learning_rate or lengthen its warm-up"
+                )
+
+
+def fit(config: Config, directory: Path, mesh: Mesh, data: Data) -> tuple[Run, TrainState]:
+    """Trains all epochs that are not yet in a checkpoint; returns the run and its last state."""
+    run = Run(config, directory, mesh, data)
+    with Checkpoints.writing(
+        directory,
+        every=config["train"]["checkpoint_every_epochs"],
+        also=[config["oversampling"]["start_epoch"], *(s.end for s in stages(config))],
+        about={"config": config, "dataset": data.facts},
+    ) as saved:
+        return run, run.train(saved)
+
+
+def _write_scalars(board: SummaryWriter, record: dict[str, Any]) -> None:
+    for name in (
+        "loss",
+        "train_accuracy",
+        "validation_accuracy",
+        "test_accuracy",
+        "learning_rate",
+        "images_per_second",
+    ):
+        if name in record:
+            board.add_scalar(name, record[name], record["step"])
+
+
+def _say_epoch(record: dict[str, Any], num_epochs: int) -> None:
+    parts = [
+        f"{part} {record[f'{part}_accuracy']:.2%}"
+        for part in ("train", "validation", "test")
+        if f"{part}_accuracy" in record
+    ]
+    say(
+        f"epoch {record['epoch'] + 1}/{num_epochs}: loss {record['loss']:.4f}, "
+        f"{', '.join(parts)}, {record['images_per_second']:,.0f} images/s"
+    )
