@@ -15,6 +15,7 @@ from benchmarks.evidence_rows import (
     FROM_THE_START,
     QUESTIONS,
     ROWS,
+    VARIED,
     WRITTEN,
 )
 from osed_jax import workdir
@@ -48,7 +49,7 @@ def variants(folder: Path, seeds: Collection[int] | None = None) -> dict[str, Va
                 f"ROW.seed_{run.seed}"
             )
         runs[name].append(run)
-        _check_same(found[0], run, without=("oversampling", "loss"))
+        _check_same(found[0], run, without=VARIED)
         _check_same(runs[name][0], run)
     made = {name: Variant(ROWS[name].title, by_seed(found)) for name, found in runs.items()}
     if seeds is not None:
@@ -72,8 +73,8 @@ def _of(row: Variant, seeds: Collection[int]) -> Variant:
 
 def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
     """Raises UserError where configs differ in more than the seed and what rows may differ in."""
-    configs = (without_seed(run.summary["config"]) for run in (first, other))
-    changed = differences(*({k: v for k, v in c.items() if k not in without} for c in configs))
+    configs = [without_seed(run.summary["config"]) for run in (first, other)]
+    changed = [told for told in differences(*configs) if not told.startswith(tuple(without))]
     if changed:
         raise UserError(
             f"{first.directory} and {other.directory} are of different settings "

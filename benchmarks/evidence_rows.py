@@ -10,7 +10,7 @@ from osed_jax.commands.sweep import is_deferred
 from osed_jax.config import check_fields, plain
 from osed_jax.kinds import NORMS
 from osed_jax.loading import Config
-from osed_jax.methods import METHODS
+from osed_jax.methods import METHODS, set_others
 
 
 class Row(NamedTuple):
@@ -130,6 +130,24 @@ ROWS = {
     "fill_filtered": Row(
         "fill", "fill, shared, δ = 1/3, images filtered by the ERM net", _FILL, filtered=True
     ),
+    # What long-tailed papers compare with, alone and with generated images.
+    "la": Row("la", "logit adjustment"),
+    "ldam_drw": Row("ldam_drw", "LDAM-DRW"),
+    "mixup_drw": Row("mixup_drw", "mixup-DRW"),
+    "fill_la": Row(
+        "fill",
+        "fill, shared, δ = 1/3, logit adjustment",
+        _FILL,
+        {"loss": {"name": "logit_adjustment"}},
+    ),
+    # The draws are class-balanced, so the classes have no weights.
+    "fill_ldam": Row(
+        "fill",
+        "fill, shared, δ = 1/3, LDAM",
+        _FILL,
+        {"loss": {"name": "ldam"}, "model": {"cosine_scale": 30.0}},
+    ),
+    "fill_mixup": Row("fill", "fill, shared, δ = 1/3, mixup", _FILL, {"augment": {"mix": "mixup"}}),
 }
 # What rows vary: it is the same for all others, whatever the config or the defaults of the day say.
 _OF_ALL_ROWS = {
@@ -141,6 +159,9 @@ _OF_ALL_ROWS = {
     "replace_schedule": "constant",
     "real_only_epochs": 0,
 }
+
+# Fields in which rows may differ: sections, or fields of them.
+VARIED = ("oversampling.", "loss.", "augment.mix:", "model.cosine_scale:", "train.head_epochs:")
 
 FIGURE = ("erm", "ros", "drs", "open", LIFTED_ROW, "fill_shared_third")
 
@@ -186,6 +207,8 @@ QUESTIONS = {
         "fill_head",
         "fill_filtered",
     ),
+    "9 Losses and mixing": ("erm", "la", "ldam_drw", "mixup_drw", "fill_shared_third"),
+    "9 Losses and mixing with fill": ("fill_shared_third", "fill_la", "fill_ldam", "fill_mixup"),
 }
 
 
@@ -204,6 +227,7 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
         run["generation"]["filtered_dir"] = ""
     if run["oversampling"]["mode"] != "generated":
         run["oversampling"]["generated_dir"] = ""  # given for the rows that show them
+    set_others(run, row.method)
     for section, fields in row.others.items():
         run[section] |= fields
     # Another loss makes other epochs before the deferral than ERM has.
