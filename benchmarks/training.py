@@ -158,7 +158,7 @@ def _print(size: Size, results: dict[str, Any], shares: dict[str, float]) -> Non
     head = (
         "",
         "images/s",
-        "ours / this (range)",
+        "OSeD-JAX / this one (range)",
         "GFLOP/s",
         "of matrix rate",
         "first step",

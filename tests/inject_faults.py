@@ -242,7 +242,7 @@ def quietly(do: Callable[[Path], Any], folder: Path) -> Any:
 
 def table(counts: Counter[tuple[str, str, str]]) -> str:
     """The counts as Markdown."""
-    lines = [f"| what, and how it is used | fault | trials | {' | '.join(OUTCOMES)} |"]
+    lines = [f"| what was damaged, and how it was used | fault | trials | {' | '.join(OUTCOMES)} |"]
     lines.append("|---|---|--:|" + "--:|" * len(OUTCOMES))
     for name in SUBJECTS:
         for fault in FAULTS:

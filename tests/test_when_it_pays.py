@@ -227,15 +227,15 @@ def test_the_page_says_the_figures_of_the_kept_runs():
     for words in (
         f"`fill` is {gain(1500, 1):.1f} points ahead of the better of resampling and noise if a "
         f"judge reads {best} of",
-        f"still {gain(600, 1):.1f} points if it reads {good[:2]} %; at {poor[:2]} % it is "
+        f"still {gain(600, 1):.1f} points if it reads {good[:2]} %. At {poor[:2]} % it is "
         f"{-gain(500, 1):.1f} points behind",
         f"With two real images it gains {gain(1500, 2):.1f} points",
         "({:+.1f}, {:+.1f}, {:+.1f};".format(*(gain(1500, rarest) for rarest in (5, 10, 20))),
         f"{gain(1500, 1, 'group_1'):.0f} points at one image with the best generator, and "
         f"{gain(500, 1, 'group_1'):.0f} with one whose images are read at {poor[:2]} %",
         f"(rank correlation {max(alone):.2f} to {min(alone):.2f})",
-        f"{found.value:.2f}, with an interval over generators that holds 0 "
+        f"{found.value:.2f}, with an interval over generators that contains 0 "
         f"({low:.2f} to {high:+.2f})",
-        f"It came so: {one_two_five}, and {gain(1500, 20):+.1f} at 20",
+        f"Confirmed: {one_two_five}, and {gain(1500, 20):+.1f} at 20",
     ):
         assert words in text, words
