@@ -5,24 +5,24 @@ from typing import Any
 
 from osed_jax.schema import SCHEMA, Field
 
-# What the sections serve, for the page of all fields.
+# What each section is for, in the words of the page.
 SECTIONS = {
     "train": "How long and in what batches.",
-    "dataset": "Which images, and how a long tail is cut out of them.",
-    "oversampling": "What fills up the rare classes; a method sets these fields.",
+    "dataset": "The images, and how a long tail is cut out of them.",
+    "oversampling": "Resampling, and what replaces some draws. A method sets these fields.",
     "generation": "`--mode=generate` and `--mode=filter`: the generator, prompts and filters.",
-    "augment": "What is done to training images (MLRC's recipe); noise is never augmented.",
+    "augment": "Augmentation of training images (MLRC's recipe). Noise is never augmented.",
     "model": "The classifier.",
     "optimizer": "SGD and its learning rate.",
-    "loss": "What is minimised.",
-    "init": "Where a run starts.",
-    "evaluate": "How test and validation images are predicted.",
-    "report": "What a run's report shows.",
-    "sweep": "`--mode=sweep`.",
-    "tune": "`--mode=tune`: chooses a setting on held-out images.",
-    "diagnose": "`--mode=diagnose`: gradients by kind of row.",
-    "gap": "`--mode=gap`: generated against real images, in features.",
-    "finetune": "`--mode=finetune`: training the generator.",
+    "loss": "The loss that is minimised.",
+    "init": "Weights from which a run starts.",
+    "evaluate": "Prediction of test and validation images.",
+    "report": "The report of a run.",
+    "sweep": "`--mode=sweep` trains several methods with several seeds.",
+    "tune": "`--mode=tune` chooses a setting on held-out training images.",
+    "diagnose": "`--mode=diagnose` measures the gradients of real, generated and noise rows.",
+    "gap": "`--mode=gap` compares generated with real images, in the features of a trained net.",
+    "finetune": "`--mode=finetune` trains the generator on the training images.",
 }
 
 
@@ -31,9 +31,15 @@ def as_markdown() -> str:
     lines = [
         "# All fields of a config",
         "",
-        "Made from `osed_jax/schema.py` by `make docs`; a test holds it to that. A field is set by",
-        "a file of [configs/](../configs) or on the command line, `--config.SECTION.FIELD=VALUE`.",
-        "Where a default follows the number of epochs, it does so for a number that you give, too.",
+        "`make docs` writes this page from `osed_jax/schema.py`. Set a field in a file of",
+        "[configs/](../configs), or on the command line: `--config.SECTION.FIELD=VALUE`. A default",
+        "such as `10 of 200 epochs` is a share of `train.num_epochs`, and changes with it.",
+        "",
+        "Sources: *Zada* is Zada, Benou and Irani, ICML 2022 (OPeN). *MLRC* is its reproduction by",
+        "Lee and Lee, ReScience C 9(2), 2023. *Cao* is Cao et al. 2019 (LDAM).",
+        "",
+        "A *row* is one image of a batch: real, generated or noise. A *draw* is the choice of an",
+        "image for a row. n_c is the number of training images of class c, n_max the largest n_c.",
         "",
         *_table({"seed": SCHEMA["seed"]}),
     ]
