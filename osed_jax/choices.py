@@ -1,7 +1,7 @@
 """What a config may choose from; importable without JAX."""
 
 PLACEHOLDER = "{class}"  # in a prompt template, where the class's name goes
-SCHEDULERS = ("ddim", "dpmsolver++", "euler")
+SCHEDULERS = ("ddim", "dpmsolver++", "euler", "lcm", "tcd")
 RESIZES = ("area", "bicubic", "lanczos")
 # training/losses.py makes them.
 LOSSES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "ldam")

@@ -29,7 +29,7 @@ from osed_jax.generation.finetune import (
     unet_params,
 )
 from osed_jax.generation.lora import init_lora, merge
-from osed_jax.generation.schedulers import noise_schedule
+from osed_jax.generation.noise_schedule import noise_schedule
 from tests.command_line import run_killed, run_well
 
 SMALL = {

@@ -10,6 +10,7 @@ from osed_jax.errors import UserError
 from osed_jax.generation import schedulers, stable_diffusion
 from osed_jax.generation.resize import resize
 from osed_jax.generation.sampler import Sampler
+from tests import make_formats_oracle as formats
 from tests import make_stable_diffusion_oracle as oracle
 
 SETTINGS = {
@@ -55,6 +56,10 @@ def model(models):
     return models["epsilon"]
 
 
+def last(channels_first):
+    return np.moveaxis(channels_first, 1, -1)
+
+
 def one_device(model, **changes):
     return Sampler(model, devices=jax.devices()[:1], **{**SETTINGS, **changes})
 
@@ -90,12 +95,29 @@ def test_whole_loops_agree_with_the_pytorch_pipeline(models, prediction, guidanc
         np.testing.assert_allclose(image.image, np.round(255 * expected), atol=1)
 
 
-def test_images_do_not_depend_on_the_batch_size(model):
+@pytest.mark.parametrize(("scheduler", "one_program"), [("lcm", False), ("tcd", True)])
+def test_loops_of_consistency_models_agree_with_the_pytorch_pipeline(
+    tmp_path, scheduler, one_program
+):
+    formats.write_model(tmp_path / "model")
+    model = stable_diffusion.load(str(tmp_path / "model"))
+    first, shape = last(oracle.noise((2, 4, 8, 8), 0)), (2, 4, 8, 8)
+    fresh = np.stack([last(formats.fresh(shape, i)) for i in range(formats.STEPS)], 1)
+    sampler = one_device(model, scheduler=scheduler, steps=formats.STEPS, one_program=one_program)
+    latents, _ = sampler.from_noise(first, oracle.PROMPTS, oracle.NEGATIVE, fresh)
+    with np.load(formats.FILE) as recorded:
+        expected = last(recorded[f"{scheduler}/latents"])
+    np.testing.assert_allclose(latents, expected, atol=1e-4, rtol=1e-5)  # they reach 58
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "lcm"])
+def test_images_do_not_depend_on_the_batch_size(model, scheduler):
     """Bit by bit on CPU when this was written; another compiler may round otherwise."""
-    whole = make(one_device(model, batch_size=8), [3, 1, 4, 15, 9, 2, 6, 5])
+    whole = make(one_device(model, batch_size=8, scheduler=scheduler), [3, 1, 4, 15, 9, 2, 6, 5])
     assert len(np.unique(whole.reshape(8, -1), axis=0)) == 8
     for batch_size in (1, 3):
-        parts = make(one_device(model, batch_size=batch_size), [3, 1, 4, 15, 9, 2, 6, 5])
+        sampler = one_device(model, batch_size=batch_size, scheduler=scheduler)
+        parts = make(sampler, [3, 1, 4, 15, 9, 2, 6, 5])
         np.testing.assert_allclose(parts.astype(int), whole.astype(int), atol=1)
 
 
@@ -200,9 +222,11 @@ def test_images_that_are_no_numbers_stop_with_the_reason(model):
 
 
 def test_few_steps_ask_for_the_spacing_they_need():
-    assert schedulers.few_steps_warning({"timestep_spacing": "trailing"}, 1) is None
-    assert schedulers.few_steps_warning({}, 5) is None
-    assert "is leading; models" in schedulers.few_steps_warning({"timestep_spacing": "leading"}, 4)
+    leading, trailing = ({"timestep_spacing": name} for name in ("leading", "trailing"))
+    assert schedulers.few_steps_warning(trailing, "euler", 1) is None
+    assert schedulers.few_steps_warning({}, "euler", 5) is None
+    assert schedulers.few_steps_warning(leading, "lcm", 4) is None
+    assert "is leading; models" in schedulers.few_steps_warning(leading, "euler", 4)
 
 
 def test_a_batch_beyond_memory_is_explained_with_the_size_to_try(model):

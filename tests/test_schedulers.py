@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from osed_jax.errors import UserError
-from osed_jax.generation.schedulers import Steps, advance, noise_schedule, sampling_steps
+from osed_jax.generation.noise_schedule import noise_schedule
+from osed_jax.generation.schedulers import Steps, advance, sampling_steps
+from tests import make_formats_oracle as formats
 from tests import make_stable_diffusion_oracle as oracle
 
 RECORDED = oracle.DATA / "stable_diffusion.npz"
@@ -19,9 +21,12 @@ def run_closed_form(config, scheduler, steps):
     deviation, table = sampling_steps(schedule, scheduler, steps)
     latents = deviation * oracle.noise((8,), 2)
     previous = jnp.zeros(8)
-    for row in map(Steps._make, zip(*table, strict=True)):
+    for step, row in enumerate(map(Steps._make, zip(*table, strict=True))):
         prediction = oracle.closed_form_model(latents, row.timestep)
-        latents, previous = advance(row, latents, prediction, previous, schedule.prediction_type)
+        fresh = formats.fresh((8,), step) if scheduler in formats.CONSISTENCY else None
+        latents, previous = advance(
+            row, latents, prediction, previous, schedule.prediction_type, fresh
+        )
     return np.asarray(latents)
 
 
@@ -37,6 +42,24 @@ def test_every_schedule_agrees_with_pytorch(scheduler):
         tolerance = 2e-4 * max(1, np.abs(want).max() / 20) if cosine else 2e-4
         difference = np.abs(run_closed_form(config, scheduler, steps) - want).max()
         assert difference < tolerance, (config, steps)
+
+
+@pytest.mark.parametrize("scheduler", formats.CONSISTENCY)
+def test_samplers_of_consistency_models_agree_with_pytorch(scheduler):
+    with np.load(formats.FILE) as recorded:
+        expected = recorded[f"schedules/{scheduler}"]
+    cases = list(itertools.product(formats.consistency_configs(), formats.CONSISTENCY_STEPS))
+    assert len(cases) == len(expected)
+    for (config, steps), want in zip(cases, expected, strict=True):
+        found = run_closed_form(config, scheduler, steps)
+        np.testing.assert_allclose(found, want, atol=1e-4, err_msg=f"{config}, {steps}")
+
+
+def test_a_model_made_for_one_sampler_is_sampled_by_no_other():
+    schedule = noise_schedule({**V14, "_class_name": "LCMScheduler"})
+    assert len(sampling_steps(schedule, "lcm", 4)[1].timestep) == 4
+    with pytest.raises(UserError, match="scheduler='ddim', but the model was made for 'lcm'"):
+        sampling_steps(schedule, "ddim", 4)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
@@ -79,6 +102,7 @@ def test_training_target_and_noise_lead_back_to_the_latents(prediction_type):
         ({}, "pndm", 5, "choose one of: ddim, dpmsolver\\+\\+, euler"),
         ({}, "ddim", 0, "takes 1 to 1000 steps"),
         ({}, "dpmsolver++", 1000, "takes 1 to 999 steps"),
+        ({}, "lcm", 51, "consistency models take 1 to 50 steps"),
         ({"steps_offset": 1}, "ddim", 1000, "beyond the last"),
         ({"timestep_spacing": "odd"}, "euler", 5, "supported: leading, linspace, trailing"),
         ({"beta_schedule": "sigmoid"}, "euler", 5, "supported: linear, scaled_linear"),

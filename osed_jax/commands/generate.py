@@ -200,7 +200,8 @@ def _sampler(
         "guidance_scale",
         "keep_full_size",
     )
-    if warning := few_steps_warning(model.schedule.config, settings["steps"]):
+    steps = settings["scheduler"], settings["steps"]
+    if warning := few_steps_warning(model.schedule.config, *steps):
         say(warning)
     return Sampler(
         model,

@@ -15,6 +15,8 @@ from osed_jax.generation.samples import Samples
 from osed_jax.generation.schedulers import Steps, advance, sampling_steps
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion
 
+_FRESH = 0x46524553  # keeps the keys of fresh noise apart from any other use of an image's key
+
 
 class Sampler:
     """Makes images with fixed settings, batch by batch.
@@ -48,7 +50,7 @@ class Sampler:
             image_size: Height and width that the model draws, in pixels.
             size: Height and width of the images returned, in pixels.
             resize_method: `area`, `bicubic` or `lanczos`, all antialiased.
-            scheduler: `ddim`, `dpmsolver++` or `euler`.
+            scheduler: `ddim`, `dpmsolver++`, `euler`, `lcm` or `tcd`.
             steps: Denoising steps.
             guidance_scale: Classifier-free guidance (Ho & Salimans 2022) in diffusers' convention:
                 1 is none, at half the cost.
@@ -87,6 +89,7 @@ class Sampler:
         self.use(model.params)
         self._one_program = devices[0].platform != "cpu" if one_program is None else one_program
         self._jit_noise = jax.jit(self._draw)
+        self._jit_fresh = jax.jit(self._draw_fresh)
         self._jit_begin = jax.jit(self._begin, out_shardings=self._rows)
         self._jit_step = jax.jit(self._step, out_shardings=self._rows)
         self._jit_finish = jax.jit(self._finish, out_shardings=self._rows)
@@ -113,8 +116,10 @@ class Sampler:
         Raises:
             UserError: As `from_noise`.
         """
+        names = np.uint32(seed), np.asarray(labels, np.uint32), np.asarray(indices, np.uint32)
+        fresh = np.asarray(self._jit_fresh(*names)) if self._takes_fresh_noise else None
         noise = self.noise(seed, labels, indices)
-        return self.from_noise(noise, prompts, negative_prompt)[1]
+        return self.from_noise(noise, prompts, negative_prompt, fresh)[1]
 
     def use(self, params: Params) -> None:
         """Go on with other parameters of the same model, as training makes them."""
@@ -126,9 +131,15 @@ class Sampler:
         return np.asarray(self._jit_noise(np.uint32(seed), *names))
 
     def from_noise(
-        self, noise: np.ndarray, prompts: Sequence[str], negative_prompt: str = ""
+        self,
+        noise: np.ndarray,
+        prompts: Sequence[str],
+        negative_prompt: str = "",
+        fresh: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Samples]:
         """Images that start from given noise `[N, h, w, c]`; also their latents, the same shape.
+
+        LCM and TCD mix in `fresh` noise after each step, `[N, steps, h, w, c]`.
 
         Raises:
             UserError: A negative prompt without guidance, the device's memory is too small, or what
@@ -141,9 +152,12 @@ class Sampler:
             )
         if not 0 < len(prompts) == len(noise) <= self.batch_size:
             raise ValueError(f"{len(prompts)} prompts, {len(noise)} images, {self.batch_size=}")
+        if (fresh is not None) != self._takes_fresh_noise:
+            raise ValueError("fresh noise is for the schedulers lcm and tcd, which need it")
         batch = [
             np.concatenate([rows, rows[-1:].repeat(self.batch_size - len(rows), 0)])
-            for rows in (noise, self._tokens(prompts, negative_prompt))
+            for rows in (noise, self._tokens(prompts, negative_prompt), fresh)
+            if rows is not None
         ]
         try:
             made = jax.device_get(self._run(*jax.device_put(batch, self._rows)))
@@ -163,7 +177,9 @@ class Sampler:
         zeros = [0] * self.batch_size
         batch = self.noise(0, zeros, zeros), self._tokens([""] * self.batch_size, "")
         carry, context = jax.eval_shape(self._begin, self._params, *batch)
-        lowered = jax.jit(self._step).lower(self._params["unet"], carry, context, self._row(0))
+        row = self._row(0)
+        fresh = batch[0] if self._takes_fresh_noise else None
+        lowered = jax.jit(self._step).lower(self._params["unet"], carry, context, row, fresh)
         cost = lowered.cost_analysis()
         assert cost is not None
         return cost["flops"]
@@ -171,6 +187,10 @@ class Sampler:
     @property
     def _guided(self) -> bool:
         return self._guidance_scale != 1
+
+    @property
+    def _takes_fresh_noise(self) -> bool:
+        return bool(np.any(self._steps.fresh))
 
     def _tokens(self, prompts: Sequence[str], negative_prompt: str) -> np.ndarray:
         """Token ids `[N, 1, L]`, or `[N, 2, L]` with the negative prompt before each."""
@@ -181,20 +201,29 @@ class Sampler:
         return np.concatenate([negative, tokens], axis=1)
 
     def _draw(self, seed: jax.Array, labels: jax.Array, indices: jax.Array) -> jax.Array:
+        """The noise that images start from, `[N, h, w, c]`."""
+        return self._normal(jax.vmap(_image_key, (None, 0, 0))(seed, labels, indices))
+
+    def _draw_fresh(self, seed: jax.Array, labels: jax.Array, indices: jax.Array) -> jax.Array:
+        """The noise mixed in after every step, `[N, S, h, w, c]`."""
+        keys = jax.vmap(_image_key, (None, 0, 0))(seed, labels, indices)
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, _FRESH))(keys)
+        return self._normal(keys, len(self._steps.timestep))
+
+    def _normal(self, keys: jax.Array, *more: int) -> jax.Array:
         side = self._image_size // self._model.downscale
+        shape = (*more, side, side, self._model.latent_channels)
+        return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
-        def draw(label: jax.Array, index: jax.Array) -> jax.Array:
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), index)
-            return jax.random.normal(key, (side, side, self._model.latent_channels), jnp.float32)
-
-        return jax.vmap(draw)(labels, indices)
-
-    def _run(self, noise: jax.Array, tokens: jax.Array) -> tuple[jax.Array, Samples, jax.Array]:
+    def _run(
+        self, noise: jax.Array, tokens: jax.Array, fresh: jax.Array | None = None
+    ) -> tuple[jax.Array, Samples, jax.Array]:
         if self._one_program:
-            return self._jit_all(self._params, noise, tokens)
+            return self._jit_all(self._params, noise, tokens, fresh)
         carry, context = self._jit_begin(self._params, noise, tokens)
         for index in range(len(self._steps.timestep)):
-            carry = self._jit_step(self._params["unet"], carry, context, self._row(index))
+            of_step = None if fresh is None else fresh[:, index]
+            carry = self._jit_step(self._params["unet"], carry, context, self._row(index), of_step)
         last = {part: self._params[part] for part in ("vae", *self._checker_params)}
         return carry[0], *self._jit_finish(last, carry[0])
 
@@ -202,13 +231,14 @@ class Sampler:
         return Steps(*(column[index] for column in self._steps))
 
     def _all(
-        self, params: Params, noise: jax.Array, tokens: jax.Array
+        self, params: Params, noise: jax.Array, tokens: jax.Array, fresh: jax.Array | None
     ) -> tuple[jax.Array, Samples, jax.Array]:
         carry, context = self._begin(params, noise, tokens)
+        by_step = None if fresh is None else jnp.moveaxis(fresh, 1, 0)
         carry, _ = jax.lax.scan(
-            lambda carry, step: (self._step(params["unet"], carry, context, step), None),
+            lambda carry, step: (self._step(params["unet"], carry, context, *step), None),
             carry,
-            jax.tree.map(jnp.asarray, self._steps),
+            (jax.tree.map(jnp.asarray, self._steps), by_step),
         )
         return carry[0], *self._finish(params, carry[0])
 
@@ -222,7 +252,12 @@ class Sampler:
         return (self._start_deviation * noise, jnp.zeros_like(noise)), context
 
     def _step(
-        self, params: Params, carry: tuple[jax.Array, jax.Array], context: jax.Array, step: Steps
+        self,
+        params: Params,
+        carry: tuple[jax.Array, jax.Array],
+        context: jax.Array,
+        step: Steps,
+        fresh: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         latents, previous = carry
         repeats = len(context) // len(latents)
@@ -233,7 +268,7 @@ class Sampler:
             without, given = jnp.moveaxis(prediction.reshape(-1, 2, *latents.shape[1:]), 1, 0)
             prediction = without + self._guidance_scale * (given - without)
         kind = self._model.schedule.prediction_type
-        return advance(step, latents, prediction, previous, kind)
+        return advance(step, latents, prediction, previous, kind, fresh)
 
     def _finish(self, params: Params, latents: jax.Array) -> tuple[Samples, jax.Array]:
         """The images, and which of them are made of finite numbers, bool [N]."""
@@ -261,3 +296,7 @@ class Sampler:
             f"out of device memory with batch_size={self.batch_size}. "
             f"Try batch_size={self.batch_size // 2}."
         )
+
+
+def _image_key(seed: jax.Array, label: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), index)

@@ -1,6 +1,6 @@
-"""Noise schedules and samplers of a diffusion model, as tables of numbers.
+"""Samplers of a diffusion model, as tables of numbers.
 
-A noisy latent is ``z_t = alpha_t z_0 + sigma_t noise`` with ``alpha_t² + sigma_t² = 1``. DDIM
+A noisy latent is ``z_t = alpha_t z_0 + sigma_t noise`` (see `noise_schedule`). DDIM
 (Song et al. 2021, eq. 12), Euler on the probability-flow equation (Karras et al. 2022,
 algorithm 1 without churn) and DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2) are then one and the
 same update,
@@ -9,12 +9,12 @@ same update,
 
 with `x` and `e` the data and the noise that the model's prediction stands for. They differ in the
 noise levels they visit, and in the correction, which only DPM-Solver++ has. So a sampler is a
-`Steps` table, made here once in float64 numpy, and `advance` runs any of them.
+`Steps` table, made here once in float64 numpy, and `advance` runs any of them. The two samplers of
+consistency models, LCM (Luo et al. 2023, algorithm 3) and TCD (Zheng et al. 2024, algorithm 4),
+mix fresh noise into the latents after every step but the last.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -23,40 +23,15 @@ import numpy as np
 
 from osed_jax.choices import SCHEDULERS
 from osed_jax.errors import UserError
+from osed_jax.generation.noise_schedule import NoiseSchedule
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-
-# What a diffusers configuration means where it leaves a key out. Two defaults deviate from
-# diffusers' DDIM: latents are not bounded by 1, so they are clipped only where a model says so
-# (its Stable Diffusion pipeline forces the same), and the last step ends at the first training
-# step's noise level, as the models' own training code does.
-_DEFAULTS: Mapping[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "prediction_type": "epsilon",
-    "steps_offset": 0,
-    "clip_sample": False,
-    "clip_sample_range": 1.0,
-    "set_alpha_to_one": False,
-}
 _FEW_STEPS = 4
-# Settings that change what a model was trained to undo, or its last step; following another value
-# is not written.
-_ONLY: Mapping[str, Any] = {
-    "trained_betas": None,
-    "rescale_betas_zero_snr": False,
-    "timestep_type": "discrete",
-    "final_sigmas_type": "zero",
-}
-# Classes whose noise is that of this file. What a model was trained with is the same in all.
-_CLASSES = {
-    *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "HeunDiscrete"),
-    *("EulerDiscrete", "EulerAncestralDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
-    *("DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep"),
-    "UniPCMultistep",
-}
+# Samplers for models (or LoRA files) trained to jump along the steps of another sampler.
+_CONSISTENCY = ("lcm", "tcd")
+_ORIGINAL_STEPS = 50  # of that other sampler, where the configuration does not say
+_DATA_DEVIATION = 0.5  # of LCM's boundary condition (Luo et al. 2023, eq. 9), as is the next
+_TIME_SCALING = 10.0
+_TCD_STOCHASTICITY = 0.3  # gamma of Zheng et al. 2024; the default of diffusers' TCDScheduler
 
 
 class Steps(NamedTuple):
@@ -70,6 +45,8 @@ class Steps(NamedTuple):
         next_sigma: Noise share after the step.
         correction: Weight of the last change of the data prediction (DPM-Solver++ only).
         clip: The data prediction is limited to ± this (DDIM with `clip_sample`), else infinity.
+        skip: Weight of the latents before the step (LCM only).
+        fresh: Weight of fresh unit noise (LCM and TCD only).
     """
 
     timestep: Any
@@ -79,99 +56,8 @@ class Steps(NamedTuple):
     next_sigma: Any
     correction: Any
     clip: Any
-
-
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """The noise levels a model was trained on.
-
-    Attributes:
-        config: The model's scheduler configuration, diffusers' keys, defaults filled in.
-        alphas_cumprod: float64 `[T]`, ``alpha_t²`` (Ho et al. 2020).
-    """
-
-    config: Mapping[str, Any]
-    alphas_cumprod: np.ndarray
-
-    @property
-    def prediction_type(self) -> str:
-        """What the model predicts: `epsilon`, `v_prediction` or `sample`."""
-        return self.config["prediction_type"]
-
-    @property
-    def num_train_timesteps(self) -> int:
-        """The number of noise levels, T."""
-        return len(self.alphas_cumprod)
-
-    def add_noise(self, latents: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
-        """Latents `[B, h, w, c]` with `noise` mixed in at `timesteps` (int `[B]`, 0 to T-1)."""
-        alpha, sigma = self._shares(timesteps)
-        return alpha * latents + sigma * noise
-
-    def target(self, latents: jax.Array, noise: jax.Array, timesteps: jax.Array) -> jax.Array:
-        """What the model should predict for `add_noise(latents, noise, timesteps)`."""
-        alpha, sigma = self._shares(timesteps)
-        if self.prediction_type == "epsilon":
-            return noise
-        if self.prediction_type == "sample":
-            return latents
-        return alpha * noise - sigma * latents  # Salimans & Ho 2022, appendix D
-
-    def _shares(self, timesteps: jax.Array) -> tuple[jax.Array, jax.Array]:
-        alpha = np.sqrt(self.alphas_cumprod).astype(np.float32)
-        sigma = np.sqrt(1 - self.alphas_cumprod).astype(np.float32)
-        pick = lambda values: jnp.asarray(values)[timesteps][:, None, None, None]  # noqa: E731
-        return pick(alpha), pick(sigma)
-
-
-def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
-    """Read a `scheduler_config.json`.
-
-    Only what describes the model's training is followed (betas, prediction type) and how its time
-    steps are spread; the solver settings of the configuration's own class are not.
-
-    Args:
-        config: The file's contents.
-
-    Raises:
-        UserError: A beta schedule, prediction type or setting that is not supported.
-    """
-    name = config.get("_class_name", "DDIMScheduler")
-    if name.removeprefix("Flax").removesuffix("Scheduler") not in _CLASSES:
-        raise UserError(
-            f"scheduler_config.json is of {name}, whose noise or update is another one; choose "
-            "another model."
-        )
-    for key, value in _ONLY.items():
-        if config.get(key, value) != value:
-            raise UserError(
-                f"scheduler_config.json has {key}={config[key]!r}; only {value!r} is supported. "
-                "Choose another model."
-            )
-    config = {**_DEFAULTS, **config}
-    if config["prediction_type"] not in PREDICTION_TYPES:
-        raise UserError(
-            f"scheduler_config.json has prediction_type={config['prediction_type']!r}; supported: "
-            f"{', '.join(PREDICTION_TYPES)}. Choose another model."
-        )
-    return NoiseSchedule(config, np.cumprod(1 - _betas(config)))
-
-
-def _betas(config: Mapping[str, Any]) -> np.ndarray:
-    """Noise added by each of the T training steps, float64 `[T]`."""
-    kind, count = config["beta_schedule"], config["num_train_timesteps"]
-    start, end = config["beta_start"], config["beta_end"]
-    if kind == "linear":
-        return np.linspace(start, end, count)
-    if kind == "scaled_linear":
-        return np.linspace(math.sqrt(start), math.sqrt(end), count) ** 2
-    if kind == "squaredcos_cap_v2":  # Nichol & Dhariwal 2021, eq. 17
-        level = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
-        return np.minimum(1 - level[1:] / level[:-1], 0.999)
-    raise UserError(
-        f"scheduler_config.json has beta_schedule={kind!r}; supported: linear, scaled_linear, "
-        "squaredcos_cap_v2. Choose another model."
-    )
+    skip: Any = 0.0
+    fresh: Any = 0.0
 
 
 def sampling_steps(schedule: NoiseSchedule, scheduler: str, steps: int) -> tuple[float, Steps]:
@@ -179,15 +65,27 @@ def sampling_steps(schedule: NoiseSchedule, scheduler: str, steps: int) -> tuple
 
     Args:
         schedule: The model's noise levels.
-        scheduler: `ddim`, `dpmsolver++` (second order, midpoint, multistep) or `euler`.
+        scheduler: `ddim`, `dpmsolver++` (second order, midpoint, multistep), `euler`, `lcm` or
+            `tcd`.
         steps: Model evaluations from noise to image.
 
     Returns:
         The standard deviation of the latents to start from, and the steps.
 
     Raises:
-        UserError: An unknown scheduler, or a number of steps that the schedule cannot be cut into.
+        UserError: An unknown scheduler, one that the model was not made for, or a number of steps
+            that the schedule cannot be cut into.
     """
+    if scheduler not in SCHEDULERS:
+        raise UserError(f"scheduler={scheduler!r}; choose one of: {', '.join(SCHEDULERS)}.")
+    own = schedule.config.get("_class_name", "").removesuffix("Scheduler").lower()
+    if own in _CONSISTENCY and scheduler != own:
+        raise UserError(
+            f"scheduler={scheduler!r}, but the model was made for {own!r} (scheduler_config.json). "
+            f"Set scheduler={own}."
+        )
+    if scheduler in _CONSISTENCY:
+        return 1.0, (_lcm if scheduler == "lcm" else _tcd)(schedule, steps)
     most = schedule.num_train_timesteps - (scheduler == "dpmsolver++")
     if not 1 <= steps <= most:
         raise UserError(f"steps={steps}; the scheduler {scheduler!r} takes 1 to {most} steps.")
@@ -195,15 +93,13 @@ def sampling_steps(schedule: NoiseSchedule, scheduler: str, steps: int) -> tuple
         return 1.0, _ddim(schedule, steps)
     if scheduler == "dpmsolver++":
         return 1.0, _dpm_solver(schedule, steps)
-    if scheduler == "euler":
-        return _euler(schedule, steps)
-    raise UserError(f"scheduler={scheduler!r}; choose one of: {', '.join(SCHEDULERS)}.")
+    return _euler(schedule, steps)
 
 
-def few_steps_warning(config: Mapping[str, Any], steps: int) -> str | None:
+def few_steps_warning(config: Mapping[str, Any], scheduler: str, steps: int) -> str | None:
     """Models that make images in 1 to 4 steps begin at the last time (Lin et al. 2023)."""
     spacing = config.get("timestep_spacing", "not given")
-    if steps > _FEW_STEPS or spacing == "trailing":
+    if steps > _FEW_STEPS or spacing == "trailing" or scheduler in _CONSISTENCY:
         return None
     return (
         f"warning: steps={steps}, and timestep_spacing in scheduler_config.json is {spacing}; "
@@ -278,6 +174,46 @@ def _dpm_solver(schedule: NoiseSchedule, steps: int) -> Steps:
     return table._replace(correction=(size * weight).astype(np.float32))
 
 
+def _lcm(schedule: NoiseSchedule, steps: int) -> Steps:
+    times = _consistency_times(schedule, steps)
+    levels = schedule.alphas_cumprod[times]
+    table = _table(times, levels, np.append(levels[1:], 1.0))
+    scaled = times * schedule.config.get("timestep_scaling", _TIME_SCALING)
+    length = np.hypot(scaled, _DATA_DEVIATION)
+    return table._replace(
+        next_alpha=(table.next_alpha * scaled / length).astype(np.float32),
+        skip=(table.next_alpha * (_DATA_DEVIATION / length) ** 2).astype(np.float32),
+        next_sigma=np.zeros(steps, np.float32),
+        fresh=table.next_sigma,
+    )
+
+
+def _tcd(schedule: NoiseSchedule, steps: int) -> Steps:
+    times = _consistency_times(schedule, steps)
+    following = np.append(times[1:], 0)
+    landing = np.floor((1 - _TCD_STOCHASTICITY) * following).astype(int)
+    levels = schedule.alphas_cumprod
+    table = _table(times, levels[times], levels[landing])
+    # From where it lands, with less noise than wanted, fresh noise leads to the next time.
+    kept = levels[following] / levels[landing]
+    kept[-1] = 1.0
+    return table._replace(
+        next_alpha=(table.next_alpha * np.sqrt(kept)).astype(np.float32),
+        next_sigma=(table.next_sigma * np.sqrt(kept)).astype(np.float32),
+        fresh=np.sqrt(1 - kept).astype(np.float32),
+    )
+
+
+def _consistency_times(schedule: NoiseSchedule, steps: int) -> np.ndarray:
+    """Times visited by LCM and TCD, descending, int `[S]`: some of the original sampler's."""
+    original = schedule.config.get("original_inference_steps", _ORIGINAL_STEPS)
+    if not 1 <= steps <= original:
+        raise UserError(f"steps={steps}; consistency models take 1 to {original} steps.")
+    width = schedule.num_train_timesteps // original
+    times = np.arange(1, original + 1)[::-1] * width - 1
+    return times[np.floor(np.linspace(0, original, steps, endpoint=False)).astype(int)]
+
+
 def _table(
     times: np.ndarray, levels: np.ndarray, next_levels: np.ndarray, clip: float = np.inf
 ) -> Steps:
@@ -290,6 +226,8 @@ def _table(
         np.sqrt(1 - next_levels),
         np.zeros(len(times)),
         np.full(len(times), clip),
+        np.zeros(len(times)),
+        np.zeros(len(times)),
     )
     return Steps(*(np.asarray(column, np.float32) for column in columns))
 
@@ -300,6 +238,7 @@ def advance(
     prediction: jax.Array,
     previous_data: jax.Array,
     prediction_type: str,
+    fresh: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """One step of any sampler.
 
@@ -309,6 +248,7 @@ def advance(
         prediction: The model's answer, float32, the same shape.
         previous_data: The data prediction of the step before (any value in the first step).
         prediction_type: One of `PREDICTION_TYPES`.
+        fresh: Unit noise, the same shape, for the tables that have a weight for it.
 
     Returns:
         The latents after the step, and this step's data prediction.
@@ -322,5 +262,7 @@ def advance(
     else:
         data, noise = prediction, (latents - alpha * prediction) / sigma
     data = jnp.clip(data, -step.clip, step.clip)
-    latents = step.next_alpha * data + step.next_sigma * noise
-    return latents + step.correction * (data - previous_data), data
+    following = step.next_alpha * data + step.next_sigma * noise
+    if fresh is not None:
+        following += step.skip * latents + step.fresh * fresh
+    return following + step.correction * (data - previous_data), data

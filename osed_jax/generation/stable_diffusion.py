@@ -25,7 +25,7 @@ from osed_jax.errors import UserError
 from osed_jax.generation.exact import exact
 from osed_jax.generation.hub import locate
 from osed_jax.generation.model_files import PARTS, read_configs
-from osed_jax.generation.schedulers import NoiseSchedule, noise_schedule
+from osed_jax.generation.noise_schedule import NoiseSchedule, noise_schedule
 from osed_jax.generation.tokenizer import Tokenizer
 from osed_jax.generation.weights import Params, random_weights, read_weights
 
@@ -44,6 +44,7 @@ _UNET_ONLY: Mapping[str, Any] = {
     "norm_num_groups": 32,
     "num_class_embeds": None,
     "resnet_time_scale_shift": "default",
+    "time_cond_proj_dim": None,
 }
 _VAE_ONLY: Mapping[str, Any] = {
     "act_fn": "silu",
