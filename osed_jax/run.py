@@ -237,7 +237,8 @@ def _say_epoch(record: dict[str, Any], num_epochs: int) -> None:
         for part in ("train", "validation", "test")
         if f"{part}_accuracy" in record
     ]
+    rate = record["images_per_second"]
     say(
         f"epoch {record['epoch'] + 1}/{num_epochs}: loss {record['loss']:.4f}, "
-        f"{', '.join(parts)}, {record['images_per_second']:,.0f} images/s"
+        f"{', '.join(parts)}, {rate:,.{0 if rate >= 10 else 1}f} images/s"
     )

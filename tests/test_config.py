@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from configs import cifar10_lt, cifar10_lt_small, cifar100_lt, default, digits, folder
+from configs import (
+    cifar10_lt,
+    cifar10_lt_small,
+    cifar100_lt,
+    default,
+    digits,
+    folder,
+    folder_pretrained,
+)
 from osed_jax.config import check, differences, flattened, method_name
 from osed_jax.conflicts import doubts
 from osed_jax.errors import UserError
@@ -17,7 +25,10 @@ from osed_jax.schema_page import as_markdown
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("module", [cifar10_lt, cifar10_lt_small, cifar100_lt, digits, folder])
+@pytest.mark.parametrize(
+    "module",
+    [cifar10_lt, cifar10_lt_small, cifar100_lt, digits, folder, folder_pretrained],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_config_and_method_is_valid(module, method):
     config = module.get_config(method)
