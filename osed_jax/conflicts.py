@@ -38,6 +38,12 @@ _SERVING = (
         "with config.loss.class_weights",
     ),
     _Serving(
+        ("optimizer.decay_at", "optimizer.decay_factor"),
+        "optimizer.schedule",
+        ("steps",),
+        "with config.optimizer.schedule=steps",
+    ),
+    _Serving(
         ("augment.mix_alpha", "augment.mix_prob", "augment.mix_partner"),
         "augment.mix",
         tuple(name for name in MIXES if name != "none"),

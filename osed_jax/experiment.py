@@ -156,7 +156,7 @@ def make_training(
 def learning_rates(config: Config) -> np.ndarray:
     """The learning rate of each epoch, those of the head's stage included."""
     train, settings = config["train"], config["optimizer"]
-    schedule = ("learning_rate", "warmup_epochs", "decay_at", "decay_factor")
+    schedule = ("learning_rate", "warmup_epochs", "schedule", "decay_at", "decay_factor")
     main = optimizer.learning_rate_by_epoch(
         num_epochs=train["num_epochs"], **{name: settings[name] for name in schedule}
     )

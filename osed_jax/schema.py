@@ -497,9 +497,16 @@ _OPTIMIZER: Section = {
         "epochs of linear warm-up, with one learning rate per epoch, as in Cao's code",
         at_least(0),
     ),
+    "schedule": Field(
+        "steps",
+        "steps: lowered by decay_factor at decay_at; cosine: half a cosine down to 0, with one "
+        "learning rate per epoch (Kang et al. 2020)",
+        one_of("steps", "cosine"),
+    ),
     "decay_at": Field(
         (0.8, 0.9),
-        "when the learning rate is lowered, in fractions of num_epochs (Zada: epochs 160 and 180)",
+        "schedule steps: when the learning rate is lowered, in fractions of num_epochs (Zada: "
+        "epochs 160 and 180)",
         Rule(
             lambda x: all(isinstance(v, int | float) and 0 <= v <= 1 for v in x),
             "fractions of num_epochs between 0 and 1",

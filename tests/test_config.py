@@ -13,6 +13,7 @@ from configs import (
     digits,
     folder,
     folder_pretrained,
+    imagenet_lt,
 )
 from osed_jax.config import check, differences, flattened, method_name
 from osed_jax.conflicts import doubts
@@ -27,7 +28,7 @@ from tests.conftest import ROOT
 
 @pytest.mark.parametrize(
     "module",
-    [cifar10_lt, cifar10_lt_small, cifar100_lt, digits, folder, folder_pretrained],
+    [cifar10_lt, cifar10_lt_small, cifar100_lt, digits, folder, folder_pretrained, imagenet_lt],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_every_config_and_method_is_valid(module, method):
@@ -49,6 +50,7 @@ def test_the_default_recipe_is_that_of_the_papers():
         "momentum": 0.9,
         "weight_decay": 2e-4,
         "warmup_epochs": 5,
+        "schedule": "steps",
         "decay_at": [0.8, 0.9],
         "decay_factor": 0.01,
         "pretrained_factor": 1.0,
@@ -150,6 +152,7 @@ def test_what_follows_from_num_epochs_moves_along():
         ("model.dtype", "float16"),
         ("optimizer.learning_rate", 0.0),
         ("optimizer.decay_at", (0.8, 1.5)),
+        ("optimizer.schedule", "linear"),
         ("loss.label_smoothing", 1.0),
         ("augment.policy", "trivial"),
         ("augment.randaugment_count", 0),
@@ -247,6 +250,11 @@ def test_unknown_and_missing_fields_are_named():
         ("erm", {"augment.mix_alpha": 0.2}, "with config.augment.mix only; it is none"),
         ("erm", {"augment.mix_partner": "natural"}, "with config.augment.mix only; it is none"),
         ("erm", {"loss.tau": 2.0}, "with config.loss.name=logit_adjustment only"),
+        (
+            "erm",
+            {"optimizer.schedule": "cosine", "optimizer.decay_at": (0.5,)},
+            "with config.optimizer.schedule=steps only; it is cosine",
+        ),
         ("erm", {"loss.max_margin": 0.2}, "with config.loss.name=ldam only"),
         ("erm", {"loss.beta": 0.99}, "with config.loss.class_weights only"),
         ("erm", {"loss.name": "ldam"}, "give config.model.cosine_scale, such as 30"),

@@ -181,14 +181,22 @@ def test_padding_rows_have_no_part_in_a_step():
 
 
 def test_schedule_is_that_of_the_papers():
-    rate = learning_rate_by_epoch(
-        num_epochs=200, learning_rate=0.1, warmup_epochs=5, decay_at=(0.8, 0.9), decay_factor=0.01
-    )
+    settings = {"num_epochs": 200, "learning_rate": 0.1, "decay_at": (0.8, 0.9)}
+    rate = learning_rate_by_epoch(**settings, schedule="steps", warmup_epochs=5, decay_factor=0.01)
     np.testing.assert_allclose(rate[:6], [0.02, 0.04, 0.06, 0.08, 0.1, 0.1])
     np.testing.assert_allclose(rate[[159, 160, 179, 180, 199]], [0.1, 1e-3, 1e-3, 1e-5, 1e-5])
     schedule = learning_rate_fn(rate, steps_per_epoch=97)
     for step, epoch in [(0, 0), (96, 0), (97, 1), (160 * 97 - 1, 159), (160 * 97, 160)]:
         assert float(schedule(jnp.asarray(step))) == pytest.approx(rate[epoch])
+
+
+def test_the_cosine_is_that_of_pytorch():
+    # torch.optim.lr_scheduler.CosineAnnealingLR(SGD(lr=0.2), T_max=10), one step an epoch.
+    cosine = [0.2, 0.1951056516, 0.1809016994, 0.1587785252, 0.1309016994]
+    cosine += [0.1, 0.0690983006, 0.0412214748, 0.0190983006, 0.0048943484]
+    settings = {"schedule": "cosine", "decay_at": (0.8, 0.9), "decay_factor": 0.01}
+    rate = learning_rate_by_epoch(num_epochs=10, learning_rate=0.2, warmup_epochs=2, **settings)
+    np.testing.assert_allclose(rate, [0.1, *cosine[1:]], atol=1e-9)
 
 
 def test_sgd_is_that_of_pytorch():

@@ -23,6 +23,8 @@ from osed_jax.run import fit
 from osed_jax.sharding import check_batch_size, make_mesh
 from osed_jax.workdir import REPORT_FOLDER, REPORT_PAGE
 
+_COUNTS_SAID = 100  # of more classes than that, not every count is printed
+
 
 def train(config: Config, directory: Path) -> dict[str, Any]:
     """Trains in a work directory and returns what is written to its `summary.json`.
@@ -107,7 +109,10 @@ def _make_missing_report(
 
 
 def _say_data(facts: dict[str, Any]) -> None:
-    counts = " ".join(map(str, facts["class_counts"]))
+    each = facts["class_counts"]
+    counts = " ".join(map(str, each))
+    if len(each) > _COUNTS_SAID:
+        counts = f"{len(each):,} classes with {max(each):,} to {min(each):,}"
     held_out = facts["num_validation_images"]
     say(
         f"{facts['dataset']}: {facts['num_train_images']:,} training images ({counts}), "

@@ -16,22 +16,27 @@ def learning_rate_by_epoch(
     num_epochs: int,
     learning_rate: float,
     warmup_epochs: int,
+    schedule: str,
     decay_at: Sequence[float],
     decay_factor: float,
 ) -> np.ndarray:
     """The learning rate of each epoch, float64 [num_epochs].
 
-    One value an epoch, as in Cao et al.'s code: in epoch e (from 0) of the warm-up
-    learning_rate * (e + 1) / warmup_epochs; from each of the epochs f * num_epochs, f in decay_at,
-    rounded down as the default of start_epoch is, on, multiplied by decay_factor.
+    `steps`: from each of the epochs f * num_epochs, f in decay_at, rounded down as the default of
+    start_epoch is, on, multiplied by decay_factor. `cosine`: half a cosine down to 0. One value an
+    epoch, as in Cao et al.'s and Kang et al.'s code. In epoch e (from 0) of the warm-up it is
+    (e + 1) / warmup_epochs of that.
     """
     epoch = np.arange(num_epochs)
     rate = np.full(num_epochs, learning_rate)
+    if schedule == "cosine":
+        rate = cosine_by_epoch(num_epochs=num_epochs, learning_rate=learning_rate)
+    else:
+        for fraction in decay_at:
+            # 0.7 * 10 is 7.000000000000001 or 6.999999999999999, as the numbers may be.
+            rate[epoch >= int(round(fraction * num_epochs, 6))] *= decay_factor
     if warmup_epochs:
         rate *= np.minimum((epoch + 1) / warmup_epochs, 1)
-    for fraction in decay_at:
-        # 0.7 * 10 is 7.000000000000001 or 6.999999999999999, as the numbers may be.
-        rate[epoch >= int(round(fraction * num_epochs, 6))] *= decay_factor
     return rate
 
 
