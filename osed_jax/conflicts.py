@@ -97,6 +97,11 @@ def conflicts(f: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
             f"config.optimizer.pretrained_factor is {f['optimizer.pretrained_factor']:g}, which "
             f"has a meaning with config.init.weights only; give weights, or set it to 1"
         )
+    if f["generation.lora_scale"] != 1 and not f["generation.lora"]:
+        yield (
+            f"config.generation.lora_scale is {f['generation.lora_scale']:g}, which has a meaning "
+            f"with config.generation.lora only; give a file, or set it to 1"
+        )
     if f["dataset.name"] in ("folder", "list") and not f["dataset.image_size"]:
         yield "config.dataset.image_size is 0; images in files need a size in pixels"
     yield from _list_conflicts(f)

@@ -277,6 +277,12 @@ _GENERATION: Section = {
     "revision": Field(
         "", "branch, tag or commit of the model on the hub; '': its main branch", TEXT
     ),
+    "lora": Field(
+        "", "LoRA file (.safetensors of diffusers, peft or kohya) to merge into the model", PATH
+    ),
+    "lora_scale": Field(
+        1.0, "with lora: strength of the LoRA; 1: as it was trained", between(-10, 10)
+    ),
     "dtype": Field("float32", "number type of weights and computation", one_of(*_DTYPES)),
     "seed": Field(0, "random seed; each image follows from seed, class and index alone", SEED),
     "count": Field(

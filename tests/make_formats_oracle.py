@@ -11,12 +11,14 @@ tests write the very files that PyTorch read here.
 """
 
 import itertools
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -27,6 +29,32 @@ CONSISTENCY = ("lcm", "tcd")
 CONSISTENCY_STEPS = (1, 2, 4, 8)
 TCD_ETA = 0.3
 STEPS = 4  # of whole loops
+# LoRA files by their naming: the ends of the layers' names, by part.
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+LORAS = {
+    "peft": {
+        "unet": (*_ATTENTION, "proj_in", "ff.net.0.proj", "resnets.0.conv1", "time_emb_proj"),
+        "text_encoder": ("q_proj", "out_proj", "fc1"),
+    },
+    "kohya": {
+        "unet": (*_ATTENTION, "proj_out", "ff.net.2", "conv2", "conv_shortcut"),
+        "text_encoder": ("k_proj", "v_proj", "fc2"),
+    },
+    "processor": {"unet": _ATTENTION},
+}
+LORA_METADATA = {  # as diffusers writes peft's settings
+    "peft": {
+        "unet.r": 4,
+        "unet.rank_pattern": {"conv1": 2, "proj_in": 2},
+        "unet.lora_alpha": 6,
+        "unet.alpha_pattern": {"attn2.to_k": 3},
+        "unet.target_modules": [*_ATTENTION, "proj_in", "proj", "resnets.0.conv1", "time_emb_proj"],
+        "text_encoder.r": 4,
+        "text_encoder.lora_alpha": 2,
+        "text_encoder.target_modules": ["q_proj", "out_proj", "fc1"],
+    }
+}
+LORA_SCALE = 0.7
 CONFIGS = {
     **oracle.MODELS["epsilon"],
     "text_encoder": {**oracle.MODELS["epsilon"]["text_encoder"], "vocab_size": 82},
@@ -59,12 +87,51 @@ def consistency_configs() -> list[dict]:
     ]
 
 
+def lora_tensors(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a LoRA file of one of the `LORAS`."""
+    naming = name.split("-")[0]
+    shapes = oracle.manifest()["shapes"]["epsilon"]
+    tensors: dict[str, np.ndarray] = {}
+    for part, ends in LORAS[naming].items():
+        found = [n for n in shapes[part] if n.endswith(tuple(f"{end}.weight" for end in ends))]
+        for i, weight in enumerate(found):
+            layer, (fan_out, fan_in, *window) = weight.removesuffix(".weight"), shapes[part][weight]
+            rank = 2 if window else 4
+            down = oracle.weight(f"{naming}.{layer}.down", [rank, fan_in, *window])
+            up = oracle.weight(f"{naming}.{layer}.up", [fan_out, rank, *(1 for _ in window)])
+            alpha = np.asarray(1 + i % 3, np.float32)
+            if name == "kohya":
+                key = f"{'lora_unet' if part == 'unet' else 'lora_te'}_{layer.replace('.', '_')}"
+                tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
+                tensors[f"{key}.alpha"] = alpha
+            elif name == "processor":
+                layer = layer.removesuffix(".0").replace(".to_", ".processor.to_")
+                key = f"unet.{layer}_lora"
+                tensors |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
+            else:
+                down = down * alpha / rank if name == "kohya-as-peft" else down
+                key = f"{part}.{layer}"
+                tensors |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
+    return tensors, LORA_METADATA.get(name, {})
+
+
+def write_lora(name: str, file: Path) -> Path:
+    """The file that `lora_tensors` describes."""
+    tensors, settings = lora_tensors(name)
+    metadata = {"lora_adapter_metadata": json.dumps(settings)} if settings else {}
+    save_file(tensors, file, {"format": "pt", **metadata})
+    return file
+
+
 def main() -> None:
     """Write the file."""
     recorded = {}
     for name in CONSISTENCY:
         recorded[f"schedules/{name}"] = record_consistency(name)
         recorded[f"{name}/latents"] = record_loop(name)
+    for name in LORAS:
+        # Given kohya's own names, these versions leave out alphas and layers of the text encoder.
+        recorded[f"lora/{name}"] = record_lora("kohya-as-peft" if name == "kohya" else name)
     np.savez_compressed(FILE, **recorded)
 
 
@@ -106,6 +173,17 @@ def record_loop(name: str) -> np.ndarray:
         pipe = pipeline(Path(temporary) / "model")
     pipe.scheduler = torch_scheduler(name, CONFIGS["scheduler"])
     return final_latents(pipe, eta=TCD_ETA if name == "tcd" else 0.0)
+
+
+def record_lora(name: str) -> np.ndarray:
+    """Final latents of the model with a LoRA file merged into it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        write_model(Path(temporary) / "model")
+        pipe = pipeline(Path(temporary) / "model")
+        file = write_lora(name, Path(temporary) / "lora.safetensors")
+        pipe.load_lora_weights(temporary, weight_name=file.name)
+    pipe.fuse_lora(components=list(LORAS[name.split("-")[0]]), lora_scale=LORA_SCALE)
+    return final_latents(pipe)
 
 
 def pipeline(folder: Path):

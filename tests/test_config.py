@@ -229,6 +229,7 @@ def test_unknown_and_missing_fields_are_named():
         ("ros", {"init.fork_from": "x"}, "start_epoch of at least 1"),
         ("erm", {"init.weights": "x"}, "one of resnet18, resnet50; it is wide_resnet"),
         ("erm", {"optimizer.pretrained_factor": 0.1}, "with config.init.weights only"),
+        ("osed", {"generation.lora_scale": 0.5}, "with config.generation.lora only"),
         ("erm", {"dataset.mean": (0.5, 0.5, 0.5)}, "both config.dataset.mean and"),
         ("erm", {"dataset.name": "folder"}, "need a size"),
         ("erm", {"dataset.few_below": 200}, "in both groups"),

@@ -1,5 +1,6 @@
 """The real commands that generate and verify, with a tiny random model."""
 
+import hashlib
 import json
 
 import jax
@@ -19,6 +20,7 @@ from osed_jax.evaluation.classifier import load_classifier
 from osed_jax.generation.store_metadata import read_lines
 from osed_jax.sharding import make_mesh
 from osed_jax.training.step import make_eval_step
+from tests import make_formats_oracle as formats
 from tests import make_stable_diffusion_oracle as oracle
 from tests.cheap_store import tree
 from tests.command_line import run, run_killed, run_well
@@ -84,6 +86,8 @@ def test_records_say_how_an_image_was_made(tmp_path, model):
         keep_full_size=True,
         seed=5,
         count="2",
+        lora=str(formats.write_lora("kohya", tmp_path / "lora.safetensors")),
+        lora_scale=0.5,
     )
     generate(check(config))
     records = read_lines(tmp_path / "store" / "metadata.jsonl")[0]
@@ -91,6 +95,12 @@ def test_records_say_how_an_image_was_made(tmp_path, model):
     expected = {"seed": 5, "steps": 1, "scheduler": "dpmsolver++", "image_size": 16, "size": 8}
     assert len(records) == 20 and expected.items() <= records[0].items()
     assert records[0]["revision"].startswith("sha256:")
+    lora = hashlib.sha256((tmp_path / "lora.safetensors").read_bytes()).hexdigest()
+    assert records[0]["lora"] == f"sha256:{lora}" and records[0]["lora_scale"] == 0.5
+    config.generation.lora_scale = 1.0
+    with pytest.raises(UserError, match=r"settings.lora_scale: 0.5 -> 1.0"):
+        generate(check(config))
+    config.generation.lora_scale = 0.5
     for folder, side in (("store", 8), ("store.full_size", 16)):
         with Image.open(tmp_path / folder / records[3]["file_name"]) as file:
             assert file.size == (side, side)

@@ -36,10 +36,14 @@ def init_lora(params: Params, rank: int, seed: int) -> Params:
 
 
 def merge(params: Params, factors: Params) -> Params:
-    """The parameters with `down @ up` added to each kernel that has factors; differentiable."""
+    """The parameters with `down @ up` added to each kernel that has factors; differentiable.
+
+    Kernels keep their dtype. Those of convolutions, `[h, w, in, out]`, have `down`
+    `[h, w, in, rank]`.
+    """
     flat = dict(traverse_util.flatten_dict(params))
     for name, factor in factors.items():
         path = (*name.split("/"), "kernel")
         update = jnp.matmul(factor["down"], factor["up"], precision=jax.lax.Precision.HIGHEST)
-        flat[path] = flat[path] + update
+        flat[path] = (flat[path] + update).astype(flat[path].dtype)
     return traverse_util.unflatten_dict(flat)
