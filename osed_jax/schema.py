@@ -277,6 +277,12 @@ _GENERATION: Section = {
     "revision": Field(
         "", "branch, tag or commit of the model on the hub; '': its main branch", TEXT
     ),
+    "decoder": Field(
+        "",
+        "tiny decoder (TAESD, such as madebyollin/taesd) instead of the model's: hub id or local "
+        "folder of an AutoencoderTiny",
+        TEXT,
+    ),
     "lora": Field(
         "", "LoRA file (.safetensors of diffusers, peft or kohya) to merge into the model", PATH
     ),

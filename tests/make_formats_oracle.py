@@ -55,6 +55,15 @@ LORA_METADATA = {  # as diffusers writes peft's settings
     }
 }
 LORA_SCALE = 0.7
+TINY = {
+    "_class_name": "AutoencoderTiny",
+    "encoder_block_out_channels": [8, 8],
+    "decoder_block_out_channels": [8, 8],
+    "num_encoder_blocks": [1, 1],
+    "num_decoder_blocks": [2, 1],
+    "latent_channels": 4,
+    "scaling_factor": 1.5,
+}
 CONFIGS = {
     **oracle.MODELS["epsilon"],
     "text_encoder": {**oracle.MODELS["epsilon"]["text_encoder"], "vocab_size": 82},
@@ -123,9 +132,39 @@ def write_lora(name: str, file: Path) -> Path:
     return file
 
 
+def tiny_shapes() -> dict[str, list[int]]:
+    """Names and shapes of the decoder's weights, and of one of the encoder's, in PyTorch."""
+    channels = TINY["decoder_block_out_channels"]
+    shapes = {"encoder.layers.0.weight": [channels[0], 3, 3, 3]}
+    convs: list[tuple[str, int, bool]] = [("layers.0", 4, True)]
+    layer = 2
+    for level, blocks in enumerate(TINY["num_decoder_blocks"]):
+        for _ in range(blocks):
+            convs += [(f"layers.{layer}.conv.{i}", channels[level], True) for i in (0, 2, 4)]
+            layer += 1
+        last = level == len(channels) - 1
+        convs.append((f"layers.{layer if last else layer + 1}", channels[level], last))
+        layer += 2
+    for name, fan_in, bias in convs:
+        fan_out = 3 if name == convs[-1][0] else channels[0]
+        shapes[f"decoder.{name}.weight"] = [fan_out, fan_in, 3, 3]
+        if bias:
+            shapes[f"decoder.{name}.bias"] = [fan_out]
+    return shapes
+
+
+def write_tiny(folder: Path) -> Path:
+    """A tiny decoder's folder, in diffusers' layout."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY))
+    weights = {name: oracle.weight(f"tiny.{name}", shape) for name, shape in tiny_shapes().items()}
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    return folder
+
+
 def main() -> None:
     """Write the file."""
-    recorded = {}
+    recorded = {"tiny/decoded": record_tiny()}
     for name in CONSISTENCY:
         recorded[f"schedules/{name}"] = record_consistency(name)
         recorded[f"{name}/latents"] = record_loop(name)
@@ -184,6 +223,25 @@ def record_lora(name: str) -> np.ndarray:
         pipe.load_lora_weights(temporary, weight_name=file.name)
     pipe.fuse_lora(components=list(LORAS[name.split("-")[0]]), lora_scale=LORA_SCALE)
     return final_latents(pipe)
+
+
+def record_tiny() -> np.ndarray:
+    """Images that PyTorch's AutoencoderTiny makes of latents, in [0, 1], channels-first."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    module = AutoencoderTiny.from_config(TINY).eval()
+    state = {
+        n: torch.from_numpy(oracle.weight(f"tiny.{n}", s).astype(np.float32))
+        for n, s in tiny_shapes().items()
+        if n.startswith("decoder")
+    }
+    left = module.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys and all(n.startswith("encoder") for n in left.missing_keys)
+    with torch.no_grad():
+        latents = torch.from_numpy(oracle.noise((2, 4, 8, 8), 0)) / TINY["scaling_factor"]
+        image = module.decode(latents).sample
+    return (image / 2 + 0.5).clamp(0, 1).numpy()
 
 
 def pipeline(folder: Path):

@@ -88,6 +88,7 @@ def test_records_say_how_an_image_was_made(tmp_path, model):
         count="2",
         lora=str(formats.write_lora("kohya", tmp_path / "lora.safetensors")),
         lora_scale=0.5,
+        decoder=str(formats.write_tiny(tmp_path / "tiny")),
     )
     generate(check(config))
     records = read_lines(tmp_path / "store" / "metadata.jsonl")[0]
@@ -97,6 +98,7 @@ def test_records_say_how_an_image_was_made(tmp_path, model):
     assert records[0]["revision"].startswith("sha256:")
     lora = hashlib.sha256((tmp_path / "lora.safetensors").read_bytes()).hexdigest()
     assert records[0]["lora"] == f"sha256:{lora}" and records[0]["lora_scale"] == 0.5
+    assert records[0]["decoder"].startswith("sha256:")
     config.generation.lora_scale = 1.0
     with pytest.raises(UserError, match=r"settings.lora_scale: 0.5 -> 1.0"):
         generate(check(config))

@@ -1,7 +1,6 @@
 """The driver that fills a store of generated images."""
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from osed_jax.config import differences
 from osed_jax.console import say
 from osed_jax.data.epoch_plan import replace_probability
 from osed_jax.data.image_set import ImageSet
-from osed_jax.digests import file_sha256
+from osed_jax.digests import files_sha256
 from osed_jax.errors import UserError
 from osed_jax.generation import stable_diffusion
+from osed_jax.generation.additions import ADDITIONS, additions, with_additions
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
 from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
 from osed_jax.generation.fill import fill, rates
-from osed_jax.generation.lora_files import with_lora
 from osed_jax.generation.model_files import PARTS
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.safety import load_safety_checker
@@ -46,8 +45,7 @@ _RECORDED = (
     "dtype",
     "model",
     "revision",
-    "lora",
-    "lora_scale",
+    *ADDITIONS,
 )
 _HELD_OUT_BY = (  # of section dataset
     "name",
@@ -73,7 +71,8 @@ def generate(config: Config) -> None:
     train = found.train
     wanted = wanted_counts(config, train.class_counts)
     own = read_own(gen["prompts_file"], train.class_names)
-    model = _model(gen)
+    model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
+    model = with_additions(model, gen)
     settings = _settings(gen, model, train, own)
     sampler = _sampler(settings, model, gen)
     # The sampler has made its batch size a multiple of the devices' number.
@@ -134,29 +133,6 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
     return np.minimum(np.ceil(slots), most).astype(int).tolist()
 
 
-def _model(gen: dict[str, Any]) -> stable_diffusion.StableDiffusion:
-    """The generator, with what is added to it."""
-    model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
-    if gen["lora"]:
-        model = with_lora(model, gen["lora"], gen["lora_scale"])
-    return model
-
-
-def _additions(gen: dict[str, Any]) -> dict[str, Any]:
-    """What was added to the model, files by their digest; without them no field at all.
-
-    So a store that was begun before there were these fields can go on.
-    """
-    added: dict[str, Any] = {}
-    if gen["lora"]:
-        added |= {"lora": _digest(gen["lora"]), "lora_scale": gen["lora_scale"]}
-    return added
-
-
-def _digest(file: str) -> str:
-    return f"sha256:{file_sha256(Path(file))}"
-
-
 def _check_saw_no_validation_images(model: str, dataset: dict[str, Any]) -> None:
     """The images of a generator that was adapted to them would carry them into training."""
     folder = Path(model)
@@ -201,19 +177,15 @@ def _settings(
             )
             for name in train.class_names
         },
-        **_additions(gen),
+        **additions(gen),
     }
 
 
 def _fingerprint(folder: Path) -> str:
     """Names the content of a model's folder: another adaptation may lie at the same path."""
-    digest = hashlib.sha256()
-    for part in (*PARTS, "scheduler", "tokenizer"):
-        for path in sorted((folder / part).iterdir()):
-            with open(path, "rb") as file:
-                digest.update(f"{part}/{path.name}".encode())
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
+    parts = (folder / part for part in (*PARTS, "scheduler", "tokenizer"))
+    files = [path for part in parts for path in sorted(part.iterdir())]
+    return f"sha256:{files_sha256(folder, files)}"
 
 
 def _sampler(

@@ -57,6 +57,23 @@ def locate(model: str, revision: str, *, safety_checker: bool = False) -> tuple[
         raise UserError(_hub_problem(model, revision, error)) from error
 
 
+def locate_part(part: str) -> Path:
+    """The folder of one part of a model, with its config and one file of weights.
+
+    Args:
+        part: A local folder, or the id of a part on the hub (`owner/name`).
+
+    Raises:
+        UserError: It cannot be had.
+    """
+    if Path(part).is_dir():
+        return Path(part)
+    try:
+        return _fetch(part, None, ["config.json", "diffusion_pytorch_model.safetensors"])
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(_hub_problem(part, "", error)) from error
+
+
 def _fetch(model: str, revision: str | None, names: list[str]) -> Path:
     return Path(snapshot_download(model, revision=revision, allow_patterns=names))
 

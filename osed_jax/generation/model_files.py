@@ -92,6 +92,12 @@ def weight_files(names: Collection[str], where: str) -> list[str]:
     return _only_one(names, where)
 
 
+def weight_paths(folder: Path) -> list[Path]:
+    """The same of a folder here."""
+    names = weight_files([path.name for path in folder.glob("*")], str(folder))
+    return [folder / name for name in names]
+
+
 def _check_complete(found: list[str], parts: re.Pattern[str], where: str) -> None:
     numbers = {int(match[1]) for name in found if (match := parts.fullmatch(name))}
     match = parts.fullmatch(found[0])
@@ -151,13 +157,18 @@ def read_configs(model: str, folder: Path) -> dict[str, dict[str, Any]]:
       UserError: a file is missing or no JSON, or the model is of another kind.
     """
     if (folder / INDEX).is_file():
-        _check_kind(model, _read_json(folder / INDEX))
-    configs = {name: _read_json(folder / file) for name, file in CONFIGS.items()}
+        _check_kind(model, read_json(folder / INDEX))
+    configs = {name: read_json(folder / file) for name, file in CONFIGS.items()}
     _check_channels(model, configs)
     return configs
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The content of one of a model's JSON files.
+
+    Raises:
+      UserError: it is missing, or no JSON.
+    """
     try:
         return json.loads(file.read_text())
     except FileNotFoundError:

@@ -224,7 +224,9 @@ class Sampler:
         for index in range(len(self._steps.timestep)):
             of_step = None if fresh is None else fresh[:, index]
             carry = self._jit_step(self._params["unet"], carry, context, self._row(index), of_step)
-        last = {part: self._params[part] for part in ("vae", *self._checker_params)}
+        last = {
+            part: self._params[part] for part in (self._model.decoder_part, *self._checker_params)
+        }
         return carry[0], *self._jit_finish(last, carry[0])
 
     def _row(self, index: int) -> Steps:
@@ -272,7 +274,7 @@ class Sampler:
 
     def _finish(self, params: Params, latents: jax.Array) -> tuple[Samples, jax.Array]:
         """The images, and which of them are made of finite numbers, bool [N]."""
-        full = self._model.decode_image(params["vae"], latents)
+        full = self._model.decode_image(params[self._model.decoder_part], latents)
         small = resize(full, self._size, self._resize_method)
         to_bytes = lambda x: jnp.round(jnp.clip(x, 0, 1) * 255).astype(jnp.uint8)  # noqa: E731
         checker = self._safety_checker

@@ -69,6 +69,7 @@ class StableDiffusion:
         vae: Flax module.
         params: Parameters by part.
         schedule: The noise levels that the UNet knows.
+        tiny_decoder: Flax module that decodes instead of the VAE; None for the VAE.
     """
 
     name: str
@@ -80,6 +81,12 @@ class StableDiffusion:
     vae: Any
     params: Params
     schedule: NoiseSchedule
+    tiny_decoder: Any = None
+
+    @property
+    def decoder_part(self) -> str:
+        """The part whose parameters decode."""
+        return "vae" if self.tiny_decoder is None else "tiny_decoder"
 
     @property
     def latent_channels(self) -> int:
@@ -147,7 +154,13 @@ class StableDiffusion:
         return latents.astype(jnp.float32) * self.vae.scaling_factor
 
     def decode_image(self, params: Params, latents: jax.Array) -> jax.Array:
-        """Images of latents `[B, h, w, c]`, float32 `[B, H, W, 3]` in [0, 1]."""
+        """Images of latents `[B, h, w, c]`, float32 `[B, H, W, 3]` in [0, 1].
+
+        `params` are those of `decoder_part`.
+        """
+        if self.tiny_decoder is not None:
+            image = self.tiny_decoder.apply({"params": params}, latents)
+            return jnp.clip(image.astype(jnp.float32), 0, 1)
         latents = latents / self.vae.scaling_factor
         with exact():
             image = self.vae.apply({"params": params}, latents, method=self.vae.decode).sample

@@ -20,29 +20,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from osed_jax.errors import UserError
-from osed_jax.generation.model_files import weight_files
+from osed_jax.generation.model_files import weight_paths
 
 Names = tuple[str, ...]
 Params = dict[str, Any]
 
-_LISTS = re.compile(r"(blocks|resnets|attentions|downsamplers|upsamplers|net|to_out)_(\d+)")
+_LISTS = re.compile(
+    r"(blocks|resnets|attentions|downsamplers|upsamplers|net|to_out|layers|conv)_(\d+)"
+)
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
 # PyTorch renamed the VAE's attention; files of both ages are in use, the Flax module has the old.
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # transformers 5 saves CLIP's towers without this first part of the name.
 _TOWER = re.compile(r"^text_model\.|(?<=^vision_model\.)vision_model\.")
 # A buffer that older text encoders saved beside their weights.
-_IGNORED = "embeddings.position_ids"
+_IGNORED = re.compile(r"embeddings\.position_ids$")
 _MSGPACK_ARRAY = 1  # flax.serialization's extension type for an array
 
 
-def read_weights(folder: Path, expected: Params, dtype: jnp.dtype) -> Params:
+def read_weights(
+    folder: Path, expected: Params, dtype: jnp.dtype, ignored: re.Pattern[str] = _IGNORED
+) -> Params:
     """Read one model's weights.
 
     Args:
         folder: Holds `*.safetensors` (PyTorch's layout; whole or in parts) or `*.msgpack` (Flax's).
         expected: Tree of arrays or shapes, as `jax.eval_shape` of the module's init gives it.
         dtype: What every weight is cast to.
+        ignored: Matches names of weights in safetensors that are not wanted.
 
     Returns:
         The parameters, a tree like `expected`, on the default device.
@@ -50,12 +55,11 @@ def read_weights(folder: Path, expected: Params, dtype: jnp.dtype) -> Params:
     Raises:
         UserError: No such file, a damaged file, or a weight missing, surplus or misshapen.
     """
-    names = weight_files([path.name for path in folder.glob("*")], str(folder))
-    files = [folder / name for name in names]
+    files = weight_paths(folder)
     try:
         if files[0].suffix == ".msgpack":
             return _read_msgpack(files[0], expected, dtype)
-        return _read_safetensors(files, expected, dtype)
+        return _read_safetensors(files, expected, dtype, ignored)
     except (SafetensorError, msgpack.exceptions.UnpackException, EOFError) as error:
         raise UserError(
             f"{files[0]}: not a readable weight file ({error}). Download or save it again."
@@ -117,13 +121,15 @@ def _turned(value: np.ndarray, path: Names, *, from_torch: bool = False) -> np.n
     return np.ascontiguousarray(value.T)
 
 
-def _read_safetensors(files: list[Path], expected: Params, dtype: jnp.dtype) -> Params:
+def _read_safetensors(
+    files: list[Path], expected: Params, dtype: jnp.dtype, ignored: re.Pattern[str]
+) -> Params:
     """Of one file, or of all parts of one."""
     params = {}
     with contextlib.ExitStack() as stack:
         opened = [(f, stack.enter_context(safe_open(f, framework="numpy"))) for f in files]
         left = {name: part for part in opened for name in part[1].keys()}  # noqa: SIM118
-        left = {name: part for name, part in left.items() if not name.endswith(_IGNORED)}
+        left = {name: part for name, part in left.items() if not ignored.search(name)}
         for path, shape in traverse_util.flatten_dict(expected).items():
             name = next((n for n in _torch_names(path) if n in left), None)
             if name is None:

@@ -1,0 +1,44 @@
+"""What a config adds to a generator: a LoRA file, another decoder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from osed_jax.digests import file_sha256, files_sha256
+from osed_jax.generation.hub import locate_part
+from osed_jax.generation.lora_files import with_lora
+from osed_jax.generation.model_files import weight_paths
+from osed_jax.generation.stable_diffusion import StableDiffusion
+from osed_jax.generation.tiny_decoder import with_tiny_decoder
+
+Settings = Mapping[str, Any]
+ADDITIONS = ("lora", "lora_scale", "decoder")
+
+
+def with_additions(model: StableDiffusion, generation: Settings) -> StableDiffusion:
+    """The model with everything that `config.generation` adds to it.
+
+    Raises:
+      UserError: a file cannot be read, or does not fit the model.
+    """
+    if generation["lora"]:
+        model = with_lora(model, generation["lora"], generation["lora_scale"])
+    if generation["decoder"]:
+        model = with_tiny_decoder(model, generation["decoder"])
+    return model
+
+
+def additions(generation: Settings) -> dict[str, Any]:
+    """What names the additions in a store: files by their digest; a field for each that is used.
+
+    So a store that was begun before there were these fields can go on.
+    """
+    added: dict[str, Any] = {}
+    if generation["lora"]:
+        digest = file_sha256(Path(generation["lora"]))
+        added |= {"lora": f"sha256:{digest}", "lora_scale": generation["lora_scale"]}
+    if generation["decoder"]:
+        folder = locate_part(generation["decoder"])
+        files = [folder / "config.json", *weight_paths(folder)]
+        added["decoder"] = f"sha256:{files_sha256(folder, files)}"
+    return added
