@@ -21,17 +21,19 @@ from osed_jax.rules import in_utf8
 
 FLAGS = flags.FLAGS
 app.define_help_flags()
-flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
-flags.DEFINE_string("workdir", None, "Folder of the run; of many runs for sweep, tune, compare.")
-config_flags.DEFINE_config_file(
-    "config", None, "configs/NAME.py:METHOD; override fields by --config.FIELD=VALUE."
+flags.DEFINE_string("mode", "train", f"What to do, one of {', '.join(MODES)}.")
+flags.DEFINE_string(
+    "workdir", None, "Folder of the run; for sweep, tune and compare: folder of all runs."
 )
-flags.DEFINE_bool("distributed", False, "Join other processes as the environment says.")
-flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, given by hand.")
-flags.DEFINE_integer("num_processes", None, "Processes that train or evaluate together.")
-flags.DEFINE_integer("process_id", None, "Of this process, counted from 0.")
+config_flags.DEFINE_config_file(
+    "config", None, "configs/NAME.py:METHOD; set fields with --config.FIELD=VALUE."
+)
+flags.DEFINE_bool("distributed", False, "Join the other processes that the environment names.")
+flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, without --distributed.")
+flags.DEFINE_integer("num_processes", None, "Number of processes that train or evaluate together.")
+flags.DEFINE_integer("process_id", None, "Number of this process, counted from 0.")
 flags.DEFINE_float(
-    "join_timeout", cluster.JOIN_TIMEOUT, "Seconds in which all processes must come.", 1.0
+    "join_timeout", cluster.JOIN_TIMEOUT, "Seconds within which all processes must join.", 1.0
 )
 
 
@@ -46,7 +48,9 @@ def main(config: ConfigDict | None) -> None:
         arguments.append(check(config))
     if mode.workdir:
         if not FLAGS.workdir:
-            raise UserError("--workdir is missing; give the folder that holds or will hold the run")
+            raise UserError(
+                "--workdir is missing; give the folder of the run, which may be a new one"
+            )
         if not in_utf8(FLAGS.workdir):
             raise UserError(f"--workdir={FLAGS.workdir} is not in UTF-8; give another name")
         arguments.append(Path(FLAGS.workdir).expanduser())

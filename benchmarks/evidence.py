@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     folder = Path(given.workdir)
     try:
         if given.gap and not given.keep:
-            raise UserError("--gap says what --keep is to keep; give that, too")
+            raise UserError("--gap is used only with --keep; give --keep too")
         seeds = numbers(given.seeds) if given.seeds else None
         if given.config is not None:
             names = list(ROWS) if given.rows == ["all"] else given.rows
@@ -117,8 +117,8 @@ def train_all(runs: list[tuple[Path, Config]]) -> None:
     for folder in sorted(shown):
         if not folder.is_dir():
             raise UserError(
-                f"there is no folder of generated images {folder}; give it as "
-                f"--config.oversampling.generated_dir"
+                f"there is no folder of generated images {folder}; give one in "
+                "--config.oversampling.generated_dir"
             )
         class_folders(folder)
     for number, (path, run) in enumerate(runs):
@@ -147,8 +147,8 @@ def select_once(run: Config) -> None:
     asked["classifier_workdir"] = done["classifier_workdir"]  # of the first seed that came
     if changed := differences(done, asked):
         raise UserError(
-            f"{selected} was selected otherwise ({'; '.join(changed)}); remove it, or give another "
-            f"--workdir"
+            f"{selected} was selected with other settings ({'; '.join(changed)}); remove it, "
+            "or give another --workdir"
         )
 
 

@@ -45,7 +45,7 @@ def variants(folder: Path, seeds: Collection[int] | None = None) -> dict[str, Va
         name, _, seed = run.directory.name.partition(".seed_")
         if name not in runs or seed != str(run.seed):
             raise UserError(
-                f"{run.directory}, of seed {run.seed}, is no run of a row; its name must be "
+                f"{run.directory}, of seed {run.seed}, is not a run of a row; its name must be "
                 f"ROW.seed_{run.seed}"
             )
         runs[name].append(run)
@@ -111,7 +111,7 @@ def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
     if changed := differences(kept["dataset"], run.summary["config"]["dataset"]):
         raise UserError(
             f"{folder / GAP} is of other data than {run.directory} ({'; '.join(changed)}); "
-            f"make it with the config of the runs"
+            "make it with the config of the runs"
         )
     drs, *osed = on_shared_seeds([rows["drs"], *(rows[name] for name in names)])
     changes = {pair.second: pair.by_class for pair in pairs_with(drs, osed)}

@@ -31,8 +31,8 @@ def named(config: Mapping[str, Any]) -> tuple[dict[str, Candidate], list[str]]:
     asked = [name.strip() for name in config["tune"]["candidates"].split(",") if name.strip()]
     if unknown := [name for name in asked if name not in known]:
         raise UserError(
-            f"config.tune.candidates names {', '.join(unknown)}; the candidates are "
-            f"{', '.join(known)}, and config.tune.candidates_file may add others"
+            f"config.tune.candidates names {', '.join(unknown)}; use some of "
+            f"{', '.join(known)}, or define others in config.tune.candidates_file"
         )
     found = {name: known[name] for name in known if not asked or name in asked}
     missing = {name: why for name, c in found.items() if (why := _lacks(config, c))}
@@ -143,8 +143,8 @@ def _as_candidate(name: str, given: dict[str, Any]) -> Candidate:
     method, about = given.pop("method", None), given.pop("about", name)
     if method not in METHODS:
         raise UserError(
-            f"candidate {name!r} of config.tune.candidates_file has method {method!r}; it must "
-            f"be one of {', '.join(METHODS)}"
+            f"candidate {name!r} of config.tune.candidates_file has method {method!r}; use "
+            f"one of {', '.join(METHODS)}"
         )
     return Candidate(method, str(about), given)
 
@@ -168,5 +168,5 @@ def _get(config: Mapping[str, Any], name: str) -> Any:
 def _set(config: dict[str, Any], name: str, value: Any) -> None:
     section, _, field = name.rpartition(".")
     if section not in config and section:
-        raise UserError(f"config.{name} is no field of a config; docs/configuration.md lists them")
+        raise UserError(f"there is no field config.{name}; docs/configuration.md lists all fields")
     (config[section] if section else config)[field] = value

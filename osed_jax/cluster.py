@@ -113,8 +113,8 @@ def check_same(what: str, identity: str) -> None:
     differing = [str(i) for i in range(_share[1]) if (digests[i] != digests[0]).any()]
     if differing:
         raise UserError(
-            f"process {', '.join(differing)} of {_share[1]} has other {what} than process 0; all "
-            f"processes must see the same files"
+            f"process {', '.join(differing)} of {_share[1]} has other {what} than process 0; "
+            "all processes must read the same files"
         )
 
 
@@ -165,7 +165,8 @@ def _from_environment(timeout: float) -> tuple[Any, Any, Any]:
         )
     except Exception as error:
         raise UserError(
-            f"--distributed: the environment does not say how to join ({_line(error)})"
+            f"--distributed: the environment does not say how to join ({_line(error)}); give "
+            "--coordinator_address, --num_processes and --process_id"
         ) from error
     return found[:3]
 
@@ -174,18 +175,19 @@ def _checked(address: Any, count: Any, index: Any) -> tuple[str, int, int]:
     """The three; raises UserError where they are incomplete or out of range."""
     if (address, count, index) == (None,) * 3:
         raise UserError(
-            "--distributed: the environment says of no other process (SLURM, Open MPI, a TPU pod "
-            "or Kubernetes would); give --coordinator_address, --num_processes and --process_id"
+            "--distributed: the environment names no other process (SLURM, Open MPI, a TPU "
+            "pod or Kubernetes would); give --coordinator_address, --num_processes and "
+            "--process_id"
         )
     if None in (address, count, index):
         raise UserError(
-            "--coordinator_address, --num_processes and --process_id belong together; give all "
-            "three, or --distributed alone to take them from the environment"
+            "--coordinator_address, --num_processes and --process_id must be given together; "
+            "give all three, or only --distributed to take them from the environment"
         )
     if not 0 <= index < count:
         raise UserError(
-            f"--process_id={index} of --num_processes={count}; it must be from 0 to {count - 1}, "
-            f"another in every process"
+            f"--process_id={index} of --num_processes={count}; it must be from 0 to "
+            f"{count - 1}, and different in every process"
         )
     meeting.split(address)
     return address, count, index

@@ -85,7 +85,7 @@ def check_fields(resolved: Mapping[str, Any]) -> None:
     """The same for a config that is a plain nested dict already."""
     given, known = flattened(resolved), dict(fields())
     problems = [
-        f"config.{f} is no field of a config; docs/configuration.md lists them"
+        f"there is no field config.{f}; docs/configuration.md lists all fields"
         for f in given
         if f not in known
     ]

@@ -53,8 +53,10 @@ def mistake_in(arguments: Iterable[str], error: BaseException) -> str:
 def missing_config(given: bool) -> str:
     """What to say where there is no config, with or without a file given by `--config`."""
     if given:
-        return "get_config of the file that --config names returns nothing; end it with a return"
-    return "--config is missing; give for example --config=configs/digits.py:erm"
+        return (
+            "get_config in the file that --config names returns nothing; end it with: return config"
+        )
+    return "--config is missing; give one, for example --config=configs/digits.py:erm"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -95,7 +95,7 @@ def conflicts(f: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
     if f["optimizer.pretrained_factor"] != 1 and not f["init.weights"]:
         yield (
             f"config.optimizer.pretrained_factor is {f['optimizer.pretrained_factor']:g}, which "
-            f"has a meaning with config.init.weights only; give weights, or set it to 1"
+            f"is used with config.init.weights only; give weights, or set it to 1"
         )
     if f["generation.lora_scale"] != 1 and not f["generation.lora"]:
         yield (
@@ -103,18 +103,18 @@ def conflicts(f: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
             f"with config.generation.lora only; give a file, or set it to 1"
         )
     if f["dataset.name"] in ("folder", "list") and not f["dataset.image_size"]:
-        yield "config.dataset.image_size is 0; images in files need a size in pixels"
+        yield "config.dataset.image_size is 0; folders and lists need a size in pixels, such as 32"
     yield from _list_conflicts(f)
     crop, size = f["augment.crop_size"], f["dataset.image_size"]
     if crop and crop > size:
         yield (
             f"config.augment.crop_size is {crop}, more than config.dataset.image_size ({size}), "
-            f"out of which it is cut; set image_size to 8/7 of it, {-(-crop * 8 // 7)}"
+            f"from which it is cut; set image_size to 8/7 of it, {-(-crop * 8 // 7)}"
         )
     if crop and f["augment.crop_padding"]:
         yield (
             f"config.augment.crop_size is {crop} and crop_padding {f['augment.crop_padding']}; "
-            f"crop in one way, and set the other to 0"
+            f"use one of the two, and set the other to 0"
         )
     folds, fold = f["dataset.validation_folds"], f["dataset.validation_fold"]
     if fold >= max(folds, 1):
@@ -125,8 +125,7 @@ def conflicts(f: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
     if folds and f["dataset.validation_fraction"]:
         yield (
             f"config.dataset.validation_folds is {folds} and validation_fraction is "
-            f"{f['dataset.validation_fraction']:g}; hold out images in one way, and set the other "
-            f"to 0"
+            f"{f['dataset.validation_fraction']:g}; use one of the two, and set the other to 0"
         )
     if bool(f["dataset.mean"]) != bool(f["dataset.std"]):
         yield "give both config.dataset.mean and config.dataset.std, or neither"
@@ -151,12 +150,11 @@ def _without_meaning(
     value = f[serving.by]
     if value in serving.values:
         return
-    it = "the mode" if serving.by == _MODE else "it"
     for name in serving.fields:
         if f[name] != usual[name]:
             yield (
-                f"config.{name} is {f[name]!r}, which has a meaning {serving.words} only; {it} is "
-                f"{value}"
+                f"config.{name} is {f[name]!r}, which is used {serving.words} only; "
+                f"config.{serving.by} is {value}: change one of the two"
             )
 
 
@@ -165,12 +163,12 @@ def _list_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         return
     for name in ("dataset.train_list", "dataset.test_list"):
         if not f[name]:
-            yield f"config.{name} is empty; dataset.name=list needs a file of PATH LABEL lines"
+            yield f"config.{name} is empty; dataset.name=list needs a file with lines PATH LABEL"
     for name in ("dataset.validation_fraction", "dataset.validation_folds"):
         if f["dataset.validation_list"] and f[name]:
             yield (
                 f"config.{name} is {f[name]:g}, but config.dataset.validation_list names the "
-                f"validation images; set one of the two to nothing"
+                f"validation images; give one of the two only"
             )
 
 
@@ -192,14 +190,14 @@ def doubts(f: Mapping[str, Any]) -> Iterator[str]:
     if len(corrections) > 1:
         yield (
             f"{' and '.join(corrections)} correct the same imbalance {len(corrections)} times, "
-            f"which may favour rare classes too much; one of them is usual"
+            f"which may favour rare classes too much; usually one of them is used"
         )
 
 
 def _loss_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     if f["loss.name"] == "ldam" and not f["model.cosine_scale"]:
         yield (
-            "config.loss.name is ldam, which needs the normalised last layer; give "
+            "config.loss.name is ldam, which needs a normalised last layer; give "
             "config.model.cosine_scale, such as 30"
         )
     if f["model.cosine_scale"] and "cosine_scale" not in NETS[f["model.name"]].settings:
@@ -225,8 +223,8 @@ def _deferral_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     real_only, num_epochs = f["oversampling.real_only_epochs"], f["train.num_epochs"]
     if real_only and (mode not in ("noise", "generated") or start + real_only >= num_epochs):
         yield (
-            f"config.oversampling.real_only_epochs is {real_only}; it ends what modes noise and "
-            f"generated do, and must leave them an epoch between start_epoch ({start}) and "
+            f"config.oversampling.real_only_epochs is {real_only}; it is used in modes noise and "
+            f"generated only, and start_epoch ({start}) + real_only_epochs must be less than "
             f"num_epochs ({num_epochs}); the mode is {mode}"
         )
     if f["oversampling.replace_in"] == "all" and f["oversampling.replace_ratio"] == 1:
@@ -257,7 +255,7 @@ def _generation_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     asked = f["generation.classifier_top_k"] or f["generation.max_feature_distance"]
     if bool(asked) != bool(f["generation.classifier_workdir"]):
         yield (
-            "config.generation.classifier_workdir serves classifier_top_k and "
+            "config.generation.classifier_workdir is used by classifier_top_k and "
             "max_feature_distance; give it with at least one of the two, or none of the three"
         )
 
@@ -265,8 +263,8 @@ def _generation_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
 def _finetune_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
     if f["finetune.base"] == "miniature" and f["finetune.lora_rank"]:
         yield (
-            f"config.finetune.lora_rank is {f['finetune.lora_rank']}, but a miniature begins with "
-            f"random weights, which must all be trained; use 0"
+            f"config.finetune.lora_rank is {f['finetune.lora_rank']}, but a miniature starts "
+            f"from random weights, which must all be trained; use 0"
         )
     if f["finetune.base"] == "miniature" and f["finetune.image_size"]:
         yield (

@@ -30,7 +30,7 @@ def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     content = {name: value for name, value in record.items() if name != KEY}
     if KEY in record and record[KEY] != _of_record(content):
-        raise DamageError(f'its content is not that of its "{KEY}"')
+        raise DamageError(f'its content does not match its "{KEY}"')
     return content
 
 

@@ -14,7 +14,9 @@ from osed_jax.stopping import Stopped
 
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name another place or allow it"),
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS), "give another folder, or allow writing there"
+    ),
 }
 
 
@@ -73,7 +75,7 @@ def _told(error: BaseException) -> tuple[str, int]:
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, OSError):
-        return f"{error}; {_ADVICE.get(error.errno or 0, 'mend that')}, then start again", 2
+        return f"{error}; {_ADVICE.get(error.errno or 0, 'repair this')}, then start again", 2
     if isinstance(error, KeyboardInterrupt):
         stopped = error if isinstance(error, Stopped) else Stopped()
         return str(stopped), stopped.status

@@ -112,7 +112,7 @@ def visit(me: Member, timeout: float) -> Connection:
             connection.hang_up()
             if answer.startswith(_REFUSED):
                 raise UserError(answer.removeprefix(_REFUSED))
-            problem = "what answers there is something else, or ended again"
+            problem = "something else answers there, or it ended"
         time.sleep(_PAUSE)
     raise UserError(
         f"process {me.process_id} of {me.num_processes} could not join: no process 0 at "
@@ -150,8 +150,8 @@ def split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
         raise UserError(
-            f"--coordinator_address={address} is no address; give HOST:PORT of process 0, with a "
-            f"port from 1 to 65535"
+            f"--coordinator_address={address} is not an address; give HOST:PORT of process 0, "
+            "with a port from 1 to 65535"
         )
     return host.strip("[]"), int(port)
 
@@ -181,11 +181,13 @@ def _receive_one(me: Member, came: Connection, others: dict[int, Connection]) ->
         came.hang_up()  # a stranger
         return
     if process_id in others or process_id == me.process_id:
-        problem = f"two processes have --process_id={process_id}; give each another, from 0"
+        problem = (
+            f"two processes have --process_id={process_id}; give each process another one, from 0"
+        )
     elif num_processes != me.num_processes:
         problem = (
             f"process {process_id} has --num_processes={num_processes}, process 0 has "
-            f"{me.num_processes}; give all the same"
+            f"{me.num_processes}; give all processes the same"
         )
     elif differing := _differences(me.about, about):
         problem = (

@@ -48,7 +48,7 @@ def check_together(name: str) -> None:
     """Raises UserError where several processes cannot do a mode together."""
     if not MODES[name].together:
         raise UserError(
-            f"--mode={name} is not done by processes that join each other; leave out "
-            f"--distributed, --coordinator_address, --num_processes and --process_id (generation "
-            f"takes config.generation.process_index and process_count instead)"
+            f"--mode={name} cannot be done by several processes together; leave out "
+            "--distributed, --coordinator_address, --num_processes and --process_id "
+            "(generation takes config.generation.process_index and process_count instead)"
         )

@@ -140,7 +140,7 @@ class Run:
         """The state to go on from, and the number of epochs behind it."""
         done, source = saved.epochs(), self._config["init"]["fork_from"]
         if done:
-            say(f"going on from the checkpoint of epoch {done[-1]}")
+            say(f"continuing from the checkpoint of epoch {done[-1]}")
             return saved.restore(done[-1], self._like(done[-1])), done[-1]
         if source:
             state, start = fork_state(self._config, Path(source), self._data.facts, self._like)
@@ -200,9 +200,9 @@ class Run:
         for i, metrics in enumerate(measured):
             if not np.isfinite(metrics["loss"]):
                 raise UserError(
-                    f"loss is {metrics['loss']} at step {epoch * self._steps_per_epoch + i} "
-                    f"(epoch {epoch + 1}); nothing of this epoch was saved; lower "
-                    f"config.optimizer.learning_rate or lengthen its warm-up"
+                    f"the loss is {metrics['loss']} at step {epoch * self._steps_per_epoch + i} "
+                    f"(epoch {epoch + 1}); nothing of this epoch was saved; use a lower "
+                    "config.optimizer.learning_rate or a longer warm-up"
                 )
 
 

@@ -20,7 +20,7 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
     """Raises UserError where a global batch does not split evenly over the devices."""
     if batch_size % mesh.size:
         raise UserError(
-            f"{name} is {batch_size}, which {mesh.size} devices cannot share evenly; "
+            f"{name} is {batch_size}, which cannot be split evenly over {mesh.size} devices; "
             f"use a multiple of {mesh.size}"
         )
 

@@ -18,7 +18,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int = signal.SIGINT):
         name = _NAMES[signal.Signals(number)]
-        super().__init__(f"{name}; the same command goes on from what is saved")
+        super().__init__(f"{name}; the same command continues from what is saved")
         self.status = 128 + number
 
 

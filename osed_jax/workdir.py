@@ -52,13 +52,13 @@ def read_json(path: Path, remedy: str = "restore it from a copy") -> dict[str, A
     except ValueError as error:
         raise DamageError(f"{path} is not valid JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise DamageError(f"{path} holds no JSON object; {remedy}")
+        raise DamageError(f"{path} contains no JSON object; {remedy}")
     try:
         return unsealed(content)
     except DamageError as error:
         raise DamageError(
-            f"{path} is damaged or was changed by hand: {error}; {remedy}, or remove the line of "
-            f"the digest if you changed it on purpose"
+            f"{path} is damaged or was changed by hand: {error}; {remedy}, or remove the line "
+            "with the digest if you changed it on purpose"
         ) from error
 
 
@@ -95,14 +95,17 @@ def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
             what = "weights" if changed[0].startswith("weights_sha256") else "images"
             raise UserError(
                 f"the {what} have changed since {workdir} began ({'; '.join(changed)}); restore "
-                f"them to go on, or give another --workdir to train on these"
+                "them to continue, or give another --workdir to train on these"
             )
     write_json(path, facts)
 
 
 def say_known_by_number(place: Path) -> None:
     """Tells that a run has no digest of its images, so that other images may pass unnoticed."""
-    say(f"note: {place} is of an earlier version and knows its images by number only")
+    say(
+        f"note: {place} is of an earlier version and has only the numbers of its images, "
+        "no digest of their content"
+    )
 
 
 def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -183,8 +186,8 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
         lock = open(workdir / _LOCK, "w")  # noqa: SIM115 - open as long as the run lasts
     except OSError as error:
         raise UserError(
-            f"cannot write to the work directory {workdir}: {error.strerror}; "
-            f"give another {setting}"
+            f"cannot write to the work directory {workdir}: {error.strerror}; give another "
+            f"{setting}"
         ) from error
     with lock:
         try:
@@ -210,8 +213,8 @@ def _check_same_config(
     changed = [field for field in changed if not field.startswith(_FREE)]
     if changed:
         raise UserError(
-            f"{workdir} belongs to a run with another config ({'; '.join(changed)}); "
-            f"give another {setting}, or the old values to go on with that run"
+            f"{workdir} belongs to a run with another config ({'; '.join(changed)}); give "
+            f"another {setting}, or the old values to continue that run"
         )
 
 
@@ -239,8 +242,8 @@ def check_there(workdir: Path) -> None:
     """Raises UserError where a claimed work directory was removed or moved in the meantime."""
     if not (workdir / _LOCK).exists():
         raise UserError(
-            f"the work directory {workdir} was removed or moved while the run was at work; start "
-            f"again with --workdir where it is now, or anew"
+            f"the work directory {workdir} was removed or moved during the run; start again "
+            "with --workdir at its new place, or with a new one"
         )
 
 

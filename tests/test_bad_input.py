@@ -111,8 +111,8 @@ def test_the_command_line_itself(tmp_path, arguments, said):
         ("dataset.image_size", 32, "digits are 8x8"),
         ("dataset.num_max", 1000, "'0' has"),
         ("dataset.imbalance_ratio", 101, "without an image"),
-        ("dataset.data_dir", "nowhere", "is no folder"),
-        ("dataset.name", "tfds:none_such", "knows no set"),
+        ("dataset.data_dir", "nowhere", "is not a folder"),
+        ("dataset.name", "tfds:none_such", "has no set"),
         ("optimizer.learning_rate", 1e30, "loss is"),
     ],
 )
@@ -139,7 +139,7 @@ def no_test_images(root):
 def one_class(root):
     for split in ("train", "test"):
         shutil.rmtree(root / split / "dog")
-    return "one class only, 'cat'"
+    return "only one class, 'cat'"
 
 
 def other_names(root):
@@ -240,7 +240,7 @@ def test_forks(finished, tmp_path):
     content["oversampling"].update(mode="resample", start_epoch=0)
     write_json(tmp_path / "late" / "config.json", content)
     line = refused(*fork(tmp_path / "late"), f"--workdir={tmp_path / 'early'}")
-    assert "its method ros trains in another way from the first epoch on" in line
+    assert "its method ros trains differently from the first epoch on" in line
 
 
 def test_evaluation(finished, tmp_path, images):
@@ -265,7 +265,7 @@ def test_damaged_checkpoints(finished, tmp_path):
     again = (DIGITS + "erm", f"--workdir={workdir}", *SMALL, "--config.train.num_epochs=2")
     line = refused(*again, "--mode=evaluate")
     assert "checkpoint of epoch 2 is damaged" in line and "checkpoints/2/default/" in line
-    assert "going on from the checkpoint of epoch 1" in run_well(*again)
+    assert "continuing from the checkpoint of epoch 1" in run_well(*again)
     assert (workdir / "checkpoints.damaged" / "2").is_dir()
     one, two = (np.load(d / "predictions.npz")["logits"] for d in (finished, workdir))
     np.testing.assert_array_equal(one, two)

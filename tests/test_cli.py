@@ -128,7 +128,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_forked_and_gone_on_with(erm, t
     (old / "summary.json").unlink()
     shutil.rmtree(old / "checkpoints" / "4")
     said = run_well(DIGITS + "erm", f"--workdir={old}", *SMALL)
-    assert "going on from the checkpoint of epoch 3" in said
+    assert "continuing from the checkpoint of epoch 3" in said
     assert_same_run(old, erm)
 
 

@@ -69,7 +69,7 @@ def test_a_dead_process_ends_the_job_and_three_others_finish_it_as_one_would(tmp
 
     done = run_together(joined(3, *job))
     assert [d.returncode for d in done] == [0] * 3, "".join(d.stderr for d in done)
-    assert "going on from the checkpoint of epoch" in done[0].stdout
+    assert "continuing from the checkpoint of epoch" in done[0].stdout
     silent = [line for d in done[1:] for line in d.stdout.splitlines()]
     assert all(line.startswith("[Gloo]") for line in silent), "the first alone speaks"
     assert_same_training(workdir, alone)
@@ -112,8 +112,8 @@ def test_processes_that_see_other_images_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--num_processes=2",), "belong together"),
-        (("--distributed",), "the environment says of no other process"),
+        (("--num_processes=2",), "must be given together"),
+        (("--distributed",), "the environment names no other process"),
         (
             ("--coordinator_address=127.0.0.1:1", "--num_processes=2", "--process_id=2"),
             "it must be from 0 to 1",

@@ -130,10 +130,10 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(three_methods, 
 @pytest.mark.parametrize(
     ("again", "message"),
     [
-        ({"method": "erm", "seed": 1, "wrong": 5}, "are the same run .*seed 1.*keep one"),
+        ({"method": "erm", "seed": 1, "wrong": 5}, "are the same run .*seed 1.*keep only one"),
         (
             {"method": "erm", "seed": 9, "wrong": 1, "facts": {"subset_sha256": "1" * 64}},
-            "of different data .subset_sha256: .*compare them apart",
+            "of different data .subset_sha256: .*compare them separately",
         ),
         (
             {"method": "erm", "seed": 9, "wrong": 1, "facts": {"num_validation_images": 9}},
@@ -194,7 +194,7 @@ def test_runs_of_an_earlier_version_are_compared_and_that_is_said_once(tmp_path,
         write_run(tmp_path / f"old{seed}", "erm", seed, 5)
     compare(tmp_path)
     alone = cells(tmp_path / "comparison" / "methods.csv")
-    assert capsys.readouterr().out.count("carry no digest") == 1
+    assert capsys.readouterr().out.count("have no digest") == 1
     write_run(tmp_path / "new", "open", 0, 3, facts=digests())
     compare(tmp_path)
     assert "2 of 3 runs are of an earlier version" in capsys.readouterr().out
@@ -211,7 +211,7 @@ def test_linked_runs_are_found_once_and_dead_links_are_named(
     (three_methods / "around").symlink_to(three_methods)
     (three_methods / "gone").symlink_to(away / "nothing")
     assert len(compare(three_methods)) == 8
-    assert f"{three_methods / 'gone'} is a link to nothing" in capsys.readouterr().out
+    assert f"{three_methods / 'gone'} is a broken link" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("bit", [130, 300, 900, 1300])
@@ -222,7 +222,7 @@ def test_predictions_with_a_flipped_bit_or_of_another_run_are_refused(three_meth
     with pytest.raises(UserError, match=r"osed0/predictions.npz .*train the run again"):
         compare(three_methods)
     path.write_bytes((three_methods / "erm0" / "predictions.npz").read_bytes())
-    with pytest.raises(UserError, match=r"osed0/predictions.npz is not of the figures"):
+    with pytest.raises(UserError, match=r"osed0/predictions.npz does not match the figures"):
         compare(three_methods)
 
 

@@ -49,7 +49,7 @@ def test_the_white_of_a_deep_image_is_the_smallest_full_range(tmp_path, name, va
     [
         ((RAMP * 100 - 50).astype(np.int32), "from -50 to 50"),
         ((RAMP - 0.5).astype(np.float32), "from -0.5 to 0.5"),
-        (np.where(RAMP > 0.9, np.nan, RAMP).astype(np.float32), "no numbers"),
+        (np.where(RAMP > 0.9, np.nan, RAMP).astype(np.float32), "not finite numbers"),
     ],
 )
 def test_values_without_a_black_are_refused(tmp_path, values, why):
@@ -75,7 +75,7 @@ def deep_colour(path, values):
 def test_16_bit_colours_are_refused_where_their_upper_bits_are_unused(tmp_path):
     full = decode(deep_colour(tmp_path / "full.png", RGB.astype(np.uint16) * 257), 12)
     np.testing.assert_array_equal(full.pixels, RGB)
-    with pytest.raises(UserError, match=r"low.png.*lower 12 are used"):
+    with pytest.raises(UserError, match=r"low.png.*lower 12 of the 16 bits"):
         decode(deep_colour(tmp_path / "low.png", RGB.astype(np.uint16) * 16), 12)
 
 
@@ -113,7 +113,7 @@ def test_an_image_of_too_many_pixels_is_named_before_it_is_decoded(tmp_path, mon
     path = save(tmp_path / f"huge.{ending}", np.zeros((80, 100), np.uint8))
     monkeypatch.setattr(decoding, "MOST_PIXELS", 7999)
     monkeypatch.setattr(decoding, "fit", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(UserError, match=rf"huge.{ending}: 100 x 80 pixels are more than"):
+    with pytest.raises(UserError, match=rf"huge.{ending}: it has 100 x 80 pixels, more than"):
         decode(path, 12)
 
 

@@ -173,7 +173,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(run, whole, c
     train(check(tiny()), run)
     said = capsys.readouterr().out
     assert "checkpoint of epoch 2 is damaged" in said and data.name in said
-    assert "going on from the checkpoint of epoch 1" in said
+    assert "continuing from the checkpoint of epoch 1" in said
     assert figures(run) == figures(whole)
     assert (run / "checkpoints.damaged" / "2").is_dir()
     for epoch in (1, 2):
@@ -181,7 +181,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(run, whole, c
             if path.is_file():
                 path.write_bytes(b"")
     (run / "summary.json").unlink()
-    with pytest.raises(UserError, match=r"no whole one before it: restore it from a copy"):
+    with pytest.raises(UserError, match=r"no complete one before it: restore it from a copy"):
         train(check(tiny()), run)
     assert workdir.checkpoint_epochs(run) == [1, 2], "nothing was moved"
 
@@ -193,7 +193,7 @@ def test_a_checkpoint_of_another_run_is_refused(run, tmp_path):
     shutil.rmtree(run / "checkpoints" / "2")
     shutil.copytree(tmp_path / "other" / "checkpoints" / "2", run / "checkpoints" / "2")
     for do in (train, evaluate):
-        with pytest.raises(UserError, match=r"checkpoints/2 is of another run .*seed: 1 -> 0"):
+        with pytest.raises(UserError, match=r"checkpoints/2 belongs to another run .*seed: 1 -> 0"):
             do(check(tiny()), run)
 
 
@@ -287,7 +287,7 @@ def test_a_run_notices_that_its_directory_is_gone(tmp_path, monkeypatch):
         (tmp_path / "run").rename(tmp_path / "moved")
 
     monkeypatch.setattr(driver, "_say_epoch", remove_then_say)
-    with pytest.raises(UserError, match=r"run was removed or moved while the run was at work"):
+    with pytest.raises(UserError, match=r"run was removed or moved during the run"):
         train(check(tiny(num_epochs=4)), tmp_path / "run")
     assert len(seen) == 1
 
@@ -342,9 +342,9 @@ def test_a_finished_run_that_can_only_be_read_is_looked_at(run, whole, monkeypat
     config.report.enabled = True
     top1 = f"top-1 {figures(run)['top1']:.2%}"
     for look, said in (
-        (lambda: train(check(config), run), f"none can be made: {run} can only be read"),
-        (lambda: evaluate(check(config), run), f"{run} can only be read, so the figures"),
-        (lambda: compare(run.parent), f"{run.parent} can only be read, so the comparison"),
+        (lambda: train(check(config), run), f"none can be made: {run} is read-only"),
+        (lambda: evaluate(check(config), run), f"{run} is read-only, so the figures"),
+        (lambda: compare(run.parent), f"{run.parent} is read-only, so the comparison"),
     ):
         look()
         printed = capsys.readouterr().out

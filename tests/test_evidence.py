@@ -100,7 +100,7 @@ def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_pat
     config = cifar10_lt_small.get_config()
     config.oversampling.generated_dir = str(tmp_path / "made")
     runs = evidence.planned(check(config), tmp_path, ["erm", "osed_shared_one"], [0])
-    with pytest.raises(UserError, match=r"no folder of generated images .*made; give it"):
+    with pytest.raises(UserError, match=r"no folder of generated images .*made; give one in"):
         evidence.train_all(runs)
     assert not list(tmp_path.iterdir())
     config.oversampling.start_epoch = 0
@@ -111,7 +111,11 @@ def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_pat
 @pytest.mark.parametrize(
     ("folder", "changes", "message"),
     [
-        ("erm.seed_2", {"seed": 1}, "of seed 1, is no run of a row; its name must be ROW.seed_1"),
+        (
+            "erm.seed_2",
+            {"seed": 1},
+            "of seed 1, is not a run of a row; its name must be ROW.seed_1",
+        ),
         ("erm.seed_x", {"seed": 1}, "its name must be ROW.seed_1"),
         ("em.seed_1", {"seed": 1}, "its name must be ROW.seed_1"),
         (
@@ -278,7 +282,9 @@ def test_the_script_trains_what_is_missing(tmp_path):
     evidence.select_once(asked)
     assert selection.read_bytes() == before
     asked["generation"]["classifier_top_k"] = 3
-    with pytest.raises(UserError, match=r"selected otherwise .classifier_top_k: 5 -> 3.; remove"):
+    with pytest.raises(
+        UserError, match=r"selected with other settings .classifier_top_k: 5 -> 3.; remove"
+    ):
         evidence.select_once(asked)
 
 

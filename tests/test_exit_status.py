@@ -25,7 +25,7 @@ def failing(error):
         (OSError(28, "No space left on device"), 2, "free some space, then start again"),
         (ValueError("stack of Orbax\nwrite failed: No space left on device"), 2, "write failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (Stopped(15), 143, "ended by SIGTERM; the same command goes on"),
+        (Stopped(15), 143, "ended by SIGTERM; the same command continues"),
         (RuntimeError("a defect"), 1, "a defect"),
     ],
 )

@@ -85,7 +85,9 @@ def test_links_are_followed_and_files_copied_where_they_cannot_be_linked(
 
 def test_a_source_without_images_is_refused(tmp_path):
     (tmp_path / "source" / "3").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"there is no image in .*source; .* holds a folder for"):
+    with pytest.raises(
+        UserError, match=r"there is no image in .*source; .* must contain a folder for"
+    ):
         filter_store(check(config_of(tmp_path)))
     assert not (tmp_path / "kept").exists()
 
@@ -94,11 +96,14 @@ def test_a_source_without_images_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"filtered_dir": ""}, "filtered_dir is empty"),
-        ({"filtered_dir": "source/kept"}, "inside of .*source, whose folders are classes"),
+        ({"filtered_dir": "source/kept"}, "inside .*source, where each folder is a class"),
         ({"filtered_dir": "source"}, "which exists already; give a new folder"),
         ({"min_deviation": 0.0, "drop_duplicates": False}, "all filters are off"),
-        ({"safety_checker": True}, "belongs to the model that draws"),
-        ({"min_deviation": 0.5}, r"leave no image of class '3' \(4 constant\); relax"),
+        ({"safety_checker": True}, "belongs to the generator"),
+        (
+            {"min_deviation": 0.5},
+            r"leave no image of class '3' \(4 constant\); make them less strict",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_nothing(

@@ -286,7 +286,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(adapted, tmp_path):
     run_well(*arguments("whole"))
     run_killed(*arguments("killed"), at="osed_jax.training.checkpoint:Checkpoints.save", call=3)
     assert not (tmp_path / "killed" / "model_index.json").exists(), "it was still training"
-    assert "going on from the checkpoint of step" in run_well(*arguments("killed"))
+    assert "continuing from the checkpoint of step" in run_well(*arguments("killed"))
     for part in ("unet", "vae", "text_encoder"):
         whole, killed = (
             load_file(next((tmp_path / name / part).glob("*.safetensors")))
@@ -315,7 +315,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(adapted, tmp_path):
         ({"checkpoint_every_steps": 3, "log_every_steps": 2}, "multiple of log_every_steps"),
         ({"warmup_steps": 6}, "less than num_steps"),
         ({"image_size": 16}, "a miniature draws images of the data set's size"),
-        ({"lora_rank": 4}, "a miniature begins with random weights"),
+        ({"lora_rank": 4}, "a miniature starts from random weights"),
     ],
 )
 def test_wrong_values_are_refused(tmp_path, changes, message):
@@ -332,7 +332,9 @@ def test_what_does_not_fit_the_data_is_refused(adapted, tmp_path):
     everything.dataset.update({"imbalance_profile": "none", "num_max": 0})
     with pytest.raises(UserError, match="leaves out no training image; use train"):
         finetune(check(everything))
-    with pytest.raises(UserError, match="batch_size is 6, which 4 devices"):
+    with pytest.raises(
+        UserError, match="batch_size is 6, which cannot be split evenly over 4 devices"
+    ):
         finetune(check(small_config(tmp_path / "six", batch_size=6)))
     base = str(adapted[1] / "base")
     with pytest.raises(UserError, match=r"have 7 pixels .*; this model draws multiples of 2"):

@@ -72,7 +72,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_store(tmp_path, model):
     assert "7 of 50 images are there" in printed
     assert "warning: steps=1, and timestep_spacing" in printed
     assert tree(killed) == tree(alone)
-    assert "is whole: 50 images" in run_well("--mode=verify", *settings(killed, model))
+    assert "is complete: 50 images" in run_well("--mode=verify", *settings(killed, model))
 
 
 def test_records_say_how_an_image_was_made(tmp_path, model):
@@ -237,7 +237,7 @@ def test_a_run_shows_about_as_many_images_as_noise_ratio_counts():
         ({"templates": ("a cat",)}, r"templates .* at least one text with \{class\}"),
         ({"process_index": 2, "process_count": 2}, "it must be less than 2"),
         ({"negative_prompt": "dull", "guidance_scale": 1.0}, "no effect without guidance"),
-        ({"classifier_top_k": 1}, "classifier_workdir serves classifier_top_k"),
+        ({"classifier_top_k": 1}, "classifier_workdir is used by classifier_top_k"),
         ({"image_size": 30}, "image_size=30; it must be a multiple of 4"),
         ({"revision": "v2"}, "revision='v2' with the local folder"),
         ({"prompts_file": "no.json"}, "prompts_file is no.json, which cannot be read"),

@@ -43,7 +43,7 @@ def test_any_flipped_bit_is_noticed_and_the_entry_made_anew(root, capsys, gib):
             after = load(root, gib=gib)
             np.testing.assert_array_equal(after.images.take(np.arange(6)), want)
             np.testing.assert_array_equal(after.images.digests, before.images.digests)
-            assert "decoded anew" in capsys.readouterr().out
+            assert "decoded again" in capsys.readouterr().out
             assert path.read_bytes() == content
 
 
@@ -121,7 +121,7 @@ def test_entries_go_with_their_folders_content_or_unused_for_long(root, capsys):
     load(root)
     now = {p.name for p in (root / "cache").iterdir()}
     assert len(first) == len(now) == 4 and len(first & now) == 2, "the test images' entry stays"
-    assert "that nothing needs any more were removed" in capsys.readouterr().out
+    assert "that are no longer needed were removed" in capsys.readouterr().out
     long_ago = time.time() - 31 * 86400
     for path in (root / "cache").iterdir():
         os.utime(path, (long_ago, long_ago))

@@ -39,7 +39,7 @@ def test_what_is_no_image_is_counted(root, capsys):
     assert load(root).class_counts == (3, 3)
     out = capsys.readouterr().out
     assert "5 files of" in out and "left out (cat 4, dog 1; .xml 4, no ending 1)" in out
-    assert "1 images lie directly in" in out and "stray.png" in out
+    assert "1 images are directly in" in out and "stray.png" in out
 
 
 def test_what_operating_systems_leave_is_no_class_and_no_image(root, capsys):
@@ -94,7 +94,10 @@ def test_a_name_in_two_unicode_forms_is_one_class(root, tmp_path):
 
 def test_a_missing_split_is_noticed_before_decoding_and_its_other_name_told(root):
     (root / "test").rename(root / "valid")
-    with pytest.raises(UserError, match=r"no folder .*/test; .*there is .*/valid: rename it test"):
+    with pytest.raises(
+        UserError,
+        match=r"no folder .*/test; .*there is .*/valid: if this is the folder, rename it to test",
+    ):
         check_folder(str(root))
     (root / "valid").rename(root / "test")
     check_folder(str(root))
@@ -114,7 +117,7 @@ def test_a_deep_set_has_one_white(root, capsys):
         for i, high in enumerate((4000, 900, 100)):
             want = np.floor(values * high) / 4095 * 255
             np.testing.assert_allclose(data.images.take(np.array([i]))[0, ..., 0], want, atol=0.51)
-        assert "3 images of" in (out := capsys.readouterr().out) and "4,095 was taken" in out
+        assert "3 images of" in (out := capsys.readouterr().out) and "4,095 is taken" in out
 
 
 def test_all_broken_images_are_named_at_once_also_when_streaming(root):
@@ -137,7 +140,7 @@ def test_names_that_are_not_utf8(tmp_path):
     for path in (odd, tmp_path / "dog"):
         path.mkdir()
         (path / os.fsdecode(b"\xff.png")).write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(UserError, match=r"caf.*: names of classes must be in UTF-8; rename"):
+    with pytest.raises(UserError, match=r"caf.*: class names must be in UTF-8; rename"):
         class_folders(tmp_path)
     odd.rename(tmp_path / "cafe")
     found = files_of_classes(class_folders(tmp_path))

@@ -84,7 +84,7 @@ def test_other_faults_of_a_list_are_one_line(root):
     test = write(root, "test.txt", "photo/2.png 1", "photo/3.png 7", "photo/4.png x")
     with pytest.raises(UserError, match=r"2 lines of .*line 2 \(7\), line 3 \(x\)"):
         load(root, "test", train=train, test=test)
-    with pytest.raises(UserError, match="has one class only, '0'"):
+    with pytest.raises(UserError, match="has only one class, '0'"):
         load(root, train=write(root, "one.txt", "photo/0.png 0"))
     with pytest.raises(UserError, match="names no images"):
         load(root, train=write(root, "none.txt", ""))
@@ -98,8 +98,8 @@ def test_what_is_left_out_is_said(root, capsys):
     train = write(root, "a.csv", "path,label,place", "photo/0.png,a,x", "photo/1.png,b,y")
     load(root, "test", train=train, test=write(root, "test.txt", "photo/2.png b"))
     said = capsys.readouterr().out
-    assert "the columns path and label are taken, not place" in said
-    assert "test.txt has no image of 1 of the 2 classes (a)" in said
+    assert "only the columns path and label of" in said and "are used, not place" in said
+    assert "test.txt has no images of 1 of the 2 classes (a)" in said
 
 
 def test_a_run_takes_its_images_from_three_lists(root):
@@ -119,6 +119,6 @@ def test_a_run_takes_its_images_from_three_lists(root):
     np.testing.assert_array_equal(data.validation.images.take(np.arange(2)), IMAGES[[6, 5]])
     assert data.facts["content_sha256"]["validation"] == data.validation.content_sha256()
     (root / "photo" / "8.png").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 images of .*test\.txt are not there: line 2"):
+    with pytest.raises(UserError, match=r"1 of 2 images of .*test\.txt do not exist: line 2"):
         loading.load_data(check(config), root / "elsewhere")
     assert not (root / "elsewhere").exists(), "no image was decoded before the lists were looked at"

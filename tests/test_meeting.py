@@ -101,7 +101,7 @@ def test_a_port_in_use_and_a_coordinator_that_is_none():
         )
         and "cannot listen" in found[0]
     )
-    assert "what answers there is something else" in found[1]
+    assert "something else answers there" in found[1]
     (found,) = meet(Member(address, 2, 1, ABOUT), timeout=0.5)
     assert f"no process 0 at {address} within 0 s (Connection refused)" in found
     (found,) = meet(Member("no.such.host.invalid:9", 2, 1, ABOUT), timeout=0.5)

@@ -125,10 +125,12 @@ def test_classes_whose_images_are_near_enough(tmp_path, capsys):
     with pytest.raises(UserError, match=r"names 'x'; the classes are a, b"):
         choose(only=["x"])
     (report / "gap.json").write_text(json.dumps({"classes": rows[:3]}))
-    with pytest.raises(UserError, match="is of the classes a, b, c, the data set's are a, b, c, d"):
+    with pytest.raises(
+        UserError, match="was measured for the classes a, b, c, but the data set's are a, b, c, d"
+    ):
         choose()
     (report / "gap.json").write_text("{")
-    with pytest.raises(UserError, match="is broken"):
+    with pytest.raises(UserError, match="is damaged"):
         choose()
 
 
@@ -138,7 +140,7 @@ def test_distances_of_other_images_are_refused(tmp_path, capsys):
     path.write_text(json.dumps({"content_sha256": {"generated": "abc"}}))
     check_measured(tmp_path / "store", "abc")
     assert not capsys.readouterr().out
-    with pytest.raises(UserError, match=r"gap\.json measured other images .* --mode=gap"):
+    with pytest.raises(UserError, match=r"gap\.json was measured on other images .* --mode=gap"):
         check_measured(tmp_path / "store", "xyz")
     path.write_text("{}")
     check_measured(tmp_path / "store", "xyz")

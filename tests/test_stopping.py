@@ -45,7 +45,7 @@ def test_a_signal_is_one_line_and_its_status(program, number):
         process.send_signal(number)
         said = process.stderr.read()
     name = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
-    assert said == f"error: {name}; the same command goes on from what is saved\n"
+    assert said == f"error: {name}; the same command continues from what is saved\n"
     assert process.returncode == 128 + number
 
 
@@ -62,7 +62,7 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path):
         process.send_signal(signal.SIGINT)
         said = [line for line in imports if not line.startswith("import time:")]
     assert process.returncode == 130
-    assert said == ["error: interrupted; the same command goes on from what is saved\n"]
+    assert said == ["error: interrupted; the same command continues from what is saved\n"]
 
 
 def test_what_libraries_do_at_exit_adds_nothing_to_an_error():

@@ -133,7 +133,7 @@ def test_missing_images_are_noticed_before_anything_is_trained(tmp_path):
     with pytest.raises(UserError, match="generated_dir is empty"):
         planned(check(config), tmp_path)
     config.oversampling.start_epoch = 0
-    with pytest.raises(UserError, match="drs would be ros"):
+    with pytest.raises(UserError, match="drs would be the same as ros"):
         planned(check(config), tmp_path)
 
 

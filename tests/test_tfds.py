@@ -88,7 +88,7 @@ def test_images_are_resized_where_asked(data_dir):
 
 
 def test_an_unknown_set_is_refused(tmp_path):
-    with pytest.raises(UserError, match="knows no set 'no_such_set'"):
+    with pytest.raises(UserError, match="has no set 'no_such_set'"):
         read(tmp_path, name="tfds:no_such_set")
 
 

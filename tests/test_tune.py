@@ -69,7 +69,7 @@ def test_candidates_are_chosen_by_name_or_left_out_with_the_reason(tmp_path):
         *("la", "ldam_drw", "mixup_drw"),
     ]
     assert "osed" in notes[0] and "need config.oversampling.generated_dir" in notes[0]
-    with pytest.raises(UserError, match="names fil; the candidates are erm, ros"):
+    with pytest.raises(UserError, match="names fil; use some of erm, ros"):
         named(config_of(candidates="fil,ros"))
     with pytest.raises(UserError, match="fewer than two candidates"):
         named(config_of(candidates="ros"))
@@ -84,7 +84,7 @@ def test_a_person_names_candidates_in_a_file(tmp_path):
     assert made["loss"]["generated_weight"] == 0.3
     for content, said in (
         ("[]", "cannot be read"),
-        ('{"a": {"method": "filled"}}', "has method 'filled'; it must be one of erm"),
+        ('{"a": {"method": "filled"}}', "has method 'filled'; use one of erm"),
         ('{"a": {"method": "fill", "loss.weight": 1}}', "config.loss.weight is no field"),
         ('{"a": {"method": "fill", "lost.weight": 1}}', "config.lost.weight is no field"),
     ):

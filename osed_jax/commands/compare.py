@@ -36,7 +36,7 @@ def compare(directory: Path) -> list[dict[str, Any]]:
         _write(folder, rows, notes, {"methods": overall, "classes": classes, "pairs": paired})
         say(f"the comparison is {folder / PAGE}")
     else:
-        say(f"note: {directory} can only be read, so the comparison is not kept")
+        say(f"note: {directory} is read-only, so the comparison is not saved")
     return [run.summary for run in runs]
 
 

@@ -112,7 +112,7 @@ def _load(config: Config, directory: Path) -> Data:
     folder, needed = over["generated_dir"], over["mode"] == "generated"
     found = bool(folder) and Path(folder).is_dir()
     if folder and not found and not needed:
-        say(f"note: there are no generated images in {folder}, so noise alone is measured")
+        say(f"note: there are no generated images in {folder}, so only noise is measured")
     mode = "generated" if needed or found else "none"
     # The plan copes with classes without generated images, whatever the run asks of them.
     wanted = {**config, "oversampling": {**over, "mode": mode, "replace_in": "tail"}}

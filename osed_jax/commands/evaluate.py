@@ -46,7 +46,10 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     logits = predictor.of_images(saved.state, test.images).logits
     other = _other_test_set(run, config, facts, digest)
     if other:
-        say(f"note: {other} are not the test images of the run in {directory}; these are theirs:")
+        say(
+            f"note: {other} are not the test images of the run in {directory}; these figures "
+            "are of the other images:"
+        )
     result = {
         "epoch": saved.epoch,
         "dataset": config["dataset"],
@@ -57,11 +60,11 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     writable = workdir.can_be_written(directory)
     if writable and cluster.is_first():
         workdir.write_json(directory / "evaluation.json", result)
-    kept = f"written to {directory / 'evaluation.json'}" if writable else "written nowhere"
+    kept = f"written to {directory / 'evaluation.json'}" if writable else "not saved"
     say(f"checkpoint of epoch {saved.epoch}, {kept}")
     say(format_summary(result))
     if not writable:
-        say(f"note: {directory} can only be read, so the figures and their report are not kept")
+        say(f"note: {directory} is read-only, so the figures and their report are not saved")
     elif config["report"]["enabled"]:
         from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
 

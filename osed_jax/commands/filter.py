@@ -61,8 +61,8 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
             )
         if not any(verdicts.values()):
             raise UserError(
-                f"there is no image in {source}; config.oversampling.generated_dir holds a folder "
-                f"for each class: {', '.join(train.class_names)}"
+                f"there is no image in {source}; config.oversampling.generated_dir must contain a "
+                f"folder for each class: {', '.join(train.class_names)}"
             )
         settings = {"generated_dir": str(source), **{name: gen[name] for name in FILTERS}}
         workdir.write_json(unfinished / FILE, {"settings": settings, "images": verdicts})
@@ -91,13 +91,13 @@ def _target(gen: dict[str, Any], source: Path) -> Path:
         )
     if source.resolve() in target.resolve().parents:
         raise UserError(
-            f"config.generation.filtered_dir is {target}, inside of {source}, whose folders are "
-            f"classes; give a folder beside it"
+            f"config.generation.filtered_dir is {target}, which is inside {source}, where "
+            "each folder is a class; give a folder beside it"
         )
     if gen["safety_checker"]:
         raise UserError(
-            "config.generation.safety_checker belongs to the model that draws; it judges images in "
-            "--mode=generate only"
+            "config.generation.safety_checker belongs to the generator, so it works in "
+            "--mode=generate only; set it to False"
         )
     if not any(gen[name] for name in FILTERS):
         raise UserError(
@@ -137,7 +137,8 @@ def _select_class(
     if paths and not verdicts["kept"]:
         told = ", ".join(f"{count:,} {reason}" for reason, count in verdicts.items())
         raise UserError(
-            f"the filters leave no image of class {train.class_names[label]!r} ({told}); relax them"
+            f"the filters leave no image of class {train.class_names[label]!r} ({told}); make "
+            "them less strict"
         )
     return dict(verdicts.most_common())
 

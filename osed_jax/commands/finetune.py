@@ -58,14 +58,14 @@ def finetune(config: Config) -> Path:
         fit the model, or the loss is not finite.
     """
     if not config["finetune"]["output_dir"]:
-        raise UserError("config.finetune.output_dir is empty; name a folder for the generator")
+        raise UserError("config.finetune.output_dir is empty; give a folder for the generator")
     directory = Path(config["finetune"]["output_dir"])
     ours = {name: config[name] for name in ("seed", "dataset", "finetune")}
     prompts = ("templates", "modifiers", "prompts_file")
     ours["generation"] = {name: config["generation"][name] for name in prompts}
     with workdir.claimed(directory, ours, setting="config.finetune.output_dir"):
         if (directory / INDEX).exists():
-            say(f"{directory} is finished already; give it to --config.generation.model")
+            say(f"{directory} is finished already; use it as --config.generation.model")
         else:
             _finetune(config, directory, ours)
     return directory
@@ -75,7 +75,7 @@ def _finetune(config: Config, directory: Path, about: Config) -> None:
     settings, mesh = config["finetune"], make_mesh()
     check_batch_size("config.finetune.batch_size", settings["batch_size"], mesh)
     images = choose_images(config, loading.open_cache(directory))
-    say(f"adapting to {len(images.label):,} training images ({settings['images']})")
+    say(f"fine-tuning on {len(images.label):,} training images ({settings['images']})")
     facts = {
         "num_train_images": len(images.label),
         "content_sha256": {"training": images.content_sha256()},
@@ -85,7 +85,7 @@ def _finetune(config: Config, directory: Path, about: Config) -> None:
     about = {"config": about, "dataset": facts}
     with Checkpoints.writing(directory, every=0, also=[0], about=about) as saved:
         state = run.train(saved)
-    say(f"writing the generator to {directory}")
+    say(f"saving the generator in {directory}")
     save_into(run.adapted(state), directory)
 
 
@@ -95,8 +95,8 @@ def choose_images(config: Config, cache: Path) -> ImageSet:
     images = found.rest if config["finetune"]["images"] == "rest" else found.train
     if not len(images.label):
         raise UserError(
-            "config.finetune.images is rest, but the long-tailed set leaves out no training image; "
-            "use train"
+            "config.finetune.images is rest, but the long-tailed set leaves out no training "
+            "image; use train"
         )
     return images
 
@@ -139,8 +139,8 @@ class _Run:
         self._image_size = _drawn_size(config, images)
         if self._image_size % model.size_multiple:
             raise UserError(
-                f"the images to draw have {self._image_size} pixels (config.finetune.image_size); "
-                f"this model draws multiples of {model.size_multiple}"
+                f"the images to draw have {self._image_size} pixels (config.finetune.image_size), "
+                f"but this model draws multiples of {model.size_multiple}; give one of these"
             )
         self._lora = self._settings["lora_rank"] > 0
         gen = config["generation"]
@@ -221,7 +221,7 @@ class _Run:
         done = saved.epochs()
         if not done:
             return replicate(begin(), self._mesh), 0
-        say(f"going on from the checkpoint of step {done[-1]}")
+        say(f"continuing from the checkpoint of step {done[-1]}")
         return saved.restore(done[-1], abstract(jax.eval_shape(begin), self._mesh)), done[-1]
 
     def _batch(self, step: int) -> dict[str, np.ndarray]:
@@ -241,9 +241,9 @@ class _Run:
         broken = np.flatnonzero(~np.isfinite(measured))
         if len(broken):
             raise UserError(
-                f"loss is {measured[broken[0]]} at step {step - len(measured) + 1 + broken[0]}; "
-                f"nothing after the last checkpoint was saved; lower config.finetune.learning_rate "
-                f"or lengthen its warm-up"
+                f"the loss is {measured[broken[0]]} at step "
+                f"{step - len(measured) + 1 + broken[0]}; nothing after the last checkpoint was "
+                "saved; use a lower config.finetune.learning_rate or a longer warm-up"
             )
         images = len(measured) * self._settings["batch_size"]
         return {

@@ -116,8 +116,8 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
         if in_all_classes:
             raise UserError(
                 "config.generation.count is balance, which makes no image of the most frequent "
-                "class, but config.oversampling.replace_in=all shows some; use replace_ratio or a "
-                "number"
+                "class, but config.oversampling.replace_in=all shows some; use replace_ratio or "
+                "a number"
             )
         return lacks.tolist()
     if count != "replace_ratio":
@@ -145,9 +145,9 @@ def _check_saw_no_validation_images(model: str, dataset: dict[str, Any]) -> None
         parts = ({name: d[name] for name in _HELD_OUT_BY} for d in (theirs["dataset"], dataset))
         if changed := differences(*parts):
             raise UserError(
-                f"{folder} is a generator that was adapted with other images held out "
+                f"{folder} is a generator that was fine-tuned with other images held out "
                 f"({'; '.join(changed)}) and may have seen the validation images; fine-tune one "
-                f"with the same config.dataset, or set config.dataset.validation_fraction to 0"
+                "with the same config.dataset, or set config.dataset.validation_fraction to 0"
             )
         folder = Path(theirs["finetune"]["base"])
 

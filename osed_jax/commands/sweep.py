@@ -56,9 +56,9 @@ def _check_finished(runs: list[tuple[Path, Config]], directory: Path) -> None:
         changed = [k for k, digest in known.items() if digest and now[k] and digest != now[k]]
         if changed:
             raise UserError(
-                f"{path} is finished, but saw other {' and '.join(changed)} images than there are "
-                f"now, so the runs of this sweep could not be compared; restore those images, or "
-                f"give another --workdir"
+                f"{path} is finished, but was trained or tested on other {' and '.join(changed)} "
+                "images than there are now, so the runs of this sweep could not be compared; "
+                "restore those images, or give another --workdir"
             )
 
 
@@ -67,8 +67,8 @@ def planned(config: Config, directory: Path) -> list[tuple[Path, Config]]:
     methods = config["sweep"]["methods"].split(",")
     if "drs" in methods and not config["oversampling"]["start_epoch"]:
         raise UserError(
-            "config.oversampling.start_epoch is 0, so drs would be ros; give the epoch at which "
-            "deferred methods start, or leave drs out of config.sweep.methods"
+            "config.oversampling.start_epoch is 0, so drs would be the same as ros; give the "
+            "epoch at which deferred methods start, or leave drs out of config.sweep.methods"
         )
     if any(is_deferred(config, method) for method in methods):
         methods = ["erm", *(m for m in methods if m != "erm")]
@@ -99,8 +99,8 @@ def _of_method(config: Config, method: str, seed: int) -> Config:
     if (made := method_name(run)) != method and METHODS[made].others:
         fields = " and ".join(f"config.{f}={v}" for f, v in METHODS[made].others.items())
         raise UserError(
-            f"with {fields} the method {method} would be {made}; leave that out (a sweep gives "
-            f"each method its own), or leave {method} out of config.sweep.methods"
+            f"with {fields} the method {method} would be {made}; remove that (a sweep sets "
+            f"the fields of each method), or leave {method} out of config.sweep.methods"
         )
     return run
 

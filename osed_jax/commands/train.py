@@ -98,10 +98,10 @@ def _make_missing_report(
     """Of a finished run; where that cannot be done any more, it is said."""
     try:
         if not workdir.can_be_written(directory):
-            raise UserError(f"{directory} can only be read")
+            raise UserError(f"{directory} is read-only")
         data = loading.load_data(config, loading.open_cache(directory))
         if changed := workdir.changed_images(workdir.read_facts(directory), data.facts):
-            raise UserError(f"the images have changed since ({'; '.join(changed)})")
+            raise UserError(f"the images have changed since it was trained ({'; '.join(changed)})")
         logits, _ = read_predictions(directory / "predictions.npz", summary)
         _report(config, directory, summary, logits, data, settings)
     except UserError as error:

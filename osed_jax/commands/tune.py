@@ -104,7 +104,8 @@ def _try_all(config: Config, tried: list[_Tried], directory: Path) -> dict[str, 
     whole = loading.load_training_data(tried[0].config, cache).facts
     if max(whole["class_counts"]) < 2:
         raise UserError(
-            "--mode=tune holds out images of each class in turn, but no class has two; give more"
+            "--mode=tune holds out images of each class in turn, but no class has two "
+            "images; give more images"
         )
     num_classes = len(whole["class_names"])
     for fold in range(folds):
@@ -122,7 +123,7 @@ def _try_all(config: Config, tried: list[_Tried], directory: Path) -> dict[str, 
             )
         if fold + 1 < folds:
             remaining = _kept(remaining, num_classes)
-            say(f"on to the next fold: {', '.join(t.name for t in remaining)}")
+            say(f"candidates for the next fold: {', '.join(t.name for t in remaining)}")
     return whole
 
 
@@ -173,8 +174,8 @@ def _train(run: Config, directory: Path, tried: _Tried) -> None:
     records, damaged = read_lines(directory / "metrics.jsonl")
     if damaged or not records:
         raise UserError(
-            f"{directory / 'metrics.jsonl'} is missing or has damaged lines ({damaged}), by which "
-            f"the setting would be chosen; remove {directory} and start the same command again"
+            f"{directory / 'metrics.jsonl'} is missing or has damaged lines ({damaged}), and "
+            f"the setting is chosen by it; remove {directory} and start the same command again"
         )
     tried.epochs += len(records)
     tried.curves.append(

@@ -34,19 +34,19 @@ def verify(config: Config) -> None:
     folder = loading.generated_dir(config)
     if not (folder / STORE_FILE).is_file():
         raise UserError(
-            f"{folder} has no {STORE_FILE}, so it is no store of generated images; give its folder "
-            f"in config.oversampling.generated_dir"
+            f"{folder} has no {STORE_FILE}, so it is not a store of generated images; give "
+            "the folder of the store in config.oversampling.generated_dir"
         )
     wrong = problems(folder)
     for problem in wrong:
         say(problem)
     if wrong:
         raise UserError(
-            f"{len(wrong):,} things are wrong with {folder}; remove the files named as changed or "
-            f"unlisted, then --mode=generate makes again what is missing"
+            f"{folder} has {len(wrong):,} problems, named above; remove the files named as "
+            "changed or unlisted, then run --mode=generate, which makes missing images again"
         )
     total = len(read_lines(folder / METADATA)[0])
-    say(f"{folder} is whole: {total:,} images, as many as wanted, each with the hash it was made")
+    say(f"{folder} is complete: {total:,} images, as many as wanted, each with its sha256")
 
 
 def problems(folder: Path) -> list[str]:

@@ -31,8 +31,8 @@ def prune(cache_dir: Path, new: Path, folder: str) -> None:
                 path.unlink(missing_ok=True)
     if removed:
         say(
-            f"note: {removed / 2**20:,.1f} MiB of decoded images that nothing needs any more were "
-            f"removed from {cache_dir}"
+            f"note: {removed / 2**20:,.1f} MiB of decoded images that are no longer needed "
+            f"were removed from {cache_dir}"
         )
 
 

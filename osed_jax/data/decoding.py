@@ -161,8 +161,8 @@ def _check_size(stored: tuple[int, int], decoded: tuple[int, int]) -> None:
     for (width, height), most in ((stored, _MOST_STORED), (decoded, MOST_PIXELS)):
         if width * height > most:
             raise UserError(
-                f"{width:,} x {height:,} pixels are more than {most / 1e6:.0f} million, which is "
-                f"the limit; make it smaller"
+                f"it has {width:,} x {height:,} pixels, more than the limit of {most / 1e6:.0f} "
+                "million; make it smaller"
             )
 
 

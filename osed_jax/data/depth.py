@@ -8,7 +8,7 @@ from PIL import Image
 from osed_jax.errors import UserError
 
 _OVERSHOOT = 1.05  # of floating-point images, whose resizing may leave their range by a little
-_FIX = "save it with 8 bits a value, scaled as all the others"
+_FIX = "save it with 8 bits per value, scaled like all the others"
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -41,11 +41,11 @@ def white_of(values: np.ndarray) -> float:
     fraction = np.issubdtype(values.dtype, np.floating)
     slack = _OVERSHOOT - 1 if fraction else 0.0
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise UserError(f"some of its values are no numbers; {_FIX}")
+        raise UserError(f"some of its values are not finite numbers; {_FIX}")
     if low < -slack * high:
         raise UserError(
-            f"its values go from {low:,.6g} to {high:,.6g}, and which of them is black cannot be "
-            f"told; {_FIX}"
+            f"its values go from {low:,.6g} to {high:,.6g}, so it is not clear which value is "
+            f"black; {_FIX}"
         )
     high /= 1 + slack
     if high <= 0:
@@ -72,6 +72,6 @@ def check_colour_depth(image: Image.Image) -> None:
     high = max(most for (_, most), band in zip(ranges, image.getbands()) if band != "A")
     if 0 < high < 64:
         raise UserError(
-            f"of its colours' 16 bits only the lower {8 + int(high).bit_length()} are used, and "
-            f"the upper 8 alone are read; {_FIX}"
+            f"only the lower {8 + int(high).bit_length()} of the 16 bits of its colours are "
+            f"used, but only the upper 8 are read; {_FIX}"
         )

@@ -82,7 +82,7 @@ def read_class_folders(
         _check_no_class_is_empty(folders, found)
     paths = [path for files in found.values() for path in files.images]
     if not paths:
-        raise UserError(f"{folder} holds no images; put them at {folder}/CLASS/*.png")
+        raise UserError(f"{folder} contains no images; put them at {folder}/CLASS/*.png")
     say_what_is_left_out(folder, found)
     images = read_image_files(
         paths,
@@ -110,16 +110,16 @@ def _class_folders(data_dir: str, split: str) -> dict[str, Path]:
     root = Path(data_dir)
     if not data_dir or not root.is_dir():
         raise UserError(
-            f"config.dataset.data_dir is {data_dir!r}, which is no folder; give one that holds "
-            f"train/CLASS/* and test/CLASS/*"
+            f"config.dataset.data_dir is {data_dir!r}, which is not a folder; give a folder "
+            "that contains train/CLASS/* and test/CLASS/*"
         )
     folder = root / split
     if not folder.is_dir():
         others = [name for name in _OTHER_NAMES if (root / name).is_dir()]
         raise UserError(
-            f"there is no folder {folder}; it must hold one folder a class"
+            f"there is no folder {folder}; it must contain one folder for each class"
             + (
-                f"; there is {root / others[0]}: rename it {split} if that is meant"
+                f"; there is {root / others[0]}: if this is the folder, rename it to {split}"
                 if others
                 else ""
             )
@@ -127,7 +127,7 @@ def _class_folders(data_dir: str, split: str) -> dict[str, Path]:
     names = class_folders(folder)
     if len(names) < 2:
         raise UserError(
-            f"{folder} has one class only, {next(iter(names))!r}; 2 at least are needed"
+            f"{folder} has only one class, {next(iter(names))!r}; at least 2 are needed"
         )
     return names
 
@@ -142,7 +142,7 @@ def _check_same_classes(
         if missing:
             raise UserError(
                 f"class {', '.join(map(repr, sorted(missing)))} is in {here} but not in {there}; "
-                f"both must hold the same class folders"
+                "both must contain the same class folders"
             )
 
 
@@ -151,8 +151,8 @@ def _check_no_class_is_empty(folders: Mapping[str, Path], found: Mapping[str, Cl
     if empty:
         raise UserError(
             f"class {', '.join(map(repr, empty))} has no images in "
-            f"{', '.join(map(str, empty.values()))}; add some ({', '.join(sorted(ENDINGS))}) or "
-            f"remove the class everywhere"
+            f"{', '.join(map(str, empty.values()))}; add some ({', '.join(sorted(ENDINGS))}) "
+            "or remove the class everywhere"
         )
 
 
@@ -169,6 +169,6 @@ def _say_findings(label: str, paths: Sequence[Path], found: Findings, image_size
         say(f"note: {count:,} images of {label} {note} (the first: {paths[first]})")
     if found.deep:
         say(
-            f"note: {found.deep:,} images of {label} hold more than 8 bits a value; "
-            f"{found.white:,.6g} was taken for white in all of them, 0 for black"
+            f"note: {found.deep:,} images of {label} have more than 8 bits per value; "
+            f"{found.white:,.6g} is taken as white in all of them, 0 as black"
         )

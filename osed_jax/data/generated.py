@@ -123,14 +123,14 @@ def _distances(path: Path, class_names: Sequence[str]) -> dict[str, float | None
     except FileNotFoundError as error:
         raise UserError(
             f"config.oversampling.max_gap needs {path}; make it with --mode=gap, the work "
-            f"directory of a finished run and the same generated_dir"
+            "directory of a finished run and the same generated_dir"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, DamageError) as error:
-        raise UserError(f"{path} is broken ({error!r}); make it again with --mode=gap") from error
+        raise UserError(f"{path} is damaged ({error!r}); make it again with --mode=gap") from error
     if list(distance) != list(class_names):
         raise UserError(
-            f"{path} is of the classes {', '.join(distance)}, the data set's are "
-            f"{', '.join(class_names)}; make it again with --mode=gap for this data set"
+            f"{path} was measured for the classes {', '.join(distance)}, but the data set's "
+            f"are {', '.join(class_names)}; make it again with --mode=gap for this data set"
         )
     return distance
 
@@ -148,7 +148,8 @@ def check_measured(store: Path, content_sha256: str | None) -> None:
         say(f"note: {path} is of an earlier version and does not say which images it measured")
     elif measured != content_sha256:
         raise UserError(
-            f"{path} measured other images than those in {store}; make it again with --mode=gap"
+            f"{path} was measured on other images than those in {store}; make it again with "
+            "--mode=gap"
         )
 
 
@@ -165,7 +166,7 @@ def check_images(folder: Path) -> None:
         return
     records, damaged = read_lines(folder / METADATA, ("file_name", "sha256"), growing=False)
     if damaged:
-        say(f"note: {describe_damaged(folder / METADATA, damaged)}; --mode=generate mends it")
+        say(f"note: {describe_damaged(folder / METADATA, damaged)}; --mode=generate repairs this")
     known = {record["file_name"]: record["sha256"] for record in records}
     folders = class_folders(folder)
     paths = [
@@ -182,11 +183,14 @@ def check_images(folder: Path) -> None:
     if changed:
         raise UserError(
             f"{len(changed):,} images of {folder} have changed since they were made, by their "
-            f"sha256 in {METADATA}; the first is {changed[0]}; --mode=verify names all: remove "
-            f"them, then --mode=generate makes them again"
+            f"sha256 in {METADATA}; the first is {changed[0]}; run --mode=verify to see all, "
+            "remove them, then run --mode=generate to make them again"
         )
     if unknown:
-        say(f"note: {unknown:,} images of {folder} have no line in {METADATA} to check them by")
+        say(
+            f"note: {unknown:,} images of {folder} have no line in {METADATA}, so they are "
+            "not checked"
+        )
     if known:
         say(
             f"note: {len(known):,} images of {folder} are missing; --mode=generate makes them again"
@@ -199,7 +203,7 @@ def _check_filtered(folder: Path) -> None:
     except DamageError as error:
         raise UserError(
             f"{error}; remove {folder} and make it again with --mode=filter, or remove "
-            f"{folder / DIGESTS} to use the images as they are"
+            f"{folder / DIGESTS} to use the images unchecked"
         ) from error
 
 
@@ -217,8 +221,8 @@ def check_classes(folder: Path, class_names: Sequence[str]) -> None:
         made_for = unsealed(json.loads((folder / STORE_FILE).read_text()))["class_names"]
     except (ValueError, KeyError, AttributeError, DamageError) as error:
         raise UserError(
-            f"{folder / STORE_FILE} is broken ({error}); restore it, or remove it to use the "
-            f"images as another tool's"
+            f"{folder / STORE_FILE} is damaged ({error}); restore it, or remove it to use the "
+            "images like those of another tool"
         ) from error
     if list(class_names) != made_for:
         raise UserError(
@@ -246,11 +250,12 @@ def _compare_with_need(
         missing = ", ".join(repr(n) for n, h, u in zip(names, has, used) if u and not h)
         raise UserError(
             f"{folder} has no generated images of class {missing}, but "
-            f"config.oversampling.replace_in=all shows some of every class; add some, or use tail"
+            "config.oversampling.replace_in=all shows some of every class; add some, or use "
+            "replace_in=tail"
         )
     few = [f"{n} ({h:,} of {m:,})" for n, h, m in zip(names, has, lacks) if h < m]
     if few:
         say(
-            f"note: {folder} has fewer generated images than a full balance lacks, so they will "
-            f"repeat: {', '.join(few)}"
+            f"note: {folder} has fewer generated images than a full balance needs, so they "
+            f"will repeat: {', '.join(few)}"
         )

@@ -86,7 +86,7 @@ def read_files(
         except FileNotFoundError:
             pass
         except _DamageError as error:
-            say(f"note: {entry.record}: {error}; the images of {label} are decoded anew")
+            say(f"note: {entry.record}: {error}; the images of {label} are decoded again")
         entry.make()
         prune(cache_dir, entry.record, entry.folder)
         return entry.read()

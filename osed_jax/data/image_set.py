@@ -96,8 +96,9 @@ def long_tailed_rows(
     held_out = tuple(int(round(n * validation_fraction, 6)) for n in data.class_counts)
     if validation_fraction and not any(held_out):
         raise UserError(
-            f"config.dataset.validation_fraction is {validation_fraction:g}, which holds out no "
-            f"image: the most frequent class has {max(data.class_counts)}; raise it, or set it to 0"
+            f"config.dataset.validation_fraction is {validation_fraction:g}, which holds out "
+            f"no image, because the most frequent class has {max(data.class_counts)}; raise "
+            "it, or set it to 0"
         )
     if empty := [name for name, n in zip(data.class_names, data.class_counts) if not n]:
         raise UserError(
@@ -115,9 +116,9 @@ def long_tailed_rows(
             if has < wanted:
                 beside = " beside the validation images" if validation_fraction else ""
                 raise UserError(
-                    f"class {name!r} has {has} training images{beside}, but the long tail asks for "
-                    f"{wanted}; lower config.dataset.num_max (0: as many as every class has), or "
-                    f"use config.dataset.imbalance_profile=none to take the images as they are"
+                    f"class {name!r} has {has} training images{beside}, but the long tail needs "
+                    f"{wanted}; lower config.dataset.num_max (0: the size of the smallest class), "
+                    f"or use config.dataset.imbalance_profile=none to take the images as they are"
                 )
     return (
         long_tail.canonical_subset(data.label, counts),

@@ -65,7 +65,7 @@ def class_folders(folder: Path) -> dict[str, Path]:
         not in UTF-8, or two names are the same.
     """
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; it must hold one folder a class")
+        raise UserError(f"there is no folder {folder}; it must contain one folder for each class")
     entries = sorted(p for p in folder.iterdir() if not _is_of_the_system(p.name))
     if dead := [p for p in entries if _is_dead_link(p)]:
         raise UserError(
@@ -74,8 +74,8 @@ def class_folders(folder: Path) -> dict[str, Path]:
     folders = [p for p in entries if p.is_dir()]
     if foreign := [str(p) for p in folders if not in_utf8(p.name)]:
         raise UserError(
-            f"{first_few(foreign)}: names of classes must be in UTF-8; rename the folders (convmv "
-            f"does)"
+            f"{first_few(foreign)}: class names must be in UTF-8; rename the folders (convmv "
+            "does this)"
         )
     found: dict[str, Path] = {}
     for path in folders:
@@ -83,11 +83,11 @@ def class_folders(folder: Path) -> dict[str, Path]:
         if name in found:
             raise UserError(
                 f"{folder} has two folders named {name!r}, in two forms of Unicode; move the "
-                f"images of one into the other"
+                "images of one into the other"
             )
         found[name] = path
     if not found:
-        raise UserError(f"{folder} holds no class folders; put images at {folder}/CLASS/*.jpg")
+        raise UserError(f"{folder} contains no class folders; put images at {folder}/CLASS/*.jpg")
     return dict(sorted(found.items()))
 
 
@@ -103,8 +103,8 @@ def files_of_classes(folders: Mapping[str, Path]) -> dict[str, ClassFiles]:
     found = {name: _files_in(folder) for name, folder in folders.items()}
     if unusable := [line for files in found.values() for line in files.unusable]:
         raise UserError(
-            f"{len(unusable):,} files cannot be read: {first_few(unusable)}; save images as PNG or "
-            f"JPEG, mount what links lead to, or remove the files"
+            f"{len(unusable):,} files cannot be read: {first_few(unusable)}; save images as "
+            "PNG or JPEG, mount what links lead to, or remove the files"
         )
     return found
 
@@ -114,21 +114,21 @@ def say_what_is_left_out(folder: Path, found: Mapping[str, ClassFiles]) -> None:
     nested = Counter({name: files.nested for name, files in found.items() if files.nested})
     if nested:
         say(
-            f"note: {nested.total():,} images of {folder} lie in folders inside a class's own and "
-            f"count for that class ({_counts(nested)})"
+            f"note: {nested.total():,} images of {folder} are in subfolders of a class folder "
+            f"and count for that class ({_counts(nested)})"
         )
     left_out = Counter({name: len(files.left_out) for name, files in found.items()})
     if left_out.total():
         endings = Counter(p.suffix or "no ending" for f in found.values() for p in f.left_out)
         say(
-            f"note: {left_out.total():,} files of {folder} are no images and are left out "
+            f"note: {left_out.total():,} files of {folder} are not images and are left out "
             f"({_counts(+left_out)}; {_counts(endings)})"
         )
     beside = [p for p in folder.iterdir() if p.suffix.lower() in ENDINGS | UNREADABLE]
     if beside := [p for p in beside if not _is_of_the_system(p.name) and p.is_file()]:
         say(
-            f"note: {len(beside):,} images lie directly in {folder}, in no class's folder, and are "
-            f"left out (the first: {min(beside).name})"
+            f"note: {len(beside):,} images are directly in {folder}, not in a class folder, "
+            f"and are left out (the first: {min(beside).name})"
         )
 
 

@@ -58,7 +58,7 @@ def load_list(
     paths = _paths(file, entries, root)
     if absent := sorted(set(range(len(names))) - set(label)):
         say(
-            f"note: {file} has no image of {len(absent):,} of the {len(names):,} classes "
+            f"note: {file} has no images of {len(absent):,} of the {len(names):,} classes "
             f"({first_few([names[c] for c in absent])})"
         )
     images = read_image_files(
@@ -96,11 +96,12 @@ def _read(file: Path) -> list[_Entry]:
         line_of.setdefault(entry.path, entry.line)
     if bad:
         raise UserError(
-            f"{len(bad):,} lines of {file} cannot be used: {first_few(bad)}; each must be PATH "
-            f"LABEL, or in a file that ends in .csv PATH,LABEL below the header path,label"
+            f"{len(bad):,} lines of {file} cannot be used: {first_few(bad)}; each line must "
+            "be PATH LABEL, or, in a file that ends in .csv, PATH,LABEL below the header "
+            "path,label"
         )
     if not entries:
-        raise UserError(f"{file} names no images; give a line PATH LABEL for each")
+        raise UserError(f"{file} names no images; give a line PATH LABEL for each image")
     return entries
 
 
@@ -114,7 +115,7 @@ def _lines(file: Path) -> Iterator[_Entry]:
             f"cannot read the list {file} ({error.strerror}); give a text file of PATH LABEL lines"
         ) from error
     except csv.Error as error:
-        raise UserError(f"{file} is no CSV file ({error}); save it again as CSV") from error
+        raise UserError(f"{file} is not a CSV file ({error}); save it again as CSV") from error
 
 
 def _text_lines(text: Iterator[str]) -> Iterator[_Entry]:
@@ -134,7 +135,7 @@ def _csv_rows(file: Path, text: Iterator[str]) -> Iterator[_Entry]:
             f"the header of {file} is {','.join(columns)}; it must name the columns path and label"
         )
     if others := [name for name in columns if name not in _COLUMNS]:
-        say(f"note: of {file} the columns path and label are taken, not {', '.join(others)}")
+        say(f"note: only the columns path and label of {file} are used, not {', '.join(others)}")
     rows.fieldnames = columns
     for row in rows:
         yield _Entry(rows.line_num, row["path"].strip(), row["label"].strip())
@@ -161,7 +162,7 @@ def _class_names(train_list: str) -> tuple[str, ...]:
     else:
         names = sorted({_as_name(label) for label in labels})
     if len(names) < 2:
-        raise UserError(f"{train_list} has one class only, {names[0]!r}; 2 at least are needed")
+        raise UserError(f"{train_list} has only one class, {names[0]!r}; at least 2 are needed")
     return tuple(names)
 
 
@@ -176,7 +177,7 @@ def _labels(file: Path, entries: list[_Entry], names: Sequence[str], train_list:
     unknown = [f"line {e.line} ({e.label})" for e, label in zip(entries, found) if label is None]
     if unknown:
         raise UserError(
-            f"{len(unknown):,} lines of {file} have a label that {train_list} has not: "
+            f"{len(unknown):,} lines of {file} have a label that is not in {train_list}: "
             f"{first_few(unknown)}; every class needs training images"
         )
     return [label for label in found if label is not None]
@@ -190,9 +191,9 @@ def _paths(file: Path, entries: list[_Entry], root: str) -> list[Path]:
     missing = [f"line {e.line} ({p})" for e, p, found in zip(entries, paths, there) if not found]
     if missing:
         raise UserError(
-            f"{len(missing):,} of {len(paths):,} images of {file} are not there: "
-            f"{first_few(missing)}; config.dataset.data_dir must be the folder that the paths of "
-            f"the list begin in, it is {root!r}"
+            f"{len(missing):,} of {len(paths):,} images of {file} do not exist: "
+            f"{first_few(missing)}; config.dataset.data_dir is {root!r} and must be the "
+            "folder where the paths of the list begin"
         )
     return paths
 

@@ -30,11 +30,11 @@ def class_counts(
       UserError: for values out of range, or a class that would be left without an image.
     """
     if num_classes < 2:
-        raise UserError(f"a long tail needs at least 2 classes, given {num_classes}")
+        raise UserError(f"a long tail needs at least 2 classes, but there are {num_classes}")
     if num_max < 1:
-        raise UserError(f"num_max must be at least 1 image, given {num_max}")
+        raise UserError(f"num_max is {num_max}; it must be at least 1 image")
     if not imbalance_ratio >= 1:
-        raise UserError(f"imbalance_ratio must be at least 1, given {imbalance_ratio}")
+        raise UserError(f"imbalance_ratio is {imbalance_ratio}; it must be at least 1")
     if profile == "exp":
         tail = 1 / imbalance_ratio  # in Cao's form, whose rounding the published subset has
         counts = [int(num_max * tail ** (c / (num_classes - 1))) for c in range(num_classes)]
@@ -47,9 +47,9 @@ def class_counts(
         raise UserError(f"unknown profile {profile!r}; use one of {', '.join(PROFILES)}")
     if min(counts) < 1:
         raise UserError(
-            f"imbalance_ratio {imbalance_ratio:g} leaves class {counts.index(0)} without an image "
-            f"at {num_max} images for the most frequent class; use a ratio of at most {num_max}, "
-            f"or dataset.imbalance_profile=none to take the images as they are"
+            f"imbalance_ratio {imbalance_ratio:g} leaves class {counts.index(0)} without an "
+            f"image if the most frequent class has {num_max} images; use a ratio of at most "
+            f"{num_max}, or dataset.imbalance_profile=none to take the images as they are"
         )
     return tuple(counts)
 
@@ -74,8 +74,8 @@ def canonical_subset(label: np.ndarray, class_counts: Sequence[int]) -> np.ndarr
     for c, (position, count) in enumerate(zip(_shuffled(label, len(class_counts)), class_counts)):
         if len(position) < count:
             raise UserError(
-                f"class {c} has {len(position)} images, but {count} were asked for; "
-                f"lower dataset.num_max or use dataset.imbalance_profile=none"
+                f"class {c} has {len(position)} images, but {count} are needed; lower "
+                "dataset.num_max or use dataset.imbalance_profile=none"
             )
         chosen.append(position[:count])
     return np.sort(np.concatenate(chosen)).astype(np.int64)

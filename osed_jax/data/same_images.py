@@ -35,7 +35,7 @@ def check_sets(sets: dict[str, ImageSet]) -> None:
             say(
                 f"WARNING: {len(twice):,} of {len(data.label):,} {name} images are also under "
                 f"another class (the first: {first} and {second}); one of the two is wrong: "
-                f"remove it"
+                "remove it"
             )
     for name, other in _PAIRS:
         if name in sets and other in sets:
@@ -53,8 +53,9 @@ def _warn_of_shared(
     say(
         f"WARNING: {len(shared):,} of {len(data.label):,} {name} images "
         f"({len(shared) / len(data.label):.1%}) are also {other} images (the first: "
-        f"{_describe(data, shared[0])} is the same image as {_describe(sets[other], twin)}); "
-        f"the {name} figures are too good by them: remove them from one of the two"
+        f"{_describe(data, shared[0])} is the same image as "
+        f"{_describe(sets[other], twin)}); they make the {name} figures too good: remove "
+        "them from one of the two"
     )
 
 
@@ -84,6 +85,7 @@ def _check_one_white(sets: dict[str, ImageSet]) -> None:
     if len(set(white.values())) > 1:
         values = ", ".join(f"{name} {value:,.6g}" for name, value in white.items())
         raise UserError(
-            f"images deeper than 8 bits fill different ranges (white: {values}), so they would be "
-            f"shown at different brightness; save all with 8 bits a value, scaled alike"
+            f"images with more than 8 bits have different ranges (white: {values}), so they "
+            "would be shown at different brightness; save all with 8 bits per value, scaled "
+            "alike"
         )

@@ -37,8 +37,8 @@ def load_tfds(
     features = builder.info.features
     if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
         raise UserError(
-            f"TFDS set {name!r} has no image with a class label; its features are "
-            f"{', '.join(features)}"
+            f"TFDS set {name!r} has no images with class labels; its features are "
+            f"{', '.join(features)}; choose an image classification set"
         )
     splits = builder.info.splits
     if split == "test":
@@ -101,7 +101,7 @@ def _prepared(name: str, data_dir: str) -> Any:
         builder = tfds.builder(name, data_dir=data_dir or None)
     except (tfds.core.DatasetNotFoundError, ValueError, AttributeError) as error:
         raise UserError(
-            f"TFDS knows no set {name!r} ({str(error).splitlines()[0]}); see the TFDS catalogue"
+            f"TFDS has no set {name!r} ({str(error).splitlines()[0]}); see the TFDS catalogue"
         ) from error
     try:
         # The original archive alone: looking for a prepared copy takes minutes without a network.
@@ -150,5 +150,5 @@ def _white_of(builder: Any, split: str) -> float:
         if example["image"].dtype == np.uint8:
             return 0.0
         white = max(white, white_of(example["image"]))
-    say(f"note: the {split} images are deeper than 8 bits; {white:,.6g} is taken for white")
+    say(f"note: the {split} images have more than 8 bits per value; {white:,.6g} is taken as white")
     return white

@@ -51,8 +51,9 @@ class Classifier:
         ):
             if its != ours:
                 raise UserError(
-                    f"{given}, whose net's {what} ({its}) is not that of the configured data set "
-                    f"({ours}); give a run on this data set, or the run's own data"
+                    f"{given}, but its net was trained with other {what} ({its}) than "
+                    f"the configured data set has ({ours}); give a run on this data set, or "
+                    f"configure the data set of that run"
                 )
 
 

@@ -222,8 +222,8 @@ def _summary(batch_norm: str, layers: list[str], measured: list[_Measured]) -> l
         layer = layers[np.argwhere(~np.isfinite(norm))[0][1]]
         raise UserError(
             f"the gradient of {layer} is not finite with batch norm {batch_norm}, so there is "
-            f"nothing to compare; the net has diverged: train again with a lower "
-            f"config.optimizer.learning_rate"
+            "nothing to compare; the net has diverged: train again with a lower "
+            "config.optimizer.learning_rate"
         )
     rows = []
     for k, kind in enumerate(KIND_NAMES.values()):

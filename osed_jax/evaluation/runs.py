@@ -94,7 +94,9 @@ def find_runs(directory: Path) -> list[Run]:
       UserError: where there is none, or they are of different data.
     """
     if not directory.is_dir():
-        raise UserError(f"there is no folder {directory}; give one with work directories below it")
+        raise UserError(
+            f"there is no folder {directory}; give a folder that contains work directories"
+        )
     found = _folders(directory)
     if not found:
         raise UserError(f"there is no finished run (summary.json) below {directory}; train one")
@@ -113,7 +115,7 @@ def _folders(directory: Path) -> list[Path]:
         folder = Path(name)
         for dead in (p for f in [*folders, *files] if (p := folder / f).is_symlink()):
             if not dead.exists():
-                say(f"note: {dead} is a link to nothing, so it is left out")
+                say(f"note: {dead} is a broken link, so it is left out")
         if folder.resolve() in seen:
             folders.clear()  # a link to where the search has been already
             continue
@@ -163,7 +165,7 @@ def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
         if run.seed in found:
             raise UserError(
                 f"{found[run.seed].directory} and {run.directory} are the same run (config and "
-                f"seed {run.seed}); keep one of them below the folder that is compared"
+                f"seed {run.seed}); keep only one of them below the folder that is compared"
             )
         found[run.seed] = run
     _check_same_generated(members)
@@ -183,8 +185,8 @@ def _read(directory: Path) -> Run:
     summary = workdir.read_json(path, again)
     if missing := [name for name in _NEEDED if name not in summary]:
         raise UserError(
-            f"{path} has no {', '.join(missing)}, so it is not that of a run; remove it or give "
-            f"another --workdir"
+            f"{path} has no {', '.join(missing)}, so it is not from a run; remove it or give "
+            "another --workdir"
         )
     summary["config"] = completed(summary["config"])
     try:
@@ -199,8 +201,8 @@ def _check_same_images(runs: Sequence[Run]) -> None:
     known = [run for run in runs if run.summary.get("content_sha256")]
     if unknown := len(runs) - len(known):
         say(
-            f"note: {unknown:,} of {len(runs):,} runs are of an earlier version and carry no "
-            f"digest of their images; they are told apart by names and numbers only"
+            f"note: {unknown:,} of {len(runs):,} runs are of an earlier version and have no "
+            "digest of their images; only names and numbers of their images are compared"
         )
     for run in known[1:]:
         first, other = (r.summary["content_sha256"] for r in (known[0], run))
@@ -208,8 +210,8 @@ def _check_same_images(runs: Sequence[Run]) -> None:
         if parts:
             raise UserError(
                 f"{known[0].directory} and {run.directory} are of different data (other "
-                f"{' and '.join(parts)} images of the same names and numbers); compare them apart, "
-                f"each in a folder of its own"
+                f"{' and '.join(parts)} images with the same names and numbers); compare them "
+                "separately, each in its own folder"
             )
 
 
@@ -220,9 +222,9 @@ def _check_same_generated(members: Sequence[Run]) -> None:
         first, other = (r.summary["content_sha256"]["generated"] for r in (known[0], run))
         if first != other:
             raise UserError(
-                f"{known[0].directory} and {run.directory} have the same config, but the generated "
-                f"images were exchanged in between; train one of them again, or keep the runs in "
-                f"folders of their own"
+                f"{known[0].directory} and {run.directory} have the same config, but the "
+                "generated images were replaced between the two; train one of them again, or "
+                "keep the runs in separate folders"
             )
 
 
@@ -241,7 +243,7 @@ def _check_same_data(first: Run, other: Run) -> None:
     if changed:
         raise UserError(
             f"{first.directory} and {other.directory} are of different data "
-            f"({'; '.join(changed)}); compare them apart, each in a folder of its own"
+            f"({'; '.join(changed)}); compare them separately, each in its own folder"
         )
 
 

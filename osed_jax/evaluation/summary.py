@@ -85,8 +85,8 @@ def _speed(config: Config, metrics: Path) -> dict[str, float | None]:
     missing = set(range(first, num_epochs(config))) - set(found)
     if missing or not found:
         say(
-            f"note: {metrics} lacks {len(missing) or 'all'} of its epochs, so the summary has no "
-            f"wall time and no speed; the figures of the net are not touched by that"
+            f"note: {metrics} lacks {len(missing) or 'all'} of its epochs, so the summary has "
+            "no wall time and no speed; accuracies are not affected"
         )
         return {"wall_seconds": None, "images_per_second": None}
     return {
@@ -139,7 +139,7 @@ def read_predictions(
     except Exception as error:  # NumPy and zipfile raise many kinds
         raise DamageError(f"{path} cannot be read ({error})") from error
     if summary is not None and confusion.tolist() != summary["confusion_matrix"]:
-        raise DamageError(f"{path} is not of the figures in the summary.json beside it")
+        raise DamageError(f"{path} does not match the figures in the summary.json beside it")
     return logits, label
 
 

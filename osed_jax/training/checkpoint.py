@@ -120,8 +120,8 @@ class Checkpoints:
         full = "No space left on device" in text
         why = "no space left on the device" if full else text[:200]
         return UserError(
-            f"cannot write a checkpoint to {self._folder} ({why}); "
-            f"free space or allow it; the same command goes on from the last whole checkpoint"
+            f"cannot write a checkpoint to {self._folder} ({why}); free some space or allow "
+            "writing there; the same command continues from the last complete checkpoint"
         )
 
     def epochs(self) -> list[int]:
@@ -165,9 +165,9 @@ class Checkpoints:
             return self._manager.restore(epoch, args=ocp.args.StandardRestore(like))
         except Exception as error:  # Orbax and its storage raise many kinds
             raise UserError(
-                f"the checkpoint {self._folder / str(epoch)} is damaged or of another model "
+                f"the checkpoint {self._folder / str(epoch)} is damaged or of another net "
                 f"({' '.join(str(error).split())[:200]}); give the config that it was trained "
-                f"with, or remove the folder to go on from an earlier one"
+                "with, or remove the folder to continue from an earlier one"
             ) from error
 
 
@@ -181,7 +181,7 @@ def check_whole(workdir: Path, epoch: int) -> None:
     if not folder.is_dir():
         raise DamageError(f"{folder} is missing")
     if not check_digests(folder):
-        say(f"note: {folder.parent} carries no digests, so it is used unchecked")
+        say(f"note: {folder.parent} has no digests, so it is not checked")
 
 
 def _set_damaged_aside(workdir: Path) -> None:
@@ -196,8 +196,9 @@ def _set_damaged_aside(workdir: Path) -> None:
             damaged.append((epoch, str(error)))
     if damaged and len(damaged) == len(epochs):
         raise UserError(
-            f"the checkpoint of epoch {damaged[0][0]} is damaged: {damaged[0][1]}; there is no "
-            f"whole one before it: restore it from a copy, or give another --workdir to train anew"
+            f"the checkpoint of epoch {damaged[0][0]} is damaged: {damaged[0][1]}; there is "
+            "no complete one before it: restore it from a copy, or give another --workdir to "
+            "train from the beginning"
         )
     for epoch, why in damaged:
         aside = workdir / f"{files.CHECKPOINTS}.damaged" / str(epoch)
@@ -207,7 +208,7 @@ def _set_damaged_aside(workdir: Path) -> None:
         (workdir / files.CHECKPOINTS / str(epoch)).rename(aside)
         say(
             f"the checkpoint of epoch {epoch} is damaged: {why}; it was moved to {aside}, and "
-            f"training goes on from the one before"
+            "training continues from the one before"
         )
 
 
@@ -224,6 +225,6 @@ def _check_whose(workdir: Path, epoch: int) -> None:
         changed += files.changed_images(known, kept)
     if changed:
         raise UserError(
-            f"{workdir / files.CHECKPOINTS / str(epoch)} is of another run than {workdir} "
-            f"({'; '.join(changed)}); put it back to where it belongs"
+            f"{workdir / files.CHECKPOINTS / str(epoch)} belongs to another run than "
+            f"{workdir} ({'; '.join(changed)}); move it back to its own run"
         )

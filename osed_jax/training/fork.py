@@ -69,16 +69,16 @@ def fork_state(
         )
     if not start:
         raise UserError(
-            f"cannot fork from {source}: its method {method_name(other)} trains in another way "
-            f"from the first epoch on; fork from a run that begins as this one does, or train in "
-            f"full without config.init.fork_from"
+            f"cannot fork from {source}: its method {method_name(other)} trains differently "
+            "from the first epoch on; fork from a run that begins like this one, or train in "
+            "full without config.init.fork_from"
         )
     with Checkpoints.reading(source) as saved:
         if start not in saved.epochs():
             raise UserError(
                 f"cannot fork from {source}: it has no checkpoint of epoch {start}, only of "
                 f"{saved.epochs() or 'none'}; set config.oversampling.start_epoch to one of them, "
-                f"or train that run with this start_epoch, whose checkpoint it then keeps"
+                "or train that run with this start_epoch, which makes it keep this checkpoint"
             )
         return saved.restore(start, like(start)), start
 
