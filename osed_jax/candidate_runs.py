@@ -1,4 +1,4 @@
-"""The runs of --mode=tune: which candidates there are, what each trains, and for how long."""
+"""The runs of --mode=tune: the candidates, the config of each, and the number of epochs."""
 
 import copy
 import json
@@ -17,15 +17,15 @@ from osed_jax.stages import common_epochs, num_epochs, stages
 
 _KEPT_SHARE = 1 / 3
 _KEPT_AT_LEAST = 2
-# Of the section oversampling: what belongs to the data, not to a setting.
+# Fields of the section oversampling that describe the data, so that candidates keep them.
 _OF_THE_DATA = ("generated_dir", "noise_space")
 
 
 def named(config: Mapping[str, Any]) -> tuple[dict[str, Candidate], list[str]]:
-    """The candidates by name, from the simplest on, and which are left out and why.
+    """The candidates by name, the simplest first; and those that are left out, with the reason.
 
     Raises:
-      UserError: for a name that is no candidate, or where none is left.
+      UserError: if a name is unknown, or fewer than two candidates are left.
     """
     known = {**CANDIDATES, **_from_file(config["tune"]["candidates_file"])}
     asked = [name.strip() for name in config["tune"]["candidates"].split(",") if name.strip()]
@@ -50,10 +50,10 @@ def named(config: Mapping[str, Any]) -> tuple[dict[str, Candidate], list[str]]:
 
 
 def of_candidate(config: Mapping[str, Any], candidate: Candidate, epochs: int) -> dict[str, Any]:
-    """The config of a run of so many epochs; what follows from their number moves along.
+    """The config of a candidate's run of `epochs` epochs; defaults in epochs are scaled with it.
 
     Raises:
-      UserError: where the candidate sets a field that there is not, or to what it must not be.
+      UserError: if the candidate sets an unknown field or a value that is not allowed.
     """
     run = copy.deepcopy(dict(config))
     before = config["train"]["num_epochs"]
@@ -71,7 +71,9 @@ def of_candidate(config: Mapping[str, Any], candidate: Candidate, epochs: int) -
         _set(run, name, flat[name].default(epochs) if usual else round(now * epochs / before))
     method = METHODS[candidate.method]
     run["oversampling"] |= {**method.prefers, **method.sets}
-    for name in METHODS[method_name(config)].others:  # of the given method, not of this one
+    for name in METHODS[
+        method_name(config)
+    ].others:  # set by the method of the given config, not by the candidate's
         _set(run, name, flat[name].default)
     set_others(run, candidate.method)
     reset = {"loss.generated_weight": 1.0, "train.head_epochs": 0, "init.fork_from": ""}
@@ -83,7 +85,7 @@ def of_candidate(config: Mapping[str, Any], candidate: Candidate, epochs: int) -
 
 
 def num_kept(count: int) -> int:
-    """Of so many candidates, how many go on to the next fold, beside the baseline."""
+    """How many of `candidates` are kept for the next fold, besides the baseline."""
     return min(count, max(math.ceil(count * _KEPT_SHARE), _KEPT_AT_LEAST))
 
 
@@ -111,7 +113,7 @@ def epochs_within_budget(config: Mapping[str, Any], candidates: Sequence[Candida
 def best_start(
     config: Mapping[str, Any], finished: Mapping[Path, Mapping[str, Any]]
 ) -> tuple[Path | None, int]:
-    """The finished run with which a run has the most epochs in common, and their number."""
+    """The finished run that has the most first epochs in common with a run, and their number."""
     common = {p: _common_epochs(config, other) for p, other in finished.items()}
     common = {p: n for p, n in common.items() if 0 < n < num_epochs(config)}
     path = max(common, key=lambda p: common[p], default=None)
@@ -119,7 +121,7 @@ def best_start(
 
 
 def _common_epochs(one: Mapping[str, Any], other: Mapping[str, Any]) -> int:
-    """Epochs that two runs train in the same way: none where loss, net or augmentation differ."""
+    """First epochs that two runs train alike: none if loss, net or augmentation differ."""
     losses = [{**run["loss"], "generated_weight": None} for run in (one, other)]  # in the stages
     if losses[0] != losses[1] or any(one[name] != other[name] for name in ("augment", "model")):
         return 0
@@ -150,7 +152,7 @@ def _as_candidate(name: str, given: dict[str, Any]) -> Candidate:
 
 
 def _lacks(config: Mapping[str, Any], candidate: Candidate) -> str:
-    """What a candidate needs and does not have; empty where it has all."""
+    """What a candidate needs and does not have; empty if nothing is missing."""
     store = config["oversampling"]["generated_dir"]
     if METHODS[candidate.method].sets["mode"] == "generated" and not store:
         return "config.oversampling.generated_dir"

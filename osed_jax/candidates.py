@@ -1,4 +1,4 @@
-"""What --mode=tune chooses from: settings of the methods, the simplest first."""
+"""The candidates of --mode=tune: settings of the methods, the simplest first."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ class Candidate(NamedTuple):
     Attributes:
       method: one of `methods.METHODS`.
       about: what it does, for the page.
-      sets: further fields, `section.name`, beyond those of the method; a function of the number of
-        epochs where the value follows it.
+      sets: further fields, `section.name` -> value, besides those of the method; a value may be a
+        function of the number of epochs.
     """
 
     method: str
@@ -23,7 +23,7 @@ _THIRD = {"oversampling.replace_ratio": 1 / 3}
 _WHOLE = {"oversampling.replace_ratio": 1.0}
 _SHOWN_NEAR = {**_THIRD, "oversampling.max_gap": 1.0}
 
-# From the simplest on: among settings that are as good, tune takes the first.
+# The simplest first: tune takes the first one of those that are equally good.
 CANDIDATES = {
     "erm": Candidate("erm", "every training image once"),
     "ros": Candidate("ros", "resampling: class-balanced draws from the start"),

@@ -1,4 +1,4 @@
-"""What a config may choose from; importable without JAX."""
+"""Names that a config may choose; this module imports without JAX."""
 
 PLACEHOLDER = "{class}"  # in a prompt template, where the class's name goes
 SCHEDULERS = ("ddim", "dpmsolver++", "euler", "lcm", "tcd")

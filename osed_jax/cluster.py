@@ -1,12 +1,13 @@
-"""Several processes, on one machine or many, that do one job: JAX's own distributed runtime.
+"""Several processes, on one machine or many, that do one job, with JAX's distributed runtime.
 
-Every process runs the same program on its part of every batch. The first one alone speaks and
-writes summaries; checkpoints are written by all. A process that never joined a job is the first
-of one.
+Every process runs the same program on its part of every batch. Only the first process prints and
+writes summaries; all of them write checkpoints. A process that did not join a job counts as the
+first of one.
 
-A process that ends leaves the others in a collective, which on some platforms never returns, or to
-JAX's heartbeat, which aborts them after 100 s with a stack trace. So a thread of each process
-listens on the connection that `meeting` has left, and ends it with one line where another is gone.
+If one process ends, the others wait in a collective operation, which never returns on some
+platforms, or JAX's heartbeat aborts them after 100 s with a stack trace. So a thread in each
+process listens on the connection that `meeting` opened. If another process is gone, the thread
+ends its own process with one line.
 """
 
 import contextlib
@@ -23,14 +24,19 @@ from osed_jax import __version__, meeting
 from osed_jax.errors import UserError
 from osed_jax.stopping import end
 
-JOIN_TIMEOUT = 45  # seconds, unless --join_timeout says otherwise
-_BEAT, _SILENCE = 2.0, 30.0  # seconds between two beats, and until a silent process counts as gone
+JOIN_TIMEOUT = 45  # seconds; the default of --join_timeout
+_BEAT, _SILENCE = (
+    2.0,
+    30.0,
+)  # seconds between two heartbeats, and until a silent process counts as gone
 _LEFT = "left"
 
 _share = (0, 1)
-_others: dict[int, meeting.Connection] = {}  # of process 0: all; of another one: process 0
+_others: dict[
+    int, meeting.Connection
+] = {}  # in process 0: all others; in any other process: process 0
 _listening: list[threading.Thread] = []
-_ending = threading.Lock()  # held by what tells how this process ends
+_ending = threading.Lock()  # held by the thread that reports how this process ends
 
 
 def join(
@@ -41,20 +47,20 @@ def join(
     about: Mapping[str, Any],
     timeout: float,
 ) -> None:
-    """Joins the job; comes before anything that touches a device.
+    """Joins the job. Call it before anything that uses a device.
 
     Args:
-      coordinator_address: HOST:PORT of the first process; with the other two, or all three None:
+      coordinator_address: HOST:PORT of the first process. Give all three, or None for all three:
         then JAX takes them from the environment (SLURM, Open MPI, a TPU pod, an indexed job of
         Kubernetes; see jax.distributed.initialize).
-      num_processes: in the whole job.
-      process_id: of this process, counted from 0.
-      about: what must be the same in all processes, as their versions must: name -> plain value.
-      timeout: seconds in which all must come.
+      num_processes: number of processes of the job.
+      process_id: number of this process, counted from 0.
+      about: what must be the same in all processes, besides their versions: name -> plain value.
+      timeout: seconds within which all processes must join.
 
     Raises:
-      UserError: where they are incomplete or out of range, the environment says nothing, the
-        others do not come in time, or one of them is about something else.
+      UserError: if the three are incomplete or out of range, the environment does not name them,
+        the others do not join in time, or `about` differs in one of them.
     """
     given = (coordinator_address, num_processes, process_id)
     if given == (None, None, None):
@@ -79,12 +85,12 @@ def join(
 
 
 def is_first() -> bool:
-    """Whether this is the process that speaks and writes."""
+    """Whether this is the process that prints and writes."""
     return _share[0] == 0
 
 
 def wait_for_all(moment: str) -> None:
-    """Returns when every process has come to this moment, named alike in all of them."""
+    """Returns when every process has called this with the same name of the moment."""
     if _share[1] > 1:
         from jax.experimental.multihost_utils import sync_global_devices
 
@@ -93,7 +99,7 @@ def wait_for_all(moment: str) -> None:
 
 @contextlib.contextmanager
 def first_goes_first(moment: str) -> Iterator[None]:
-    """The first process alone runs the block, then the others: they find what it has written."""
+    """The first process runs the block, then the others, which find what it has written."""
     if not is_first():
         wait_for_all(moment)
     yield
@@ -102,7 +108,7 @@ def first_goes_first(moment: str) -> Iterator[None]:
 
 
 def check_same(what: str, identity: str) -> None:
-    """Raises UserError, in all processes, where `what` has not the same identity in all of them."""
+    """Raises UserError in all processes if `identity` is not the same in all of them."""
     if _share[1] == 1:
         return
     import numpy as np
@@ -119,11 +125,11 @@ def check_same(what: str, identity: str) -> None:
 
 
 def take_over(patience: float = 0.0) -> None:
-    """From here on this process itself tells how it ends, and no other's end is told.
+    """From here on this process reports its own end, and no longer the end of another one.
 
     Args:
-      patience: seconds to wait first for what may have happened to another process: the error that
-        follows from it comes at the same time. Where something has, this does not return.
+      patience: seconds to wait first, since an error here may be the result of another process's
+        end. If another one has ended, this does not return.
     """
     if _others:
         time.sleep(patience)
@@ -131,9 +137,9 @@ def take_over(patience: float = 0.0) -> None:
 
 
 def leave(status: int) -> int:
-    """Tells the others how this process ends, with `status`, which it returns.
+    """Tells the others that this process ends with `status`, and returns `status`.
 
-    Without an error it waits for the others to come to their ends, too; else it ends at once.
+    Without an error it waits until the others end, too; with an error it returns at once.
     """
     if not _others:
         return status
@@ -144,19 +150,19 @@ def leave(status: int) -> int:
     if not is_first():
         _tell(_LEFT)
     for thread in _listening:
-        thread.join()  # ends when the other has left
+        thread.join()  # returns when the other process has left
     if is_first():
         _tell(_LEFT)
     import jax
 
-    with contextlib.suppress(Exception):  # what it had to do is done
+    with contextlib.suppress(Exception):  # its work is done
         jax.distributed.shutdown()
     return status
 
 
 def _from_environment(timeout: float) -> tuple[Any, Any, Any]:
-    """What JAX finds there of address, number and own place; None each where it finds nothing."""
-    from jax._src.clusters import ClusterEnv  # there is no public way to it before joining
+    """Address, number of processes and own number as JAX finds them; None for what it misses."""
+    from jax._src.clusters import ClusterEnv  # JAX has no public function for it before joining
 
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     try:
@@ -172,7 +178,7 @@ def _from_environment(timeout: float) -> tuple[Any, Any, Any]:
 
 
 def _checked(address: Any, count: Any, index: Any) -> tuple[str, int, int]:
-    """The three; raises UserError where they are incomplete or out of range."""
+    """The three values; raises UserError if they are incomplete or out of range."""
     if (address, count, index) == (None,) * 3:
         raise UserError(
             "--distributed: the environment names no other process (SLURM, Open MPI, a TPU "
@@ -194,7 +200,7 @@ def _checked(address: Any, count: Any, index: Any) -> tuple[str, int, int]:
 
 
 def _watch() -> None:
-    """Keeps this process's pulse, and listens to the others'."""
+    """Starts this process's heartbeat, and listens to those of the others."""
     for other, connection in _others.items():
         _listening.append(threading.Thread(target=_listen, args=(other, connection), daemon=True))
     for thread in [*_listening, threading.Thread(target=_beat, name="pulse", daemon=True)]:
@@ -208,7 +214,7 @@ def _beat() -> None:
 
 
 def _listen(other: int, connection: meeting.Connection) -> None:
-    """Returns when the other process has left; ends this one where it is missed."""
+    """Returns when the other process has left; ends this process if the other one is gone."""
     try:
         while (said := connection.hear(_SILENCE)) != _LEFT:
             if said:
@@ -220,7 +226,7 @@ def _listen(other: int, connection: meeting.Connection) -> None:
 
 
 def _give_up(why: str) -> None:
-    _ending.acquire()  # for ever, where this process ends by itself
+    _ending.acquire()  # for ever, if this process ends by itself
     _tell(why)
     index, count = _share
     print(
@@ -234,7 +240,7 @@ def _give_up(why: str) -> None:
 
 def _tell(line: str) -> None:
     for connection in _others.values():
-        with contextlib.suppress(OSError):  # who is gone is missed by the thread that listens
+        with contextlib.suppress(OSError):  # the listening thread notices that the other is gone
             connection.say(line)
 
 

@@ -1,4 +1,4 @@
-"""A config: made from the schema, and checked, with every problem in one error."""
+"""Makes a config from the schema and checks it; one error names all problems."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ from osed_jax.schema import Field, fields
 
 
 def get_config(method: str = "erm") -> ConfigDict:
-    """Every field at its default, then what `method` sets.
+    """A config with every field at its default, changed by what `method` sets.
 
     Raises:
-      UserError: where there is no such method.
+      UserError: if there is no such method.
     """
     flat = dict(fields())
     config = ConfigDict({"train": {"num_epochs": flat["train.num_epochs"].default}})
     epochs = config.train.get_ref("num_epochs")
 
     def value(field: Field) -> Any:
-        """What follows from the number of epochs moves along when that is overridden."""
+        """The default; one that depends on the number of epochs changes with it."""
         return field.default(epochs) if callable(field.default) else field.default
 
     for name, field in flat.items():
@@ -49,14 +49,14 @@ def apply_method(config: ConfigDict, method: str) -> ConfigDict:
 
 
 def defaults() -> dict[str, Any]:
-    """The plain config of every default."""
+    """A plain nested dict of all defaults."""
     return plain(get_config().to_dict())
 
 
 def check(config: ConfigDict) -> dict[str, Any]:
     """Returns the config as a plain nested dict, as `config.json` has it.
 
-    A path that begins with ~ has the home folder there: no shell expands it behind `=`.
+    A ~ at the beginning of a path is replaced by the home folder: no shell expands it after `=`.
 
     Raises:
       UserError: naming every field that is unknown, missing or out of range.
@@ -82,7 +82,7 @@ def _with_paths(config: Mapping[str, Any], change: Callable[[str], str]) -> dict
 
 
 def check_fields(resolved: Mapping[str, Any]) -> None:
-    """The same for a config that is a plain nested dict already."""
+    """As `check`, for a config that is a plain nested dict already."""
     given, known = flattened(resolved), dict(fields())
     problems = [
         f"there is no field config.{f}; docs/configuration.md lists all fields"
@@ -116,7 +116,7 @@ def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, 
 
 
 def _same_path(field: str, a: Any, b: Any) -> bool:
-    """Whether a field is a path, and both values are of one place: DIR, DIR/ or from the root."""
+    """Whether both values of a path field name the same folder: DIR, DIR/ or absolute."""
     known = dict(fields()).get(field)
     if known is None or known.rule is not PATH or not (a and b):
         return False
@@ -128,18 +128,18 @@ def _place(path: str) -> str:
 
 
 def with_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with every path from the root on, to tell whether two are the same."""
+    """The config with absolute paths, to compare it with another one."""
     return _with_paths(config, lambda path: _place(path) if path else path)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The same for people: `field: old -> new` each."""
+    """As `changed_fields`, in words: `field: old -> new` for each."""
     changed = changed_fields(old, new).items()
     return [f"{field}: {before!r} -> {after!r}" for field, (before, after) in changed]
 
 
 def as_config_file(config: Mapping[str, Any], about: str) -> str:
-    """A config file, for --config, that gives this plain config: the fields that are no defaults.
+    """The text of a config file for --config that sets all fields that are not at their default.
 
     Args:
       config: as `check` returns it.

@@ -1,4 +1,4 @@
-"""From the command line to a config; mistakes in a person's own file with the file and the line."""
+"""Reads a config from the command line; mistakes in a config file get file and line."""
 
 import os
 import traceback
@@ -11,17 +11,17 @@ from osed_jax.errors import UserError
 
 
 def parsed(argv: list[str]) -> ConfigDict | None:
-    """Parses the command line; returns the config with its overrides, None where none is given.
+    """Parses the command line; returns the config with its overrides, None if none is given.
 
     Raises:
-      UserError: a flag, a field or a file that is not there or wrong.
+      UserError: if a flag, a field or a file is missing or wrong.
     """
     try:
         extra = flags.FLAGS(argv)[1:]
         config = flags.FLAGS.config
         if config is not None:
-            config.keys()  # a missing file makes itself known only when it is used
-    except Exception as error:  # a config file's own complaint comes wrapped in a traceback
+            config.keys()  # a missing file raises only when the config is used
+    except Exception as error:  # an error of a config file comes wrapped in a traceback
         from osed_jax.renames import renamed_flags
 
         text = renamed_flags(argv) or mistake_in(argv, error)
@@ -33,7 +33,7 @@ def parsed(argv: list[str]) -> ConfigDict | None:
 
 
 def mistake_in(arguments: Iterable[str], error: BaseException) -> str:
-    """Where in the file that `--config` names an error arose, and what it is; empty for elsewhere.
+    """File, line and text of an error in the file that `--config` names; "" if it is elsewhere.
 
     Args:
       arguments: of the command line.
@@ -51,7 +51,7 @@ def mistake_in(arguments: Iterable[str], error: BaseException) -> str:
 
 
 def missing_config(given: bool) -> str:
-    """What to say where there is no config, with or without a file given by `--config`."""
+    """The message if there is no config; `given` says whether `--config` names a file."""
     if given:
         return (
             "get_config in the file that --config names returns nothing; end it with: return config"

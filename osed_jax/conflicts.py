@@ -1,4 +1,4 @@
-"""Problems between fields of a config that are valid each on its own."""
+"""Problems between fields of a config, each of which is valid by itself."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ from osed_jax.models.nets import NETS
 
 
 class _Serving(NamedTuple):
-    """Fields that have a meaning with some values of another one only.
+    """Fields that are used with some values of another field only.
 
     Attributes:
-      fields: which must have their defaults elsewhere.
+      fields: they must have their defaults with all other values.
       by: the other field.
-      values: of `by`, with which they have a meaning.
-      words: how a message calls that.
+      values: of `by`, with which the fields are used.
+      words: the same condition in words, for messages.
     """
 
     fields: tuple[str, ...]
@@ -76,7 +76,7 @@ _SERVING = (
 
 
 def conflicts(f: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
-    """Problems between fields that are valid each on its own.
+    """Problems between fields, each of which is valid by itself.
 
     Args:
       f: a config, `section.field` -> value.
@@ -173,7 +173,7 @@ def _list_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
 
 
 def doubts(f: Mapping[str, Any]) -> Iterator[str]:
-    """What is valid, but seldom meant: a run says it in one line and trains all the same."""
+    """Settings that are valid but seldom wanted: a run prints one line for each, and trains."""
     corrections = []
     if f["loss.name"] == "balanced_softmax" or (
         f["loss.name"] == "logit_adjustment" and f["loss.tau"]

@@ -1,4 +1,4 @@
-"""What a run says while it works: lines that do not tear the progress bar apart."""
+"""Lines that a run prints while it works, above its progress bar."""
 
 import contextlib
 import contextvars
@@ -13,7 +13,7 @@ _MUTED = contextvars.ContextVar("muted", default=False)
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Leaves out what is said inside: the lines of many small runs that are told together."""
+    """Prints nothing inside the block: many small runs are reported together afterwards."""
     token = _MUTED.set(True)
     try:
         yield
@@ -24,7 +24,7 @@ def muted() -> Iterator[None]:
 def say(message: str) -> None:
     """Prints one line to standard output, above a progress bar that may be running.
 
-    Of several processes that do one job, the first alone says it.
+    If several processes do one job, only the first one prints it.
     """
     if _MUTED.get() or not cluster.is_first():
         return
@@ -33,7 +33,7 @@ def say(message: str) -> None:
 
 
 def progress(items: Iterable | None = None, *, total: int, unit: str, label: str) -> tqdm:
-    """A progress bar on standard error; silent where that is not a terminal, as `say` is."""
+    """A progress bar on standard error; none if that is not a terminal or `say` prints nothing."""
     return tqdm(
         items,
         total=total,

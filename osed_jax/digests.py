@@ -1,4 +1,4 @@
-"""Digests by which what is kept for later is checked: of records, and of a folder's files."""
+"""Digests (sha256) of records and of a folder's files, to find damage when they are read."""
 
 import hashlib
 import json
@@ -8,12 +8,12 @@ from typing import Any
 
 from osed_jax.errors import UserError
 
-KEY = "digest"  # of a record: the sha256 of all that stands beside it
+KEY = "digest"  # of a record: the sha256 of all its other fields
 FILE = "sha256.json"  # of a folder: path -> sha256 of its content
 
 
 class DamageError(UserError):
-    """What was kept is not what was written."""
+    """A file is not as it was written."""
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,10 +23,10 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record without its digest; one that carries none comes from an earlier version.
+    """The record without its digest; records of earlier versions have none.
 
     Raises:
-      DamageError: where the content is not that of the digest.
+      DamageError: if the content does not match the digest.
     """
     content = {name: value for name, value in record.items() if name != KEY}
     if KEY in record and record[KEY] != _of_record(content):
@@ -44,11 +44,11 @@ def read_lines(
     """The records of a file of JSON lines, and the numbers of its damaged lines, from 1.
 
     Args:
-      path: of the file; one that is not there has no lines.
-      needed: what a record must have.
-      allowed: whether a record that has it all is one; else its line counts as damaged.
-      growing: whether lines are appended to the file: then a last line without its end is what a
-        killed process was writing, which is left out and no damage.
+      path: of the file; a missing file has no lines.
+      needed: fields that a record must have.
+      allowed: a further test of a record; if it fails, the line counts as damaged.
+      growing: whether lines are appended to the file. Then a last line without a newline was being
+        written by a killed process; it is left out and does not count as damaged.
     """
     records, damaged = [], []
     *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
@@ -74,14 +74,14 @@ def describe_damaged(path: Path, lines: Sequence[int]) -> str:
 
 
 def write_digests(folder: Path, files: Sequence[Path] | None = None) -> None:
-    """Writes `sha256.json` of a folder's files, by default of all below it."""
+    """Writes `sha256.json` with the digests of a folder's files, by default all of them."""
     found = [p for p in folder.rglob("*") if p.is_file()] if files is None else files
     lines = {str(p.relative_to(folder)): file_sha256(p) for p in sorted(found) if p.name != FILE}
     (folder / FILE).write_text(json.dumps(sealed(lines), indent=2) + "\n")
 
 
 def check_digests(folder: Path) -> bool:
-    """Checks the files that `sha256.json` names; False where a folder has none.
+    """Checks the files that `sha256.json` names; returns False if the folder has no such file.
 
     Raises:
       DamageError: naming the first file that is missing or changed.
@@ -102,7 +102,7 @@ def check_digests(folder: Path) -> bool:
 
 
 def file_sha256(path: Path) -> str:
-    """Of a file's content."""
+    """The sha256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -117,5 +117,5 @@ def files_sha256(folder: Path, files: Iterable[Path]) -> str:
 
 
 def _of_record(content: Mapping[str, Any]) -> str:
-    plain = json.loads(json.dumps(content))  # keys that are numbers become text
+    plain = json.loads(json.dumps(content))  # JSON turns keys that are numbers into text
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The one exception that is meant for the person at the command line."""
+"""The exception whose message is for the person at the command line."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def disk_problems_explained(cannot: str, remedy: str) -> Iterator[None]:
-    """Tells a full disk, or one that cannot be written, in one line.
+    """Turns the error of a full or read-only disk into one line.
 
     Args:
       cannot: what could not be done, and where.

@@ -1,4 +1,4 @@
-"""From what a command raises to one line for a person, and the exit status of the process."""
+"""Turns what a command raises into one line for a person and an exit status."""
 
 import errno
 import io
@@ -21,7 +21,7 @@ _ADVICE = {
 
 
 def _of_the_machine(error: BaseException) -> str:
-    """What other libraries say of a full disk or a missing device, in one line; else empty."""
+    """One line for a full disk or a missing device that a library reports; "" for other errors."""
     text = str(error)
     if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("jax/_src/xla_bridge.py"):
         asked = os.environ.get("JAX_PLATFORMS", "")
@@ -38,18 +38,18 @@ def _of_the_machine(error: BaseException) -> str:
 def _tell_unless_closed(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """`sys.excepthook`: only native threads call it here, since a command's errors are caught.
+    """`sys.excepthook`. Errors of a command are caught, so only native threads call it.
 
-    Writers of a checkpoint that has failed already find their event loop closed, each of them.
+    When a checkpoint has failed, each of its writers finds the event loop closed: not reported.
     """
     if str(error) != "Event loop is closed":
         sys.__excepthook__(kind, error, trace)
 
 
 def exit_status_of(command: Callable[[], None]) -> int:
-    """Calls a command: 0 where it ends well, 2 with one line where a person can mend it, else 1.
+    """Calls a command. Returns 0 if it succeeds, 2 after one line for an error of the user, else 1.
 
-    What a signal stopped has 128 and the signal's number.
+    A command that a signal stopped returns 128 + the number of the signal.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -59,7 +59,7 @@ def exit_status_of(command: Callable[[], None]) -> int:
         command()
         return cluster.leave(0)
     except (Exception, KeyboardInterrupt) as error:
-        # Of another process's end this one may learn by any error of a library.
+        # The end of another process may show here as any error of a library.
         own = isinstance(error, (UserError, OSError, KeyboardInterrupt))
         cluster.take_over(patience=0.0 if own else 5.0)
         message, status = _told(error)
@@ -71,7 +71,7 @@ def exit_status_of(command: Callable[[], None]) -> int:
 
 
 def _told(error: BaseException) -> tuple[str, int]:
-    """One line for a person, "" where there is none, and the exit status."""
+    """One line for a person ("" if there is none), and the exit status."""
     if isinstance(error, UserError):
         return str(error), 2
     if isinstance(error, OSError):

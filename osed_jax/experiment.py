@@ -1,4 +1,4 @@
-"""From a checked config to the net, its training, the plan of each epoch and the feeder."""
+"""Makes the net, its training step, the plan of each epoch and the feeder from a config."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ from osed_jax.training.losses import LOSSES, ClassWeights, LossFacts, LossFn, cl
 from osed_jax.training.state import TrainState, create_state
 from osed_jax.training.step import make_train_step
 
-# Sections of a config that a run's numbers follow from; the others serve other modes.
+# Sections of a config that change the numbers of a run; the others are for other modes.
 _OF_A_RUN = (
     "seed",
     "train",
@@ -42,9 +42,9 @@ _OF_A_RUN = (
 
 
 def of_a_run(config: Config) -> Config:
-    """The part of a config that a run is bound to and that its `config.json` keeps.
+    """The part of a config that fixes a run's numbers; it is saved in `config.json`.
 
-    A norm that no row goes through is `shared` there, as in the net, whatever the default is.
+    A norm that no row goes through is set to `shared`, as in the net, whatever the default is.
     """
     kept = {name: config[name] for name in _OF_A_RUN}
     if config["oversampling"]["mode"] != "generated":
@@ -58,7 +58,7 @@ def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:
     Args:
       config: the checked config.
       num_classes: K.
-      routed: whether rows other than natural ones will come. Where none will, every norm is
+      routed: whether the batches have rows of other kinds than natural. If not, every norm is
         `shared`, so that a deferred method is plain ERM, to the last bit, until it starts.
     """
     model, over = config["model"], config["oversampling"]
@@ -75,13 +75,13 @@ def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:
 
 
 def has_noise(config: Config) -> bool:
-    """Whether plans after start_epoch hold noise rows."""
+    """Whether the plans after start_epoch contain noise rows."""
     over = config["oversampling"]
     return over["mode"] == "noise" or (over["mode"] == "generated" and over["noise_share"] > 0)
 
 
 def make_augmentation(config: Config, facts: dict[str, Any], *, noise: bool) -> Augmentation:
-    """Augmentation and normalisation; with or without the drawing of noise."""
+    """Augmentation and normalisation, with or without noise rows."""
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in config["augment"].items()
@@ -123,13 +123,13 @@ def make_training(
     routed: bool,
     head_only: bool = False,
 ) -> tuple[Callable[[jax.Array], TrainState], Callable]:
-    """What trains the net, neither part jitted: seed -> state, and `step.make_train_step`'s step.
+    """Two functions, not jitted: seed -> initial state, and the step of `step.make_train_step`.
 
     Args:
       config: the checked config.
-      facts: of the data, see `Data`: class_counts, mean, std and image_size are used.
+      facts: facts of the data, see `Data`; class_counts, mean, std and image_size are used.
       steps_per_epoch: updates of an epoch.
-      routed: as `make_model` has it; noise is drawn only then.
+      routed: as in `make_model`; noise is drawn only if it is True.
       head_only: whether the last layer alone is trained.
     """
     model = make_model(config, len(facts["class_counts"]), routed=routed)
@@ -154,7 +154,7 @@ def make_training(
 
 
 def learning_rates(config: Config) -> np.ndarray:
-    """The learning rate of each epoch, those of the head's stage included."""
+    """The learning rate of each epoch, including train.head_epochs."""
     train, settings = config["train"], config["optimizer"]
     schedule = ("learning_rate", "warmup_epochs", "schedule", "decay_at", "decay_factor")
     main = optimizer.learning_rate_by_epoch(
@@ -195,7 +195,7 @@ def make_plan(config: Config, data: Data, epoch: int) -> Plan:
 
 
 def make_feeder(config: Config, data: Data, mesh: Mesh) -> ResidentFeeder | TfDataFeeder:
-    """The configured feeder; `auto` keeps the images on the devices where they fit."""
+    """The configured feeder; `auto` keeps the images on the devices if they fit."""
     parts = [data.train.images] + ([data.generated.images] if data.generated else [])
     bank, feeder = Bank(*parts), config["train"]["feeder"]
     resident = fits(bank, jax.local_devices()[0])

@@ -1,18 +1,18 @@
-"""What a row of a batch is, and which batch norm its kind may go through."""
+"""The kinds of rows in a batch, and the batch norms that they can use."""
 
 import enum
 
 
 class Kind(enum.IntEnum):
-    """What a row of a batch is. Batch norm, augmentation and loss look at nothing else."""
+    """The kind of a row of a batch; batch norm, augmentation and loss depend on it alone."""
 
     NATURAL = 0
     GENERATED = 1
     NOISE = 2
-    PADDING = 3  # fills up the last batch; has no part in loss, statistics or metrics
+    PADDING = 3  # fills up the last batch; not used in loss, statistics or metrics
 
 
-# What tables and figures call the kinds that a person sees.
+# Names of the kinds in tables and figures.
 KIND_NAMES = {Kind.NATURAL: "natural", Kind.GENERATED: "generated", Kind.NOISE: "noise"}
 
 # Batch norm of rows that are not natural (`noise_norm`, `generated_norm`); models/batch_norm.py.

@@ -1,4 +1,4 @@
-"""From a checked config to the images of an experiment."""
+"""Loads the images of an experiment from a checked config."""
 
 import dataclasses
 import os
@@ -28,10 +28,10 @@ class Data:
 
     Attributes:
       train: the long-tailed training set.
-      validation: training images held out of it; none where the config holds none out.
-      test: the test set; empty where it was not opened.
-      generated: generated images; None where the mode uses none.
-      facts: what `dataset.json` says of them: name, class_names, class_counts,
+      validation: training images held out of it; empty if the config holds out none.
+      test: the test set; empty if it was not opened.
+      generated: generated images; None if the mode uses none.
+      facts: the content of `dataset.json`: name, class_names, class_counts,
         num_train_images, num_validation_images, subset_sha256, content_sha256 (of each part), mean,
         std, image_size, generated_counts, generated_classes (those that may show generated images).
     """
@@ -44,10 +44,10 @@ class Data:
 
 
 def open_cache(workdir: Path) -> Path:
-    """The folder beside work directories that their runs share; returns where images go.
+    """Opens the cache beside the work directories, which runs share; returns its image folder.
 
-    Decoded image folders are kept there, and compiled programs, so that a second start is quick.
-    The environment may name another folder.
+    It keeps decoded images and compiled programs, so that a second start is quick. An environment
+    variable can name another folder.
     """
     beside = workdir.absolute().parent / ".cache"
     cache = Path(os.environ.get(CACHE_VARIABLE) or beside).expanduser().absolute()
@@ -78,7 +78,7 @@ def generated_dir(config: Config) -> Path:
     """The folder of generated images.
 
     Raises:
-      UserError: where the config names none.
+      UserError: if the config names none.
     """
     folder = config["oversampling"]["generated_dir"]
     if not folder:
@@ -90,13 +90,13 @@ def generated_dir(config: Config) -> Path:
 
 
 class TrainSplit(NamedTuple):
-    """The training set of a data set, and what of it an experiment may use.
+    """The training set of a data set, and the parts of it that an experiment uses.
 
     Attributes:
       whole: all its images.
       rows: sorted positions of the long-tailed training images.
       held_out: sorted positions of the validation images.
-      listed: validation images of a list of their own; None where there is none.
+      listed: validation images from a list of their own; None if there is no such list.
     """
 
     whole: ImageSet
@@ -116,7 +116,7 @@ class TrainSplit(NamedTuple):
 
     @property
     def rest(self) -> ImageSet:
-        """What is in neither."""
+        """The images that are in neither."""
         used = np.concatenate([self.rows, self.held_out])
         return self.whole.select(np.setdiff1d(np.arange(len(self.whole.label)), used))
 
@@ -160,7 +160,7 @@ def load_generated(
 
 
 def load_data(config: Config, cache_dir: Path) -> Data:
-    """Loads everything that training and its evaluation need, and takes the long tail."""
+    """Loads all images for training and evaluation, and cuts out the long tail."""
     datasets.check_names(config["dataset"]["name"], config["dataset"]["data_dir"], _lists(config))
     data = load_training_data(config, cache_dir)
     data = dataclasses.replace(data, test=load_split(config, "test", cache_dir))
@@ -171,7 +171,7 @@ def load_data(config: Config, cache_dir: Path) -> Data:
 
 
 def with_weights_digest(config: Config, data: Data) -> Data:
-    """The data with `weights_sha256` in its facts, where the run starts from weights of others."""
+    """The data, with `weights_sha256` in its facts if the run starts from pretrained weights."""
     if not config["init"]["weights"]:
         return data
     digest = file_sha256(pretrained.locate(config["init"]["weights"]))
@@ -179,7 +179,7 @@ def with_weights_digest(config: Config, data: Data) -> Data:
 
 
 def load_training_data(config: Config, cache_dir: Path) -> Data:
-    """The same without the test set, of which no image is opened; that part is empty."""
+    """As `load_data`, without opening a test image; the test set is empty."""
     dataset, over = config["dataset"], config["oversampling"]
     folder = generated_dir(config) if over["mode"] == "generated" else None
     split_set = load_train(config, cache_dir)

@@ -1,8 +1,9 @@
-"""How the processes of a job find each other before JAX starts: TCP and lines of text.
+"""Connects the processes of a job before JAX starts, over TCP with lines of text.
 
-JAX ends a process that cannot join, or whose process 0 is gone, with SIGABRT and a C++ stack that
-Python cannot catch. So the processes meet here first, where every problem is an exception, and the
-connections stay: one that ends tells of an end at once. JAX itself is reached over `relay`.
+If a process cannot join, or its process 0 is gone, JAX aborts it with SIGABRT and a C++ stack that
+Python cannot catch. So the processes meet here first, where every problem is an exception. The
+connections stay open: if one closes, the process at its other end has ended. JAX itself is reached
+over `relay`.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from osed_jax.errors import UserError
 
 _WAIT, _WELCOME, _REFUSED = "wait", "welcome", "refused: "
 _PAUSE = 0.2  # seconds between two attempts to reach process 0
-_HELLO_WITHIN = 5.0  # seconds; who connects and says nothing is no process of the job
+_HELLO_WITHIN = 5.0  # seconds; one that connects and sends nothing is not a process of the job
 _LONGEST_LINE = 1 << 16
 
 
@@ -27,9 +28,9 @@ class Member(NamedTuple):
 
     Attributes:
       address: HOST:PORT of process 0.
-      num_processes: in the whole job.
-      process_id: of this process, counted from 0.
-      about: what must be the same in all of them, name -> value, plain.
+      num_processes: number of processes of the job.
+      process_id: number of this process, counted from 0.
+      about: what must be the same in all of them: name -> plain value.
     """
 
     address: str
@@ -46,11 +47,11 @@ class Connection:
         self._lines = connected.makefile("r", encoding="utf-8", errors="replace")
 
     def say(self, line: str) -> None:
-        """Sends one line; raises OSError where the other is gone."""
+        """Sends one line; raises OSError if the other process is gone."""
         self._socket.sendall(f"{' '.join(line.split())}\n".encode())
 
     def hear(self, timeout: float) -> str:
-        """The next line; raises TimeoutError after so many seconds, OSError where none comes."""
+        """The next line; raises TimeoutError after `timeout` s, OSError if the other is gone."""
         self._socket.settimeout(max(timeout, 0.01))
         line = self._lines.readline(_LONGEST_LINE)
         if not line.endswith("\n"):
@@ -58,7 +59,7 @@ class Connection:
         return line[:-1]
 
     def hang_up(self, line: str = "") -> None:
-        """Ends the connection, with a last line."""
+        """Sends a last line and closes the connection."""
         with contextlib.suppress(OSError):
             self.say(line)
         self._lines.close()
@@ -66,11 +67,11 @@ class Connection:
 
 
 def receive(me: Member, timeout: float) -> dict[int, Connection]:
-    """Waits in process 0 until all others have come; returns their connections by process_id.
+    """Waits in process 0 until all others have joined; returns their connections by process_id.
 
     Raises:
-      UserError: where the port is in use, some do not come within `timeout` seconds, or one of
-        them is not of the same job; those that have come are told the same.
+      UserError: if the port is in use, some do not join within `timeout` seconds, or one of them
+        does not belong to this job. Those that have joined get the same message.
     """
     others: dict[int, Connection] = {}
     deadline = time.monotonic() + timeout
@@ -87,16 +88,16 @@ def receive(me: Member, timeout: float) -> dict[int, Connection]:
                 other.hang_up(f"{_REFUSED}{problem}")
             raise
     for other in others.values():
-        with contextlib.suppress(OSError):  # who is gone again is missed when its line is read
+        with contextlib.suppress(OSError):  # if it is gone again, reading from it will show that
             other.say(_WELCOME)
     return others
 
 
 def visit(me: Member, timeout: float) -> Connection:
-    """Reaches process 0 from another one and waits until it has received all.
+    """Connects another process with process 0 and waits until all have joined.
 
     Raises:
-      UserError: where it is not reached within `timeout` seconds, or refuses.
+      UserError: if process 0 is not reached within `timeout` seconds, or refuses.
     """
     deadline, problem = time.monotonic() + timeout, "no answer"
     while time.monotonic() < deadline:
@@ -123,9 +124,9 @@ def visit(me: Member, timeout: float) -> Connection:
 
 
 def _answer(to: Connection, me: Member, deadline: float, timeout: float) -> str:
-    """What process 0 says to this one in the end; "" where it says nothing.
+    """The last answer of process 0 to this process; "" if there is none.
 
-    Once it has answered at all it may wait for the others as long as it waits for any.
+    After its first answer, process 0 may wait for the other processes up to its own timeout.
     """
     try:
         to.say(json.dumps([me.process_id, me.num_processes, me.about]))
@@ -138,7 +139,7 @@ def _answer(to: Connection, me: Member, deadline: float, timeout: float) -> str:
 def relay(address: str) -> str:
     """Opens a port of this machine that leads to `address`; returns its HOST:PORT.
 
-    It stays open where `address` closes: JAX, which would abort this process, notices nothing.
+    It stays open if `address` closes, so that JAX does not notice that and abort this process.
     """
     near = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_serve, args=(near, address), name="relay", daemon=True).start()
@@ -146,7 +147,7 @@ def relay(address: str) -> str:
 
 
 def split(address: str) -> tuple[str, int]:
-    """HOST and PORT; raises UserError where the address is none."""
+    """HOST and PORT of an address; raises UserError if it is not one."""
     host, _, port = address.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
         raise UserError(
@@ -157,7 +158,7 @@ def split(address: str) -> tuple[str, int]:
 
 
 def _listener(address: str) -> socket.socket:
-    """Where JAX's coordinator will listen afterwards: on all interfaces unless told otherwise."""
+    """Listens where JAX's coordinator will listen later: by default on all interfaces."""
     bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
     host, port = split(bind) if bind else ("", split(address)[1])
     both = not bind and socket.has_dualstack_ipv6()
@@ -173,12 +174,12 @@ def _listener(address: str) -> socket.socket:
 
 
 def _receive_one(me: Member, came: Connection, others: dict[int, Connection]) -> None:
-    """Adds one that came; raises UserError where it belongs to no job like this."""
+    """Adds a process that connected; raises UserError if it does not belong to this job."""
     try:
         process_id, num_processes, about = json.loads(came.hear(_HELLO_WITHIN))
         process_id, num_processes, about = int(process_id), int(num_processes), dict(about)
     except (OSError, ValueError, TypeError):
-        came.hang_up()  # a stranger
+        came.hang_up()  # not a process of this program
         return
     if process_id in others or process_id == me.process_id:
         problem = (
@@ -204,7 +205,7 @@ def _receive_one(me: Member, came: Connection, others: dict[int, Connection]) ->
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    ours = json.loads(json.dumps(ours))  # tuples become lists, as they did on their way here
+    ours = json.loads(json.dumps(ours))  # tuples become lists, as in what the other process sent
     names = [n for n in sorted({*ours, *theirs}) if ours.get(n) != theirs.get(n)]
     told = [f"{n}: {theirs.get(n)!r} instead of {ours.get(n)!r}" for n in names[:3]]
     return "; ".join(told + [f"and {len(names) - 3} more"] * (len(names) > 3))

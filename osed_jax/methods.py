@@ -1,4 +1,4 @@
-"""The methods: what each is called, what it shows, and the fields that it sets."""
+"""The methods: the title of each, what its epochs show, and the fields that it sets."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,13 +8,13 @@ class Method(NamedTuple):
     """A method, as the part after the colon of `--config` names it.
 
     Attributes:
-      title: what tables and figures call it.
+      title: its name in tables and figures.
       about: what its epochs show.
-      sets: fields of `oversampling` that make it what it is.
-      prefers: fields of `oversampling` that it sets too, unless a person gives them.
-      deferred: whether its first epochs are those of ERM, until `start_epoch`; None where
-        `start_epoch` may say either.
-      others: `SECTION.FIELD` -> value: what it sets in other sections.
+      sets: fields of `oversampling` that define it.
+      prefers: further fields of `oversampling` that it sets, unless they are given.
+      deferred: whether its epochs before `start_epoch` are those of ERM; None if `start_epoch`
+        may be 0 or not.
+      others: fields that it sets in other sections, `SECTION.FIELD` -> value.
     """
 
     title: str
@@ -25,7 +25,7 @@ class Method(NamedTuple):
     others: Mapping[str, Any] = {}
 
 
-# Fields that serve replacing alone, where nothing is replaced.
+# Values, if nothing is replaced, of fields that are about replacing.
 _SHOWS_NO_GENERATED: dict[str, Any] = {"noise_share": 0.0, "generated_classes": (), "max_gap": 0.0}
 _REPLACES_NOTHING = {
     **_SHOWS_NO_GENERATED,
@@ -64,7 +64,7 @@ METHODS = {
         "the same, some draws of rare classes replaced by generated images",
         {"mode": "generated"},
     ),
-    # What people who train on generated images do (Fill-Up, SYNAuG, DiffuLT).
+    # As in papers that train on generated images (Fill-Up, SYNAuG, DiffuLT).
     "fill": Method(
         "filled up",
         "class-balanced draws from the start, some draws of rare classes replaced by generated "
@@ -73,7 +73,7 @@ METHODS = {
         {"generated_norm": "shared"},
         deferred=False,
     ),
-    # On the images as they are, without draws: what long-tailed papers compare with.
+    # Baselines of long-tailed papers, without resampling.
     "la": Method(
         "logit adjustment",
         "every training image once; the log of the class counts joins the logits",
@@ -103,7 +103,7 @@ METHODS = {
 
 
 def set_others(config: Any, method: str) -> None:
-    """Sets what a method sets in other sections than `oversampling`, in the config itself."""
+    """Changes the config: the fields that a method sets outside of `oversampling`."""
     for name, value in METHODS[method].others.items():
         section, field = name.split(".")
         config[section][field] = value
@@ -112,8 +112,8 @@ def set_others(config: Any, method: str) -> None:
 def method_of(config: Mapping[str, Any]) -> str:
     """The method that a plain config describes.
 
-    The first whose mode and fields of other sections fit, where it has any such fields; else the
-    first whose mode and start fit.
+    A method with `others` matches if its mode and these fields match. Else it is the first method
+    without `others` whose mode and `deferred` match.
     """
     over = config["oversampling"]
     fits = [name for name, method in METHODS.items() if method.sets["mode"] == over["mode"]]

@@ -1,4 +1,4 @@
-"""What `--mode` may be, and what each mode needs of the command line."""
+"""The modes, and what each needs on the command line."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ from osed_jax.errors import UserError
 
 
 class Mode(NamedTuple):
-    """A mode; its function has the same name, in the module of that name in osed_jax/commands/.
+    """A mode. Its function has the same name and is in the module osed_jax/commands/NAME.py.
 
     Attributes:
       config: whether it takes `--config`.
-      workdir: whether it takes `--workdir`; else its folders are fields of the config.
-      together: whether several processes may do it together.
+      workdir: whether it takes `--workdir`; if not, fields of the config name its folders.
+      together: whether several processes can do it together.
     """
 
     config: bool = True
@@ -36,7 +36,7 @@ _OLD_NAMES = {"adapt": "finetune", "select": "filter"}
 
 
 def mode_of(name: str) -> Mode:
-    """The mode of this name; raises UserError where there is none."""
+    """The mode of this name; raises UserError if there is none."""
     if name in _OLD_NAMES:
         raise UserError(f"--mode={name} is called --mode={_OLD_NAMES[name]} now")
     if name not in MODES:
@@ -45,7 +45,7 @@ def mode_of(name: str) -> Mode:
 
 
 def check_together(name: str) -> None:
-    """Raises UserError where several processes cannot do a mode together."""
+    """Raises UserError if several processes cannot do this mode together."""
     if not MODES[name].together:
         raise UserError(
             f"--mode={name} cannot be done by several processes together; leave out "

@@ -1,11 +1,11 @@
-"""Configs of earlier versions: what was renamed since, and fields that they do not have yet."""
+"""Reads configs of earlier versions: renamed fields, and fields that they do not have."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from osed_jax.config import defaults
 
-# Old name of a field or section -> today's; and of values, by the field's name of today.
+# Old name of a field or section -> new name; below, old value -> new value by new field name.
 _RENAMED = {
     "oversampling.noise_ratio": "oversampling.replace_ratio",
     "oversampling.noise_road": "oversampling.noise_norm",
@@ -24,10 +24,10 @@ _RENAMED_VALUES: dict[str, dict[Any, Any]] = {
 
 
 def completed(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """A config that an earlier version kept, as this version has it.
+    """A config that an earlier version saved, in the form of this version.
 
-    What was renamed since has its new name; fields that its sections have got since have their
-    defaults, which change nothing; sections that it does not have stay absent.
+    Renamed fields get their new names. Fields that are new in its sections get their defaults,
+    which do not change a run. Sections that it does not have stay absent.
     """
     known: dict[str, Any] = defaults()
     found: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def _renamed(old_section: str, section: str, fields: Mapping[str, Any]) -> Itera
 
 
 def renamed_flags(arguments: Iterable[str]) -> str:
-    """What to say of command-line flags that name a field by an old name; empty for none."""
+    """The message for command-line flags that use the old name of a field; "" if none does."""
     found = []
     for argument in arguments:
         flag = argument.lstrip("-").partition("=")[0]

@@ -1,11 +1,11 @@
-"""Rules for fields of the schema: what a value may be, and the same in words."""
+"""Rules for fields of the schema: a test of the value, and the allowed values in words."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
 class Rule(NamedTuple):
-    """What a field may be: a test of its value, and the same in words."""
+    """A test of a value, and the allowed values in words."""
 
     valid: Callable[[Any], bool]
     allowed: str
@@ -22,12 +22,12 @@ def between(low: float, high: float) -> Rule:
 
 
 def at_least(low: float) -> Rule:
-    """A number from low on."""
+    """A number that is not below low."""
     return Rule(lambda x: x >= low, f"at least {low:g}")
 
 
 def numbers(count: int, low: float, high: float) -> Rule:
-    """So many numbers, each from low to high."""
+    """A tuple of `count` numbers, each from low to high."""
 
     def valid(x: Any) -> bool:
         return len(x) == count and all(isinstance(v, int | float) and low <= v <= high for v in x)
@@ -36,7 +36,7 @@ def numbers(count: int, low: float, high: float) -> Rule:
 
 
 def or_empty(rule: Rule) -> Rule:
-    """The same, or nothing at all, which is then measured."""
+    """As `rule`, or empty: then the value is measured."""
     return Rule(lambda x: not x or rule.valid(x), f"{rule.allowed}, or empty to measure it")
 
 

@@ -1,4 +1,4 @@
-"""The epochs of one run: from its last checkpoint, a fork or the start to the last state."""
+"""Trains the epochs of one run: from its last checkpoint, a fork, or the first epoch."""
 
 import contextlib
 import dataclasses
@@ -28,12 +28,14 @@ from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.fork import fork_state
 from osed_jax.training.state import TrainState, adopt_auxiliary, renew_head
 
-_STEPS_AHEAD = 2  # that the host may run before the device; keeps the progress bar truthful
+_STEPS_AHEAD = (
+    2  # most steps that the host may be ahead of the device, so that the progress bar is right
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Program:
-    """What stages of one kind share: a net and one compiled step."""
+    """A net and its compiled step, which stages of one kind share."""
 
     init: Callable[[jax.Array], TrainState]
     like: TrainState  # shapes, dtypes and shardings of its state
@@ -73,7 +75,7 @@ class Run:
 
     @contextlib.contextmanager
     def _log(self, first_epoch: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-        """Where records of epochs from `first_epoch` on go: in the first process to files."""
+        """Writes the records of epochs from `first_epoch` on, in the first process only."""
         if not cluster.is_first():
             yield lambda record: None
             return
@@ -81,7 +83,8 @@ class Run:
         workdir.keep_lines_before(metrics, "epoch", first_epoch)
         board = SummaryWriter(
             str(self._directory / "tensorboard"),
-            purge_step=first_epoch * self._steps_per_epoch + 1,  # an epoch is at its last step
+            purge_step=first_epoch * self._steps_per_epoch
+            + 1,  # an epoch is logged at its last step
         )
 
         def write(record: dict[str, Any]) -> None:
@@ -93,11 +96,11 @@ class Run:
             yield write
 
     def evaluate(self, state: TrainState, data: ImageSet) -> np.ndarray:
-        """Logits of its images; raises UserError where the last update has left no numbers."""
+        """Logits of the images; raises UserError if the outputs of the net are not finite."""
         return self._predictor.of_images(state, data.images).logits
 
     def _entered(self, state: TrainState, epoch: int) -> TrainState:
-        """The state with which an epoch starts: changed where a stage of another kind begins."""
+        """The state at the start of an epoch; it is changed if a stage of another kind begins."""
         stage = stage_of(self._stages, epoch)
         if epoch != stage.first:
             return state
@@ -108,7 +111,7 @@ class Run:
         return state
 
     def _routed_after(self, epochs: int) -> bool:
-        """Whether the state behind so many epochs has the norms of noise and generated rows."""
+        """Whether the state after `epochs` epochs has the norms of noise and generated rows."""
         return epochs > 0 and stage_of(self._stages, epochs - 1).routed
 
     def _program(self, stage: Stage) -> _Program:
@@ -129,7 +132,7 @@ class Run:
         return self._programs[routed, head_only]
 
     def _like(self, epochs: int) -> TrainState:
-        """Shapes, dtypes and shardings of the state behind so many epochs."""
+        """Shapes, dtypes and shardings of the state after `epochs` epochs."""
         return self._made(routed=self._routed_after(epochs), head_only=False).like
 
     def _initial(self) -> TrainState:
@@ -137,7 +140,7 @@ class Run:
         return jax.jit(plain.init, out_shardings=replicated(self._mesh))(self._seed)
 
     def _starting_point(self, saved: Checkpoints) -> tuple[TrainState, int]:
-        """The state to go on from, and the number of epochs behind it."""
+        """The state to start from, and the number of epochs that it has been trained."""
         done, source = saved.epochs(), self._config["init"]["fork_from"]
         if done:
             say(f"continuing from the checkpoint of epoch {done[-1]}")

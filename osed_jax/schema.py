@@ -1,7 +1,7 @@
 """The schema: every field of an experiment once, with its default, rule, unit and source.
 
-The files of configs/ only override fields of it. Runs that are older than a field get its default
-(`config.completed`), so a new field's default must mean what they did without it.
+The files of configs/ only override its fields. Runs that are older than a field get its default
+(`renames.completed`), so the default of a new field must not change what such a run did.
 
 Short names of sources:
 Zada = Zada, Benou, Irani, "Pure Noise to the Rescue of Insufficient Data", ICML 2022;
@@ -52,10 +52,9 @@ class Field(NamedTuple):
     """A field of the schema.
 
     Attributes:
-      default: its value; a function of the number of epochs where it follows that number, also
-        when a person overrides it.
+      default: its default, or a function of the number of epochs that returns it.
       about: what it means, with unit and source.
-      rule: what it may be, beside the type of the default.
+      rule: its allowed values, in addition to the type of the default.
     """
 
     default: Any
@@ -359,7 +358,7 @@ _GENERATION: Section = {
     "keep_full_size": Field(
         False, "also keep the images at the size drawn, in GENERATED_DIR.full_size/", FLAG
     ),
-    # Filters; a rejected image is replaced by the class's next one. 0 or False: off.
+    # Filters: a rejected image is replaced by the next one of its class. 0 or False: off.
     "min_deviation": Field(
         0.02,
         "filter: drop images whose pixels' standard deviation, in [0, 1], is below this: "

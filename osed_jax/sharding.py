@@ -11,13 +11,13 @@ from osed_jax.errors import UserError
 
 
 def make_mesh() -> Mesh:
-    """A mesh of the devices of all processes along the axis `data`, each process's in a row."""
+    """A mesh of all devices along the axis `data`; those of one process are neighbours."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.asarray(devices), ("data",))
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError where a global batch does not split evenly over the devices."""
+    """Raises UserError if a global batch cannot be split evenly over the devices."""
     if batch_size % mesh.size:
         raise UserError(
             f"{name} is {batch_size}, which cannot be split evenly over {mesh.size} devices; "
@@ -51,7 +51,7 @@ def abstract(tree: Any, mesh: Mesh) -> Any:
 def jit_train_step(train_step: Callable, mesh: Mesh) -> Callable:
     """Jits (state, batch, seed) -> (state, metrics); the state is donated, whole on every device.
 
-    The program is that of the global batch: sums over it, batch norm's among them, are global.
+    The program works on the global batch: all sums over it, those of batch norm too, are global.
     """
     whole, parts = replicated(mesh), split(mesh)
     return jax.jit(
@@ -69,19 +69,19 @@ def jit_eval_step(eval_step: Callable, mesh: Mesh) -> Callable:
 
 
 def shared_evenly(sharding: NamedSharding, size: int) -> int:
-    """The number of rows, at least `size`, that the devices of `sharding` share evenly."""
+    """The smallest number of rows, at least `size`, that splits evenly over the devices."""
     return -(-size // sharding.num_devices) * sharding.num_devices
 
 
 def own_rows(sharding: NamedSharding, size: int) -> slice:
-    """Which of `size` rows, split by `sharding` along their axis, this process holds: a range."""
+    """The range of rows that this process holds, of `size` rows split by `sharding`."""
     indices = sharding.addressable_devices_indices_map((size,)).values()
     bounds = [index[0].indices(size) for index in indices if index]
     return slice(min(first for first, *_ in bounds), max(last for _, last, _ in bounds))
 
 
 def place(tree: Any, sharding: NamedSharding) -> Any:
-    """A tree of global arrays, of which each process gives the part that it holds."""
+    """A tree of global arrays, made from the part that each process holds."""
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree
     )

@@ -1,9 +1,9 @@
-"""A run as a list of stages: epochs that draw images, replace them and train in one way."""
+"""A run as a list of stages. All epochs of a stage draw images and train in the same way."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-# Fields of `oversampling` and `loss` that say what is replaced and how such rows are treated.
+# Fields of `oversampling` that say what is replaced and how such rows are treated.
 _OF_REPLACING = (
     "mode",
     "replace_ratio",
@@ -27,8 +27,8 @@ class Stage(NamedTuple):
       end: the epoch after its last.
       balanced: whether images are drawn class-balanced; else each is shown once an epoch.
       routed: whether the net has the norms of noise and generated rows.
-      replaces: the settings by which draws are replaced; empty where none is.
-      head_only: whether the last layer alone is trained, anew.
+      replaces: the settings of replacing draws; empty if none is replaced.
+      head_only: whether only the last layer is trained, again from random weights.
     """
 
     first: int
@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 def stages(config: Mapping[str, Any]) -> list[Stage]:
     """The stages of a run, in their order: plain ERM, the method, real images only, the head.
 
-    Those without epochs are left out.
+    Stages without epochs are left out.
     """
     over, train = config["oversampling"], config["train"]
     end = train["num_epochs"]
@@ -69,7 +69,7 @@ def stage_of(found: Sequence[Stage], epoch: int) -> Stage:
 
 
 def replaced_share(stage: Stage, epoch: int) -> float:
-    """The paper's delta in an epoch of a stage; 0 where nothing is replaced.
+    """The paper's delta in an epoch of a stage; 0 if nothing is replaced.
 
     With `replace_schedule` linear it falls from replace_ratio in the first epoch towards 0 at the
     end, from diverse to real images (Liang et al., "Diffusion Curriculum", 2024, whose images
@@ -83,7 +83,7 @@ def replaced_share(stage: Stage, epoch: int) -> float:
 
 
 def common_epochs(one: Sequence[Stage], other: Sequence[Stage]) -> int:
-    """How many epochs from the first on two runs train in the same way."""
+    """Number of first epochs that two runs train in the same way."""
     common = 0
     for a, b in zip(one, other):
         falls = dict(a.replaces).get("replace_schedule") == "linear"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one line, exit status 130 or 143, and a run that can go on later."""
+"""Ctrl-C and SIGTERM: one line, exit status 130 or 143; the run can be continued later."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ _NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM"}
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal to stop; libraries treat it as they do Ctrl-C.
+    """Raised by a signal to stop; libraries treat it like Ctrl-C.
 
     Attributes:
-      status: the exit status that it asks for.
+      status: the exit status of the process.
     """
 
     def __init__(self, number: int = signal.SIGINT):
@@ -23,25 +23,25 @@ class Stopped(KeyboardInterrupt):
 
 
 def at_once() -> None:
-    """While nothing is to be put in order, as during imports, a signal ends the process itself.
+    """From here on a signal ends the process at once, for times without anything to clean up.
 
-    An exception could come out of a library's initialisation as any other, or not at all.
+    During imports an exception could be changed or lost in the initialisation of a library.
     """
     for number in _NAMES:
         signal.signal(number, _end)
 
 
 def by_exception() -> None:
-    """From here on a signal raises `Stopped` in the main thread; a second one ends the process."""
+    """From here on a signal raises `Stopped` in the main thread; a second one ends at once."""
     for number in _NAMES:
         signal.signal(number, _raise)
     sys.unraisablehook = _tell_or_end
 
 
 def end(status: int) -> NoReturn:
-    """Ends the process now, without what libraries do at exit: that may fail as the command did.
+    """Ends the process at once, without the exit handlers of libraries, which may fail.
 
-    Writers of event files fail on a full disk, and JAX where another process of its job is gone.
+    Writers of event files fail on a full disk, and JAX fails if another process of its job is gone.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -59,7 +59,7 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _tell_or_end(unraisable: Any) -> None:
-    """`sys.unraisablehook`: `Stopped` was raised in a callback, say of JAX, which swallows it."""
+    """`sys.unraisablehook`: ends the process if a callback, such as JAX's, swallowed `Stopped`."""
     if isinstance(unraisable.exc_value, Stopped):
         _end(unraisable.exc_value.status - 128, None)
     sys.__unraisablehook__(unraisable)

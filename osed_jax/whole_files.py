@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what killed processes left of such."""
+"""Writes files completely or not at all, and removes partial files of killed processes."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from typing import IO
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that gets its name when it is whole; until then its lock keeps others off."""
+    """A new file that is renamed to `path` once complete; it is locked until then."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     file = _open_locked(partial)
     try:
@@ -27,14 +27,14 @@ def _open_locked(partial: Path) -> IO[bytes]:
     while True:
         file = open(partial, "wb")  # noqa: SIM115
         fcntl.flock(file, fcntl.LOCK_EX)
-        if partial.exists():  # else another process took it for abandoned before it was locked
+        if partial.exists():  # else another process removed it as abandoned before it was locked
             return file
         file.close()
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps others from taking a folder for abandoned."""
+    """Locks a folder, so that other processes do not remove it as abandoned."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -44,7 +44,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_abandoned(folder: Path, pattern: str = "*.partial") -> None:
-    """Removes what killed processes left unfinished: files or folders that nobody has locked."""
+    """Removes partial files and folders of killed processes: those that nobody has locked."""
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The files of a work directory, each written whole or not at all."""
+"""The files of a work directory; each is written completely or not at all."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ from osed_jax.whole_files import remove_abandoned, written_whole
 CHECKPOINTS, ABOUT = "checkpoints", "default/about.json"  # of a work directory, of a checkpoint
 REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
 _LOCK = ".lock"
-_FREE = "evaluate."  # fields by which images are predicted, as many at once: no other experiment
+_FREE = "evaluate."  # the batch size of evaluation: it does not change an experiment
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -40,10 +40,10 @@ def read_json(path: Path, remedy: str = "restore it from a copy") -> dict[str, A
 
     Args:
       path: of the file.
-      remedy: what to do where it is damaged.
+      remedy: what to do if it is damaged.
 
     Raises:
-      UserError: where the file is missing or damaged.
+      UserError: if the file is missing or damaged.
     """
     try:
         content = json.loads(path.read_text())
@@ -63,7 +63,7 @@ def read_json(path: Path, remedy: str = "restore it from a copy") -> dict[str, A
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The config of the experiment in a work directory, also where an earlier version made it.
+    """The config of the experiment in a work directory, also of an earlier version.
 
     Raises:
       UserError: where it is missing or damaged, in the checkpoints too.
@@ -72,7 +72,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def read_facts(workdir: Path) -> dict[str, Any]:
-    """What `dataset.json` says of the images of the run in a work directory.
+    """The facts of a run's images: the content of `dataset.json` in its work directory.
 
     Raises:
       UserError: where it is missing or damaged, in the checkpoints too.
@@ -84,7 +84,7 @@ def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
     """Writes `dataset.json`, the facts of a run's images.
 
     Raises:
-      UserError: where a run goes on with other images than it began with.
+      UserError: if the images have changed since the run began.
     """
     path = workdir / "dataset.json"
     if is_begun(workdir):
@@ -101,7 +101,7 @@ def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
 
 
 def say_known_by_number(place: Path) -> None:
-    """Tells that a run has no digest of its images, so that other images may pass unnoticed."""
+    """Prints that a run has no digest of its images, so that a change of them is not noticed."""
     say(
         f"note: {place} is of an earlier version and has only the numbers of its images, "
         "no digest of their content"
@@ -109,10 +109,10 @@ def say_known_by_number(place: Path) -> None:
 
 
 def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what the images of two runs differ, by their facts; one line each, [] for the same.
+    """Differences between the images of two runs, by their facts, in words; [] if there is none.
 
-    What one of the two does not know is not compared: earlier versions kept fewer facts, and who
-    only reads a run does not need the weights that it started from.
+    Only facts that both have are compared: earlier versions saved fewer, and a mode that only
+    reads a run does not need the weights that it started from.
     """
     changed = differences(*({n: facts[n] for n in before if n in now} for facts in (before, now)))
     of_content = "content_sha256."
@@ -125,17 +125,17 @@ def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 def read_about(workdir: Path, epoch: int) -> dict[str, Any] | None:
-    """Config and facts of the run that a checkpoint is of; None where an earlier version saved it.
+    """Config and facts of the run that a checkpoint belongs to; None for earlier versions.
 
     Raises:
-      DamageError: where the file is damaged.
+      DamageError: if the file is damaged.
     """
     path = workdir / CHECKPOINTS / str(epoch) / ABOUT
     return read_json(path) if path.exists() else None
 
 
 def checkpoint_epochs(workdir: Path) -> list[int]:
-    """Numbers of finished epochs of which there is a checkpoint, ascending."""
+    """Numbers of finished epochs that have a checkpoint, ascending."""
     found = (workdir / CHECKPOINTS).glob("*")
     return sorted(int(path.name) for path in found if path.name.isdigit())
 
@@ -147,7 +147,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _read_kept(workdir: Path, name: str) -> dict[str, Any]:
-    """NAME.json; where it is missing or damaged, what a checkpoint has of it, and that is said."""
+    """NAME.json; if it is missing or damaged, the copy in a checkpoint, with a message."""
     try:
         return read_json(workdir / f"{name}.json")
     except UserError as problem:
@@ -166,20 +166,20 @@ def _read_kept(workdir: Path, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -> Iterator[None]:
-    """Holds a work directory for one experiment, and against a second process.
+    """Reserves a work directory for one experiment and one process, as long as the block runs.
 
     Args:
-      workdir: the directory; made where it is missing.
-      config: of the experiment, plain; kept in its `config.json`.
-      setting: what the directory was given as, for messages.
+      workdir: the directory; it is made if missing.
+      config: the plain config of the experiment; saved in `config.json`.
+      setting: the flag or field that names the directory, for messages.
 
     Raises:
-      UserError: where the path cannot be a folder, another process trains in it, or it belongs to
-        an experiment with another config; then it names the fields that differ.
+      UserError: if the path cannot be a folder, another process trains in it, or it belongs to an
+        experiment with another config; then the message names the fields that differ.
     """
     if (workdir / "summary.json").exists() and not can_be_written(workdir):
         _check_same_config(workdir, _read_kept(workdir, "config"), config, setting)
-        yield  # finished, on a disk that can only be read: nothing to hold
+        yield  # finished, on a read-only disk: no lock is needed
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
 def _check_same_config(
     workdir: Path, kept: dict[str, Any], config: dict[str, Any], setting: str
 ) -> None:
-    # Both are filled up, as --mode=finetune keeps a part of a section only.
+    # Both are completed, since --mode=finetune saves a part of a section only.
     changed = differences(completed(kept), completed(config))
     changed = [field for field in changed if not field.startswith(_FREE)]
     if changed:
@@ -219,15 +219,15 @@ def _check_same_config(
 
 
 def can_be_written(folder: Path) -> bool:
-    """Whether files can be made in a folder; where it is missing, in the one that would hold it."""
+    """Whether files can be made in a folder or, if it is missing, in its nearest parent."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return os.access(there, os.W_OK | os.X_OK)
 
 
 def is_begun(workdir: Path) -> bool:
-    """Whether an experiment has left something there that another config would not have made.
+    """Whether a run has saved results there.
 
-    Until then a config that proved unusable binds nobody: its correction starts in the same place.
+    Until then another config may use the same folder, for example after an error in the config.
     """
     metrics = workdir / "metrics.jsonl"
     made = ("summary.json", "base", "model_index.json")  # the last two by --mode=finetune
@@ -239,7 +239,7 @@ def is_begun(workdir: Path) -> bool:
 
 
 def check_there(workdir: Path) -> None:
-    """Raises UserError where a claimed work directory was removed or moved in the meantime."""
+    """Raises UserError if a claimed work directory was removed or moved in the meantime."""
     if not (workdir / _LOCK).exists():
         raise UserError(
             f"the work directory {workdir} was removed or moved during the run; start again "
@@ -249,7 +249,7 @@ def check_there(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def claimed_by_first(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
-    """As `claimed`, for all processes of a job: the first one claims, the others wait for it."""
+    """As `claimed`, for all processes of a job: the first one claims it, the others wait."""
     with claimed(workdir, config) if cluster.is_first() else contextlib.nullcontext():
         cluster.wait_for_all("work directory")
         if not (workdir / "config.json").exists():
@@ -263,7 +263,7 @@ def claimed_by_first(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
 def keep_lines_before(metrics: Path, unit: str, end: int) -> None:
     """Drops the lines of `metrics.jsonl` that a resumed run will write again.
 
-    Damaged lines are dropped too, and that is said; those behind them stay.
+    Damaged lines are dropped too, with a message; the lines after them stay.
 
     Args:
       metrics: the file.
