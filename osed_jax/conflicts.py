@@ -99,7 +99,7 @@ def conflicts(f: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
         )
     if f["generation.lora_scale"] != 1 and not f["generation.lora"]:
         yield (
-            f"config.generation.lora_scale is {f['generation.lora_scale']:g}, which has a meaning "
+            f"config.generation.lora_scale is {f['generation.lora_scale']:g}, which is used "
             f"with config.generation.lora only; give a file, or set it to 1"
         )
     if f["dataset.name"] in ("folder", "list") and not f["dataset.image_size"]:

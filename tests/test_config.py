@@ -282,7 +282,7 @@ def test_unknown_and_missing_fields_are_named():
         (
             "erm",
             {"optimizer.schedule": "cosine", "optimizer.decay_at": (0.5,)},
-            "with config.optimizer.schedule=steps only; it is cosine",
+            "with config.optimizer.schedule=steps only; config.optimizer.schedule is cosine",
         ),
         ("erm", {"loss.max_margin": 0.2}, "with config.loss.name=ldam only"),
         ("erm", {"loss.beta": 0.99}, "with config.loss.class_weights only"),
