@@ -7,10 +7,10 @@ r"""The runs behind the pages on results: trains what is missing, keeps figures,
         # each question's of the seeds that all its rows have; with --seeds of these alone
 
 A row is a method and the fields in which it differs from the config. Its run with a seed is
-WORKDIR/ROW.seed_N. ERM is trained once a seed, and the deferred rows are forked from it. What is
-finished is skipped, what was interrupted goes on; processes started side by side, each with some of
-the seeds, share a WORKDIR. What filtered rows show is selected for the first seed that comes to it,
-by that seed's ERM net, into WORKDIR/GENERATED.filtered.
+WORKDIR/ROW.seed_N. ERM is trained once per seed, and the deferred rows are forked from it. Finished
+runs are skipped, interrupted ones continue. Several processes, each with some of the seeds, can
+share a WORKDIR. The images of filtered rows are selected once, into WORKDIR/GENERATED.filtered, by
+the ERM net of the first seed that needs them.
 
 --keep=FOLDER copies each finished run's summary.json there, without the paths of this machine, its
 metrics.jsonl, its predicted classes, and what was filtered, and --gap=FILE the gap.json that
@@ -134,7 +134,7 @@ def select_once(run: Config) -> None:
     """Selects the images of a run, unless the process of another seed has done it.
 
     Raises:
-      UserError: where they were selected by other filters, or of other images.
+      UserError: if they were selected by other filters, or of other images.
     """
     selected = Path(run["generation"]["filtered_dir"])
     with open(selected.with_name(f".{selected.name}.lock"), "w") as lock:

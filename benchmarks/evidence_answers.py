@@ -58,7 +58,7 @@ def variants(folder: Path, seeds: Collection[int] | None = None) -> dict[str, Va
 
 
 def on_shared_seeds(rows: Iterable[Variant]) -> list[Variant]:
-    """Rows on the seeds that all of them have; none where there is no such seed.
+    """Rows on the seeds that all of them have; none if there is no such seed.
 
     Means over different seeds, side by side, would show the seeds' differences as the rows'.
     """
@@ -72,7 +72,7 @@ def _of(row: Variant, seeds: Collection[int]) -> Variant:
 
 
 def _check_same(first: Run, other: Run, without: Collection[str] = ()) -> None:
-    """Raises UserError where configs differ in more than the seed and what rows may differ in."""
+    """Raises UserError if configs differ in more than the seed and what rows may differ in."""
     configs = [without_seed(run.summary["config"]) for run in (first, other)]
     changed = [told for told in differences(*configs) if not told.startswith(tuple(without))]
     if changed:
@@ -98,10 +98,10 @@ class Gap(NamedTuple):
 
 
 def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
-    """What `keep_gap` left in a folder, with its rows; None where one of them is not there.
+    """What `keep_gap` left in a folder, with its rows; None if one of them is not there.
 
     Raises:
-      UserError: where it is of another data set than the runs.
+      UserError: if it is of another data set than the runs.
     """
     names = [f"osed_{norm}_one" for norm in NORMS]
     if not (folder / GAP).is_file() or not {"drs", *names} <= rows.keys():

@@ -13,8 +13,8 @@ validation part trains the judge, a support-vector machine: the share of a store
 reads as their class is the quality of the generator. --mode=gap measures every cell's store in the
 features of the `ros` run of the same long tail and seed.
 
-What is finished is skipped, what was interrupted goes on. All of the first seed is done before the
-next seed begins, and the figures are kept after each long tail, so half a map can be read.
+Finished runs are skipped, interrupted ones continue. The seeds are done one after the other, and the
+figures are saved after each long tail, so that a part of the map can be read early.
 """
 
 import argparse

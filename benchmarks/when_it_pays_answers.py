@@ -84,7 +84,7 @@ def read(folder: Path) -> Results:
     """Reads `runs.csv` and `generators.csv`.
 
     Raises:
-      UserError: where they are not there.
+      UserError: if they are not there.
     """
     lines: Lines = {}
     for line in _lines(folder / "runs.csv"):

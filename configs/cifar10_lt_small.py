@@ -1,4 +1,4 @@
-"""CIFAR-10-LT in a reduced setting that two CPU cores finish: WideResNet-16-1, 40 epochs.
+"""CIFAR-10-LT in a small setting for two CPU cores: WideResNet-16-1, 40 epochs.
 
 The recipe of cifar10_lt.py with its schedule scaled from 200 epochs: warm-up over the first, decay
 at 32 and 36, deferred methods from 32. No dropout, as the net is small and the training short. A

@@ -1,4 +1,4 @@
-"""One's own images: DIR/train/CLASS/* and DIR/test/CLASS/*, any format, size and mode.
+"""Your own images: DIR/train/CLASS/* and DIR/test/CLASS/*, any format, size and mode.
 
 Command:
   python main.py --config=configs/folder.py:osed --workdir=runs/mine/osed

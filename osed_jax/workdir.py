@@ -66,7 +66,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """The config of the experiment in a work directory, also of an earlier version.
 
     Raises:
-      UserError: where it is missing or damaged, in the checkpoints too.
+      UserError: if it is missing or damaged, in the checkpoints too.
     """
     return completed(_read_kept(workdir, "config"))
 
@@ -75,7 +75,7 @@ def read_facts(workdir: Path) -> dict[str, Any]:
     """The facts of a run's images: the content of `dataset.json` in its work directory.
 
     Raises:
-      UserError: where it is missing or damaged, in the checkpoints too.
+      UserError: if it is missing or damaged, in the checkpoints too.
     """
     return _read_kept(workdir, "dataset")
 

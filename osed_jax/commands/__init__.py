@@ -1,1 +1,1 @@
-"""What `--mode` names: one file and one function for each."""
+"""The modes: one file with one function for each `--mode`."""

@@ -1,4 +1,4 @@
-"""The driver that puts all finished runs below a folder into one comparison."""
+"""--mode=compare: compares all finished runs below a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ def compare(directory: Path) -> list[dict[str, Any]]:
     """Compares the runs below `directory`; writes `comparison/` there, returns their summaries.
 
     Raises:
-      UserError: where there is no finished run, runs are of different data, or one is there twice.
+      UserError: if there is no finished run, runs have different data, or a run is there twice.
     """
     runs = find_runs(directory)
     rows, notes = variants(runs)
@@ -54,7 +54,7 @@ def _write(
 
 
 def _bar(variant: Variant, *keys: str) -> Bar:
-    """One seed has no interval over seeds; then it is that of its test images."""
+    """A bar with its interval: over seeds, or over test images if there is only one seed."""
     values = variant.values(*keys)
     spread = over_seeds(values, lowest=0.0)
     between = spread.interval
@@ -70,7 +70,7 @@ def _bar(variant: Variant, *keys: str) -> Bar:
 
 
 def group_bars(rows: Sequence[Variant]) -> list[tuple[str, list[Bar]]]:
-    """What `draw_groups` takes: all classes, then each group with test images; variants as bars."""
+    """Input of `draw_groups`: all classes, then each group with test images; a bar per variant."""
     found = [("all classes", [_bar(v, "top1") for v in rows])]
     for name in tables.group_names(rows):
         if not rows[0].values("groups", name, "accuracy"):

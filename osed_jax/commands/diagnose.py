@@ -1,4 +1,4 @@
-"""The driver that measures, at a checkpoint, how each kind of row moves the parameters."""
+"""--mode=diagnose: measures the gradients of each kind of row at a checkpoint."""
 
 import csv
 import io
@@ -22,14 +22,17 @@ from osed_jax.reporting import diagnose_page as report
 from osed_jax.reporting.records import LayerGradient
 from osed_jax.sharding import check_batch_size, make_mesh
 
-_REPLACED = 0.5  # of the rows: as many natural ones as others, so that no kind is measured worse
+_REPLACED = (
+    0.5  # share of rows that are not natural: half, so that both parts are measured equally well
+)
 
 
 def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
-    """Measures gradients at the last checkpoint, which stays as it is; writes `diagnose/`.
+    """Measures gradients at the last checkpoint and writes `diagnose/`.
 
-    Half of the rows are noise; where `config.oversampling.generated_dir` is a folder, whatever the
-    method of the run, a quarter are noise and a quarter generated images.
+    Half of the rows are noise. If `config.oversampling.generated_dir` is a folder, a quarter are
+    noise and a quarter generated images, whatever the method of the run. The checkpoint does not
+    change.
 
     Args:
       config: as `config.check` returns it; net, augmentation and loss must be those of training.
@@ -39,7 +42,7 @@ def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
       The table's rows.
 
     Raises:
-      UserError: where there is no checkpoint, the config or the training set is not that of the
+      UserError: if there is no checkpoint, the config or the training set is not that of the
         run, a gradient is not finite, or mode generated finds no generated images.
     """
     run, facts = read_run(directory)
@@ -69,10 +72,10 @@ def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
 
 
 def make_plan(config: Config, data: Data) -> Plan:
-    """Batches without padding, class-balanced, in which half of the rows are no natural ones.
+    """Class-balanced batches without padding, in which half of the rows are replaced.
 
-    A class without generated images keeps its natural rows where others are replaced: so noise and
-    generated rows have the same classes, and differ in their pixels alone.
+    Rows of a class without generated images are not replaced. So noise and generated rows have the
+    same classes, and differ in their pixels only.
     """
     generated, num_classes = data.generated, len(data.train.class_names)
     replace = np.full(num_classes, _REPLACED)
@@ -107,14 +110,14 @@ def make_plan(config: Config, data: Data) -> Plan:
 
 
 def _load(config: Config, directory: Path) -> Data:
-    """The run's data, with generated images wherever there is a folder of them."""
+    """The data of the run, with generated images if there is a folder of them."""
     over = config["oversampling"]
     folder, needed = over["generated_dir"], over["mode"] == "generated"
     found = bool(folder) and Path(folder).is_dir()
     if folder and not found and not needed:
         say(f"note: there are no generated images in {folder}, so only noise is measured")
     mode = "generated" if needed or found else "none"
-    # The plan copes with classes without generated images, whatever the run asks of them.
+    # Classes without generated images are allowed here, whatever the config of the run needs.
     wanted = {**config, "oversampling": {**over, "mode": mode, "replace_in": "tail"}}
     return loading.load_data(wanted, loading.open_cache(directory))
 
@@ -170,7 +173,7 @@ def _write(folder: Path, rows: list[LayerGradient], plan: Plan, data: Data, epoc
 
 
 def _setting(counts: dict[str, int], plan: Plan, data: Data, epoch: int) -> str:
-    """What was measured, in a sentence or two."""
+    """What was measured, in one or two sentences."""
     held = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
     said = (
         f"Checkpoint of epoch {epoch}; {len(plan)} batches of {plan.kind.shape[1]} rows, "

@@ -1,4 +1,4 @@
-"""The driver that evaluates a checkpoint, on the run's own test set or another one."""
+"""--mode=evaluate: evaluates a checkpoint on the test set of its run or on another one."""
 
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,16 @@ from osed_jax.sharding import make_mesh
 def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     """Evaluates the last checkpoint and writes `evaluation.json` and `report/`.
 
-    On other test images than the run's own, `report/` stays and another folder is written. Where
-    the work directory can only be read, the figures are said, and that they are not kept.
+    For other test images than those of the run, `report/` stays and another folder is written. If
+    the work directory is read-only, the figures are printed and not saved.
 
     Args:
-      config: as `config.check` returns it. Its dataset fields say which test set; the net must be
-        that of training, whose normalisation is used.
+      config: as `config.check` returns it. Its dataset fields name the test set; the net must be
+        that of training. The normalisation of training is used.
       directory: the work directory.
 
     Raises:
-      UserError: where there is no checkpoint, the config describes another net, or the test set
+      UserError: if there is no checkpoint, the config describes another net, or the test set
         has other classes or another image size.
     """
     run, facts = read_run(directory)
@@ -66,7 +66,9 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     if not writable:
         say(f"note: {directory} is read-only, so the figures and their report are not saved")
     elif config["report"]["enabled"]:
-        from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
+        from osed_jax.evaluation.report import (
+            write_report,
+        )  # the plotting library takes seconds to import
 
         data = _training_data(run, facts, loading.open_cache(directory))
         subject = Subject(directory, run, result, logits, test, saved, data, other)
@@ -75,7 +77,7 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
 
 
 def _other_test_set(run: Config, config: Config, facts: dict[str, Any], digest: str | None) -> str:
-    """Names the test images where they are not those of the run; "" where they are."""
+    """Names the test images if they are not those of the run; else ""."""
     known = facts.get("content_sha256")
     where = ("name", "data_dir", "test_list")
     same_place = all(run["dataset"][name] == config["dataset"][name] for name in where)
@@ -87,7 +89,7 @@ def _other_test_set(run: Config, config: Config, facts: dict[str, Any], digest: 
 
 
 def _training_data(run: Config, facts: dict[str, Any], cache: Path) -> Data | None:
-    """What the run was trained on; None, with a note, where it is no longer here."""
+    """The training data of the run; None, with a note, if it is no longer available."""
     try:
         data = loading.load_data(run, cache)
         changed = workdir.changed_images(*map(_of_training, (facts, data.facts)))

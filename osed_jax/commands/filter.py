@@ -1,4 +1,4 @@
-"""The driver that keeps what the filters keep of generated images that any tool made."""
+"""--mode=filter: applies the filters to generated images that any tool made."""
 
 import hashlib
 import os
@@ -24,21 +24,21 @@ from osed_jax.generation.filters import Filters
 from osed_jax.loading import Config
 
 FILE = "filter.json"
-_BATCH = 256  # images at a time; what is kept does not depend on it
+_BATCH = 256  # images at a time; the result does not depend on it
 
 
 def filter(config: Config) -> dict[str, dict[str, int]]:
     """Fills `config.generation.filtered_dir` with the images of `generated_dir` that pass.
 
-    Files are linked, or copied where they cannot be; the folder appears when it is whole. In it,
-    `filter.json` tells the filters and how many images of each class got which verdict.
+    Files are hard-linked, or copied if that is not possible. The folder is renamed to its name once
+    complete. Its `filter.json` has the filters and the number of images per class and verdict.
 
     Returns:
       Class -> verdict -> number of images; the verdict `kept`, or the reason against it.
 
     Raises:
-      UserError: where no filter is on, the folder exists or lies in the other, there is no image,
-        a class loses all of them, or one or the classifier cannot be used.
+      UserError: if no filter is on, the new folder exists or is inside the other, there is no
+        image, a class loses all images, or an image or the classifier cannot be used.
     """
     gen, source = config["generation"], loading.generated_dir(config)
     target = _target(gen, source)
@@ -123,7 +123,7 @@ def _select_class(
             part = np.arange(start, min(start + batch_size, len(paths)))
             pixels, labels = images.take(part), np.full(len(part), label)
             for row, image, scores in zip(part, pixels, filters.score(pixels, labels)):
-                # Of the pixels: equal images of other tools may be in files that differ.
+                # The digest of the pixels: other tools may write equal images as different files.
                 digest = hashlib.sha256(image.tobytes()).hexdigest()
                 record = {"label": label, "sha256": digest, **scores}
                 reason = filters.reason(record)
@@ -144,7 +144,7 @@ def _select_class(
 
 
 def _link(source: Path, target: Path) -> None:
-    whole = source.resolve()  # a link to a relative symbolic link would lead nowhere
+    whole = source.resolve()  # a hard link to a relative symbolic link would be broken
     try:
         os.link(whole, target)
     except OSError:  # another file system, or one without links

@@ -1,4 +1,4 @@
-"""The driver that fine-tunes a generator on one's own training images."""
+"""--mode=finetune: fine-tunes a generator on the training images."""
 
 import dataclasses
 import json
@@ -42,20 +42,20 @@ from osed_jax.sharding import (
 )
 from osed_jax.training.checkpoint import Checkpoints
 
-_STREAM = 0x41444150  # keeps these draws apart from any other use of the same seed
-_GRID_CLASSES = 10  # that a sample grid shows at most
-_STEPS_AHEAD = 2  # that the host may run before the device
+_STREAM = 0x41444150  # separates these draws from any other use of the same seed
+_GRID_CLASSES = 10  # most classes in a grid of samples
+_STEPS_AHEAD = 2  # most updates that the host may be ahead of the device
 
 
 def finetune(config: Config) -> Path:
-    """Fine-tunes a generator and returns the folder it is written to: `config.finetune.output_dir`.
+    """Fine-tunes a generator and returns its folder, `config.finetune.output_dir`.
 
-    Only training images are read. An interrupted run goes on from its last checkpoint; a finished
+    Only training images are read. An interrupted run continues from its last checkpoint; a finished
     one is only reported.
 
     Raises:
-      UserError: the folder holds a run with other settings, the images cannot be had or do not
-        fit the model, or the loss is not finite.
+      UserError: if the folder has a run with other settings, the images are missing or do not fit
+        the model, or the loss is not finite.
     """
     if not config["finetune"]["output_dir"]:
         raise UserError("config.finetune.output_dir is empty; give a folder for the generator")
@@ -90,7 +90,7 @@ def _finetune(config: Config, directory: Path, about: Config) -> None:
 
 
 def choose_images(config: Config, cache: Path) -> ImageSet:
-    """What `config.finetune.images` says, without validation images; the test set is not opened."""
+    """The images of `config.finetune.images`, without validation images; opens no test image."""
     found = loading.load_train(config, cache)
     images = found.rest if config["finetune"]["images"] == "rest" else found.train
     if not len(images.label):
@@ -102,7 +102,7 @@ def choose_images(config: Config, cache: Path) -> ImageSet:
 
 
 def _base(config: Config, directory: Path, images: ImageSet) -> StableDiffusion:
-    """The model to begin with; a miniature is made and kept in the folder, for later starts."""
+    """The model to start from; a miniature is made once and saved in the folder."""
     settings, folder = config["finetune"], directory / "base"
     if settings["base"] == miniature.NAME:
         if not folder.exists():
@@ -203,14 +203,14 @@ class _Run:
         return state
 
     def adapted(self, state: FinetuneState) -> StableDiffusion:
-        """The model with the averaged weights, LoRA's factors merged."""
+        """The model with the averaged weights; the LoRA factors are merged."""
         frozen = {**self._model.params, **self._frozen}
         unet = unet_params(frozen, state.ema, lora=self._lora)
         params = jax.device_get({**self._model.params, "unet": unet})
         return dataclasses.replace(self._model, params=params)
 
     def _starting_point(self, saved: Checkpoints) -> tuple[FinetuneState, int]:
-        """The state to go on from, and the number of updates behind it."""
+        """The state to start from, and the number of its updates."""
 
         def begin() -> FinetuneState:
             params = self._model.params["unet"]
@@ -236,7 +236,7 @@ class _Run:
         return {"image": self._images.images.take(rows), "tokens": tokens}
 
     def _record(self, step: int, losses: list[jax.Array], seconds: float) -> dict[str, Any]:
-        """What `metrics.jsonl` says of the updates since its last line, up to `step`."""
+        """The line of `metrics.jsonl` for the updates since its last line, up to `step`."""
         measured = np.asarray(jax.device_get(losses))
         broken = np.flatnonzero(~np.isfinite(measured))
         if len(broken):

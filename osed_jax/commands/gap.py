@@ -1,4 +1,4 @@
-"""The driver that measures how far generated images are from real ones, and finds copies."""
+"""--mode=gap: measures how far generated images are from real ones, and finds copies."""
 
 import csv
 import dataclasses
@@ -22,14 +22,14 @@ from osed_jax.reporting.gap_page import Pairs, draw_gap, draw_pairs, gap_page
 from osed_jax.sharding import make_mesh
 from osed_jax.workdir import read_config
 
-# Root mean square difference of pixels in [0, 1]. A choice, not a standard: differences of about
-# 13 of 255 levels are those of a lossy copy; how often unrelated real images come as close is told
-# beside it, by the test images.
+# Root mean square difference of pixels in [0, 1]. It is our choice, not a standard: about 13 of 255
+# levels is the difference of a lossy copy. The figures of the test images show how often unrelated
+# real images are as close.
 NEAR_COPY_BELOW = 0.05
 MEASURES = ("frechet_distance", "precision", "recall")
 _SETS = ("training", "test", "generated")
 _SEARCHES = (("generated", "training"), ("generated", "test"), ("test", "training"))
-_CHOSEN_BY = (  # fields of the section dataset that say which real images there are
+_CHOSEN_BY = (  # fields of the section dataset that choose the real images
     "name",
     "data_dir",
     "train_list",
@@ -42,14 +42,14 @@ _CHOSEN_BY = (  # fields of the section dataset that say which real images there
     "validation_folds",
     "validation_fold",
 )
-_PAIRS, _PAIRS_OF_A_CLASS = 24, 2  # pictures of nearest pairs, at most
+_PAIRS, _PAIRS_OF_A_CLASS = 24, 2  # most pairs of images shown
 
 Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """The images of a set that are measured, and their features, float64 [N, D]."""
+    """The measured images of a set, and their features, float64 [N, D]."""
 
     data: ImageSet
     features: np.ndarray
@@ -61,7 +61,7 @@ class _Measured:
 
 @dataclasses.dataclass(frozen=True)
 class _Nearest:
-    """For every image of one set: the nearest of another, the distances in features and pixels."""
+    """For each image of one set: its nearest in another set, and both distances."""
 
     index: np.ndarray
     distance: np.ndarray
@@ -72,7 +72,7 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
     """Compares generated with real images in the features of a checkpoint; writes STORE.report/.
 
     Fréchet distance, precision and recall to the long-tailed training set, and copies of training
-    and test images, per class and for all classes; as a yardstick the same for the test set.
+    and test images, per class and for all classes; the same for the test set, as a reference.
 
     Args:
       config: as `config.check` returns it. It says which real and generated images.
@@ -82,7 +82,7 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
       What `gap.json` says.
 
     Raises:
-      UserError: where there is no checkpoint, no generated images, or the net is of other classes
+      UserError: if there is no checkpoint, no generated images, or the net is of other classes
         or another image size.
     """
     store = loading.generated_dir(config)
@@ -139,7 +139,7 @@ def _load(config: Config, directory: Path, classifier: Classifier) -> dict[str, 
 def _check_same_content(
     config: Config, directory: Path, classifier: Classifier, digests: dict[str, str | None]
 ) -> None:
-    """Real images of the same place and choice as the run's must be the run's own."""
+    """Raises UserError if real images named as in the run are not those of the run."""
     known = classifier.facts.get("content_sha256")
     if known is None:
         workdir.say_known_by_number(directory)
@@ -156,7 +156,7 @@ def _check_same_content(
 
 
 def _drawn(config: Config, name: str, data: ImageSet) -> np.ndarray:
-    """The rows that are measured: at most gap.max_images a class, always the same ones."""
+    """The measured rows: at most gap.max_images per class, always the same ones."""
     random = np.random.default_rng([config["seed"], _SETS.index(name)])
     of_class = [np.flatnonzero(data.label == c) for c in range(len(data.class_names))]
     most = config["gap"]["max_images"]
@@ -182,7 +182,7 @@ def _row(
     found: dict[tuple[str, str], _Nearest],
     k: int,
 ) -> Row:
-    """All figures of class c, None for all classes; None where there are too few images."""
+    """All figures of class c, None for all classes; None if there are too few images."""
     members = {s: m.of_class(c) for s, m in measured.items()}
     features = {s: m.features[members[s]] for s, m in measured.items()}
     row: Row = {"class": name, **{f"{s}_images": len(features[s]) for s in _SETS}}
@@ -230,7 +230,7 @@ def _write(
 
 
 def _closest(generated: _Measured, real: _Measured, near: _Nearest) -> Pairs:
-    """The closest pairs, few of each class, so that one class does not hide the others."""
+    """The closest pairs, a few of each class, so that all classes are seen."""
     chosen: list[int] = []
     label, shown = generated.data.label, np.zeros(len(generated.data.class_names), int)
     for i in np.lexsort([near.difference, near.distance]):
@@ -250,7 +250,7 @@ def _closest(generated: _Measured, real: _Measured, near: _Nearest) -> Pairs:
 
 
 def _summary(result: dict[str, Any]) -> str:
-    """Means over classes, and numbers of copies, of generated images and of the yardstick."""
+    """Means over classes and numbers of copies, for generated images and for test images."""
     means, total = result["mean_of_classes"], result["all"]
     lines = [
         f"generated images of {result['store']}, in the features of {result['workdir']} (epoch "

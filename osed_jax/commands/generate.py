@@ -1,4 +1,4 @@
-"""The driver that fills a store of generated images."""
+"""--mode=generate: fills a store of generated images."""
 
 import functools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The driver that trains every method with every seed, then compares them."""
+"""--mode=sweep: trains every method with every seed, then compares them."""
 
 import copy
 from pathlib import Path
@@ -18,11 +18,11 @@ from osed_jax.workdir import read_facts
 def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:
     """Trains `config.sweep.methods` with `config.sweep.seeds` in `directory`/METHOD/seed_N.
 
-    ERM is trained once a seed, and the deferred methods are forked from it. What is finished is
-    skipped, what was interrupted goes on.
+    ERM is trained once per seed, and deferred methods are forked from it. Finished runs are
+    skipped; interrupted runs continue.
 
     Args:
-      config: as `config.check` returns it; what its method sets is set anew for each.
+      config: as `config.check` returns it; each run gets the fields of its own method.
       directory: of the whole sweep.
 
     Returns:
@@ -30,8 +30,8 @@ def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:
       process alone.
 
     Raises:
-      UserError: where one of the runs could not be made; before any of them is trained, if the
-        config already says so.
+      UserError: if one of the runs cannot be trained. If the config shows this, it is raised before
+        any training.
     """
     runs = planned(config, directory)
     with cluster.first_goes_first("images of the sweep"):
@@ -43,7 +43,7 @@ def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:
 
 
 def _check_finished(runs: list[tuple[Path, Config]], directory: Path) -> None:
-    """Raises UserError where finished runs saw other images than those that come would see."""
+    """Raises UserError if finished runs saw other images than the next runs would see."""
     finished = [path for path, _ in runs if (path / "summary.json").exists()]
     coming = [run for path, run in runs if path not in finished]
     if not finished or not coming:

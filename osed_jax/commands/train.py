@@ -1,4 +1,4 @@
-"""The driver that trains, goes on where a killed run stopped, evaluates and sums up."""
+"""--mode=train: trains or continues a run, evaluates it and writes its summary."""
 
 import json
 from pathlib import Path
@@ -29,8 +29,8 @@ _COUNTS_SAID = 100  # of more classes than that, not every count is printed
 def train(config: Config, directory: Path) -> dict[str, Any]:
     """Trains in a work directory and returns what is written to its `summary.json`.
 
-    A run that was interrupted goes on from its last checkpoint; one that is finished is only
-    reported.
+    An interrupted run continues from its last checkpoint. For a finished run only its figures are
+    printed.
 
     Args:
       config: as `config.check` returns it.
@@ -84,7 +84,9 @@ def _report(
     data: Data,
     settings: dict[str, Any],
 ) -> None:
-    from osed_jax.evaluation.report import write_report  # what draws takes seconds to import
+    from osed_jax.evaluation.report import (
+        write_report,
+    )  # the plotting library takes seconds to import
 
     mesh = make_mesh()
     classifier = load_classifier(directory, mesh)
@@ -95,7 +97,7 @@ def _report(
 def _make_missing_report(
     config: Config, directory: Path, summary: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """Of a finished run; where that cannot be done any more, it is said."""
+    """Writes the missing report of a finished run, or prints why that is not possible."""
     try:
         if not workdir.can_be_written(directory):
             raise UserError(f"{directory} is read-only")

@@ -1,4 +1,4 @@
-"""The driver that chooses a setting on held-out images, without opening a test image."""
+"""--mode=tune: chooses a setting on held-out training images; opens no test image."""
 
 import copy
 import dataclasses
@@ -27,19 +27,19 @@ from osed_jax.loading import Config
 from osed_jax.run import fit
 from osed_jax.sharding import check_batch_size, make_mesh
 
-_BASELINES = ("ros", "erm")  # the first that is a candidate is what the others must beat
+_BASELINES = ("ros", "erm")  # the first one that is a candidate is the baseline
 
 
 @dataclasses.dataclass
 class _Tried:
-    """A candidate and what came of it.
+    """A candidate and its results.
 
     Attributes:
       name: of the candidate.
       candidate: its setting.
       config: of its runs, which differ from it in fold and seed.
       held_out: of each fold so far, labels and predictions of its held-out images.
-      epochs: trained so far, without those taken over from another run.
+      epochs: number of epochs trained so far, without those of the run it was forked from.
       curves: of each fold so far, validation accuracy by epoch.
     """
 
@@ -60,17 +60,17 @@ def tune(config: Config, directory: Path) -> dict[str, Any]:
     """Chooses among the candidates for the configured images; returns what `tune.json` says.
 
     The training images are split into folds. Every candidate is trained without the first fold
-    and judged on it, by balanced accuracy. The best third, and resampling, are trained without the
-    second fold and judged on it, and so on (successive halving; Jamieson & Talwalkar 2016). Those
-    that are left have been judged on all images that can be held out: of them the simplest within
-    one standard error of the best is chosen. Runs that are finished are not done again.
+    and evaluated on it, by balanced accuracy. The best third, and resampling, are trained without
+    the second fold and evaluated on it, and so on (successive halving; Jamieson & Talwalkar 2016).
+    The last ones have been evaluated on all images that can be held out. Of them, the simplest one
+    within one standard error of the best is chosen. Finished runs are not trained again.
 
     Args:
-      config: as `config.check` returns it; what its method sets has no effect.
-      directory: for the runs, `tune.json`, `tune.html` and `chosen.py`, a config file.
+      config: as `config.check` returns it; the fields that its method sets have no effect.
+      directory: folder of the runs, `tune.json`, `tune.html` and the config file `chosen.py`.
 
     Raises:
-      UserError: for an unknown candidate, or where no image can be held out.
+      UserError: for an unknown candidate, or if no image can be held out.
     """
     candidates, notes = named(config)
     epochs = epochs_within_budget(config, list(candidates.values()))
@@ -136,7 +136,7 @@ def _kept(tried: list[_Tried], num_classes: int) -> list[_Tried]:
 
 
 def baseline(tried: list[_Tried]) -> _Tried:
-    """What the others must beat: resampling, else ERM, else the first candidate."""
+    """The baseline: resampling, else ERM, else the first candidate."""
     by_name = {t.name: t for t in tried}
     return next((by_name[n] for n in _BASELINES if n in by_name), tried[0])
 

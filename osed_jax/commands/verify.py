@@ -1,4 +1,4 @@
-"""The driver that checks a store: every hash, every count, every file."""
+"""--mode=verify: checks every hash, count and file of a store."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ from osed_jax.workdir import read_json
 
 
 def verify(config: Config) -> None:
-    """Says everything that is wrong with `config.oversampling.generated_dir`, one thing a line.
+    """Prints all problems of `config.oversampling.generated_dir`, one per line.
 
     Raises:
-      UserError: where something is wrong, or there is no store.
+      UserError: if something is wrong, or there is no store.
     """
     folder = loading.generated_dir(config)
     if not (folder / STORE_FILE).is_file():
@@ -50,7 +50,7 @@ def verify(config: Config) -> None:
 
 
 def problems(folder: Path) -> list[str]:
-    """What is wrong with a store, one thing each; [] for a store that is whole."""
+    """The problems of a store, one text each; [] for a complete store."""
     content = read_json(folder / STORE_FILE)
     records, found = _read(folder)
     names = content["class_names"]
@@ -68,7 +68,7 @@ def problems(folder: Path) -> list[str]:
 
 
 def _read(folder: Path) -> tuple[dict[Name, Record], list[str]]:
-    """Records by name, and what is wrong with the files that hold them."""
+    """Records by name, and the problems of their files."""
     records: dict[Name, Record] = {}
     found = []
     for path in shards(folder):

@@ -2,8 +2,8 @@
 
 The order is that of the recipe (MLRC): flip, crop of one kind or the other, Cutout, colour jitter,
 greyscale, blur, normalise. Each operation is a pure function of images float32 [N, H, W, 3] in
-[0, 1] and one drawn number per image; `augment` draws the numbers, each operation's from a key of
-its own name, so that a new operation leaves the numbers of the others alone.
+[0, 1] and one random number per image. `augment` draws the numbers of each operation with a key
+made from its name, so that a new operation does not change the numbers of the others.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ class Augmentation:
     Attributes:
       mean: of each channel, in [0, 1].
       std: of each channel.
-      noise_space: `pixel`, `normalised`, or `` where a plan holds no noise.
+      noise_space: `pixel`, `normalised`, or `` if a plan has no noise.
       flip: whether to mirror half of the images.
       crop_padding: pixels.
-      crop_size: pixels of what the net sees, cut out of the image; 0: the whole image.
-      crop_scale: share of the image's area that a training image shows, from ... to.
-      crop_ratio: width / height of that part, from ... to.
+      crop_size: side in pixels of the part that the net sees; 0: the whole image.
+      crop_scale: smallest and largest share of the image's area in that part.
+      crop_ratio: smallest and largest width / height of that part.
       cutout: side in pixels.
       color_jitter: brightness, contrast, saturation, hue.
       color_jitter_prob: probability.
@@ -40,7 +40,7 @@ class Augmentation:
       policy: none, autoaugment or randaugment.
       randaugment_count: operations on each image.
       randaugment_level: of 30.
-      mix: none, mixup or cutmix; `mixing.mix` does it.
+      mix: none, mixup or cutmix; see `mixing.mix`.
       mix_alpha: of the Beta distribution of the shares.
       mix_prob: probability.
       mix_partner: any or natural.
@@ -72,8 +72,8 @@ class Augmentation:
 def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augmentation) -> jax.Array:
     """What the net sees in training.
 
-    Natural and generated rows are augmented and normalised; noise rows become noise, drawn anew
-    and not augmented (Zada, section 3).
+    Natural and generated rows are augmented and normalised. Noise rows become new noise in every
+    batch and are not augmented (Zada, section 3).
 
     Args:
       image: uint8 [N, H, W, 3].
@@ -82,7 +82,7 @@ def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augment
       settings: which operations, how strong.
 
     Returns:
-      float32 [N, H, W, 3], with crop_size that size.
+      float32 [N, H, W, 3]; with crop_size, H and W are that size.
     """
     x = image.astype(jnp.float32) / 255
     n = x.shape[0]
@@ -126,13 +126,13 @@ def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augment
 
 
 def at_test_time(image: jax.Array, settings: Augmentation) -> jax.Array:
-    """What the net sees at test time of uint8 [N, H, W, 3]: all, or with crop_size the middle."""
+    """The input at test time from uint8 [N, H, W, 3]: the image, or with crop_size its middle."""
     x = image.astype(jnp.float32) / 255
     return normalise(centre(x, settings.crop_size) if settings.crop_size else x, settings)
 
 
 def _by_policy(x: jax.Array, key: jax.Array, settings: Augmentation) -> jax.Array:
-    """AutoAugment or RandAugment, which compute in levels of 8 bits."""
+    """AutoAugment or RandAugment; they compute with 8-bit levels."""
     levels = jnp.round(x * 255).astype(jnp.int32)
     if settings.policy == "autoaugment":
         levels = autoaugment(levels, key)
@@ -143,7 +143,7 @@ def _by_policy(x: jax.Array, key: jax.Array, settings: Augmentation) -> jax.Arra
 
 
 def named(key: jax.Array, operation: str) -> jax.Array:
-    """The key of an operation: it follows from the name, not from which others there are."""
+    """The key of an operation: it depends on its name, not on the other operations."""
     return jax.random.fold_in(key, zlib.crc32(operation.encode()))
 
 
@@ -156,8 +156,8 @@ def noise(key: jax.Array, shape: tuple[int, ...], settings: Augmentation) -> jax
     """Pure noise images as the net sees them (Zada, equation 2).
 
     N(mean, std) of each channel, independent in every pixel, clipped to [0, 1]. In noise space
-    `pixel` they are then normalised like any image; in `normalised` they are put behind the
-    normalisation as they are (MLRC), so the net sees about N(mean, std).
+    `pixel` they are then normalised like any image; in `normalised` they are not normalised
+    (MLRC), so the net sees about N(mean, std).
     """
     x = jax.random.normal(key, shape) * _channels(settings.std) + _channels(settings.mean)
     x = jnp.clip(x, 0, 1)
@@ -165,7 +165,7 @@ def noise(key: jax.Array, shape: tuple[int, ...], settings: Augmentation) -> jax
 
 
 def crop(x: jax.Array, corner: jax.Array, padding: int) -> jax.Array:
-    """Pads with zeros and cuts the old size out at `corner` [N, 2] (y, x), 0 <= corner <= 2p."""
+    """Pads with zeros and crops to the old size at `corner` [N, 2] (y, x), 0 <= corner <= 2p."""
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
     def cut(image: jax.Array, corner: jax.Array) -> jax.Array:
@@ -218,7 +218,7 @@ def adjust_hue(x: jax.Array, turn: jax.Array) -> jax.Array:
 def color_jitter(
     x: jax.Array, factors: jax.Array, turn: jax.Array, order: jax.Array, hue_slot: jax.Array
 ) -> jax.Array:
-    """Brightness, contrast, saturation and hue in an order of each image's own.
+    """Brightness, contrast, saturation and hue, in another order for each image.
 
     Args:
       x: images.

@@ -6,17 +6,17 @@ from pathlib import Path
 
 from osed_jax.console import say
 
-CACHE_VARIABLE = "OSED_JAX_CACHE_DIR"  # of the environment; by default beside the work directories
+CACHE_VARIABLE = "OSED_JAX_CACHE_DIR"  # by default it is beside the work directories
 _UNUSED_DAYS = 30
 
 
 def prune(cache_dir: Path, new: Path, folder: str) -> None:
-    """Removes entries that a new one replaces, and those that were not used for long.
+    """Removes entries that a new one replaces, and entries not used for a long time.
 
     Args:
       cache_dir: the cache.
       new: the new entry's record.
-      folder: whose images those are; other entries of it are of what it held before.
+      folder: the folder of these images; other entries of it are from its earlier content.
     """
     removed = 0
     for stem in sorted({p.with_suffix("") for p in cache_dir.iterdir() if p.suffix != ".partial"}):

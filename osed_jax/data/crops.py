@@ -1,9 +1,9 @@
-"""Parts of images at the size of the net: random ones in training, the middle in evaluation."""
+"""Crops at the input size of the net: random in training, the middle in evaluation."""
 
 import jax
 import jax.numpy as jnp
 
-_TRIES = 10  # boxes drawn of each image, of which the first that fits is taken (torchvision)
+_TRIES = 10  # boxes drawn for each image; the first one that fits is used (torchvision)
 
 
 def random_boxes(

@@ -1,4 +1,4 @@
-"""From `config.dataset.name` to the training or the test set."""
+"""Loads the training or test set that `config.dataset.name` names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,9 +31,9 @@ def load(
     Args:
       name: one of `NAMES`.
       split: `train` or `test`; of lists also `validation`.
-      data_dir: of the folder or of TFDS; the folder that paths of lists begin in.
+      data_dir: the folder of images, of TFDS, or where the paths of lists begin.
       lists: split -> its list of images, for `list`.
-      image_size: side in pixels that all images get; 0 for their own.
+      image_size: side in pixels to which images are resized; 0: their own size.
       cache_dir: where decoded folders are kept.
       max_decoded_gib: a folder or list that is larger is streamed from its files.
 
@@ -71,10 +71,10 @@ def load(
 
 
 def check_names(name: str, data_dir: str, lists: Mapping[str, str]) -> None:
-    """Looks, before any image is decoded, whether a data set in files has all that is needed.
+    """Checks, before any image is decoded, that a data set in files is complete.
 
     Raises:
-      UserError: where something is missing.
+      UserError: if something is missing.
     """
     if name == "folder":
         check_folder(data_dir)
@@ -86,7 +86,7 @@ def load_digits(split: str, image_size: int = 0) -> ImageSet:
     """The 1,797 handwritten digits of scikit-learn, 8x8 grey, as RGB.
 
     50 images of each class, chosen with a fixed seed, are the test set; the other 1,297 are the
-    training set, of which a long-tailed run uses a part.
+    training set. A long-tailed run uses a part of it.
     """
     from sklearn import datasets
 

@@ -1,4 +1,4 @@
-"""How an image file becomes pixels: any format, size and mode, in bounded memory."""
+"""Decodes image files of any format, size and mode, with bounded memory."""
 
 import contextlib
 import io
@@ -15,14 +15,14 @@ from PIL import Image, ImageOps
 from osed_jax.data.depth import check_colour_depth, is_deep, to_8_bit
 from osed_jax.errors import UserError
 
-# Part of what decoded images are kept under: change it whenever `decode` gives other pixels.
+# Part of the cache key of decoded images: change it whenever `decode` returns other pixels.
 DECODER = "2"
-# What Pillow reads by itself and knows by its first bytes. It would hand other formats (EPS) to
-# programs, or take any file for one (TGA).
+# Formats that Pillow reads itself and recognises by their first bytes. It would use other programs
+# for some formats (EPS), and take any file for others (TGA).
 _LOSSLESS = ("PNG", "GIF", "BMP", "DIB", "PPM", "QOI", "TIFF")
 FORMATS = (*_LOSSLESS, "JPEG", "JPEG2000", "WEBP", "AVIF")
 MOST_PIXELS = 2**26  # of an image once decoded, 8192 x 8192: below 1 GiB of memory
-_MOST_STORED = 2**28  # of a file whose format can be decoded at a reduced size
+_MOST_STORED = 2**28  # limit for formats that can be decoded at a reduced size
 _LARGE = 2**24  # pixels; images above it are decoded one at a time
 _one_large = threading.Lock()
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -58,8 +58,8 @@ class Decoded(NamedTuple):
     Attributes:
       pixels: uint8 [image_size, image_size, 3].
       size: (width, height) that it had, upright.
-      notes: what a person should know of it: `NO_EXIF`, `NO_TEXT`, `FRAMES`.
-      white: the value that was taken for white, of an image deeper than 8 bits; else 0.
+      notes: what the user should know about it: `NO_EXIF`, `NO_TEXT`, `FRAMES`.
+      white: the value taken as white, for an image with more than 8 bits; else 0.
     """
 
     pixels: np.ndarray
@@ -78,11 +78,11 @@ def decode(path: Path, image_size: int, white: float = 0.0) -> Decoded:
     Args:
       path: of the file.
       image_size: side in pixels.
-      white: the value of an image deeper than 8 bits that is shown as white; 0 for the smallest of
-        1, 3, 7, 15, ... that holds all of its values.
+      white: the value that becomes white in an image with more than 8 bits; 0: the smallest of
+        1, 3, 7, 15, ... that is not below any of its values.
 
     Raises:
-      UnreadableError: where it is empty, too large or cannot be decoded.
+      UnreadableError: if it is empty, too large or cannot be decoded.
     """
     with naming_the_file(path):
         chunks = _png_chunks(path)
@@ -102,11 +102,11 @@ def decode(path: Path, image_size: int, white: float = 0.0) -> Decoded:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's first bytes are those of an image that `decode` reads."""
+    """Whether the first bytes of a file are those of an image that `decode` reads."""
     try:
         with Image.open(path, formats=FORMATS):
             return True
-    except Exception:  # whatever a file of another kind makes a decoder stumble over
+    except Exception:  # a file of another kind can raise any error in a decoder
         return False
 
 
@@ -118,7 +118,7 @@ def fit(image: Image.Image, image_size: int) -> Image.Image:
 
 @contextlib.contextmanager
 def naming_the_file(path: Path) -> Iterator[None]:
-    """Turns whatever a broken image raises into one line that names the file."""
+    """Turns any error of a damaged image into one line that names the file."""
     try:
         yield
     except Exception as error:
@@ -129,7 +129,9 @@ def naming_the_file(path: Path) -> Iterator[None]:
 
 def _decode(image: Image.Image, image_size: int, white: float) -> Decoded:
     stored = image.size
-    image.draft(None, (2 * image_size, 2 * image_size))  # half of it is left to Lanczos
+    image.draft(
+        None, (2 * image_size, 2 * image_size)
+    )  # the second half of the reduction is done by Lanczos
     _check_size(stored, image.size)
     large = math.prod(image.size) > _LARGE or math.prod(stored) > MOST_PIXELS
     with _one_large if large else contextlib.nullcontext():
@@ -151,9 +153,11 @@ def _decode(image: Image.Image, image_size: int, white: float) -> Decoded:
 def _orientation(image: Image.Image) -> tuple[int, tuple[str, ...]]:
     try:
         if block := image.info.get("exif"):
-            Image.Exif().load(block)  # which `getexif` does not tell of a JPEG
+            Image.Exif().load(block)  # `getexif` does not report this for a JPEG
         return image.getexif().get(_ORIENTATION, 1), ()
-    except Exception:  # a broken block raises many kinds, and the pixels do not need it
+    except (
+        Exception
+    ):  # a damaged block can raise many kinds of error, and the pixels do not need it
         return 1, (NO_EXIF,)
 
 
@@ -167,10 +171,10 @@ def _check_size(stored: tuple[int, int], decoded: tuple[int, int]) -> None:
 
 
 def _png_chunks(path: Path) -> list[bytes]:
-    """The chunks of a PNG, after its signature; [] for another format.
+    """The chunks of a PNG after its signature; [] for another format.
 
     Raises:
-      UserError: where the checksum of one that the pixels need is wrong, which Pillow lets pass.
+      UserError: if the checksum of a chunk that the pixels need is wrong; Pillow ignores that.
     """
     with open(path, "rb") as file:
         if file.read(len(_PNG)) != _PNG:

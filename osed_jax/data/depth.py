@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a value: which value is white, and so all of them in 0 ... 255."""
+"""Images with more than 8 bits per value: finds the white value and scales to 0 ... 255."""
 
 import math
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from osed_jax.errors import UserError
 
-_OVERSHOOT = 1.05  # of floating-point images, whose resizing may leave their range by a little
+_OVERSHOOT = 1.05  # for floating-point images: resizing may leave their range by a little
 _FIX = "save it with 8 bits per value, scaled like all the others"
 
 
@@ -17,11 +17,11 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def to_8_bit(image: Image.Image, white: float) -> tuple[Image.Image, float]:
-    """A deep image as grey of 8 bits, and the value that was taken for white.
+    """A deep image as 8-bit grey, and the value that was taken as white.
 
     Args:
       image: see `is_deep`.
-      white: that value; 0 to take `white_of` its values.
+      white: that value; 0: `white_of` its values.
 
     Raises:
       UserError: for negative values or such that are no numbers.
@@ -32,7 +32,7 @@ def to_8_bit(image: Image.Image, white: float) -> tuple[Image.Image, float]:
 
 
 def white_of(values: np.ndarray) -> float:
-    """The smallest full range of values that holds all of these: 0 ... 2^k - 1, or below 1 2^-k.
+    """The upper end of the smallest full range, 0 ... 2^k - 1 (below 1: 2^-k), with all values.
 
     Raises:
       UserError: for negative values or such that are no numbers.
@@ -56,15 +56,15 @@ def white_of(values: np.ndarray) -> float:
 
 
 def scale(values: np.ndarray, white: float) -> np.ndarray:
-    """Values 0 ... white as uint8 0 ... 255; what is outside is cut off."""
+    """Values 0 ... white as uint8 0 ... 255; values outside are clipped."""
     return np.rint(np.clip(values * (255 / white), 0, 255)).astype(np.uint8)
 
 
 def check_colour_depth(image: Image.Image) -> None:
-    """Refuses colours of 16 bits, of which Pillow keeps the upper 8, where those hold little.
+    """Refuses 16-bit colours whose upper 8 bits, which Pillow keeps, hold little.
 
     Raises:
-      UserError: where the values leave the upper two bits unused, so that most is lost.
+      UserError: if the values leave the upper two bits unused, so that most is lost.
     """
     if not any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         return

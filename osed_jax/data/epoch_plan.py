@@ -1,7 +1,7 @@
 """The plan of one epoch: what every slot of every batch shows.
 
-A plan is made from (seed, epoch) alone, in NumPy. Whoever carries it out, on however many devices,
-trains on the same images, and a resumed run needs no sampler state.
+A plan is made from (seed, epoch) alone, in NumPy. So training sees the same images with any feeder
+and any number of devices, and a resumed run needs no sampler state.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ class Plan:
     Attributes:
       label: the class of each slot.
       kind: its `Kind`.
-      row: its image: natural images are counted from 0, generated ones follow them. 0 where no
+      row: its image: natural images are counted from 0, generated ones follow them. 0 if no
         stored image is shown (noise, padding).
     """
 
@@ -38,8 +38,8 @@ def replace_probability(
 ) -> np.ndarray:
     """P(replace | class) = (1 - n_c / n_max) * replace_ratio, float64 [C] (Zada, section 3).
 
-    With `in_all_classes` it is replace_ratio for each, so that being generated says nothing of a
-    row's class.
+    With `in_all_classes` it is replace_ratio for each class, so that being generated says nothing
+    about the class of a row.
     """
     counts = np.asarray(class_counts, dtype=np.float64)
     lacking = np.ones_like(counts) if in_all_classes else 1 - counts / counts.max()

@@ -49,7 +49,7 @@ def load_folder(
 
 
 def check_folder(data_dir: str) -> None:
-    """Looks at names alone, before any image is decoded: train and test, classes, their files.
+    """Checks names only, before any image is decoded: train and test, classes, their files.
 
     Raises:
       UserError: as `load_folder` for either split.
@@ -72,8 +72,8 @@ def read_class_folders(
 ) -> ImageSet:
     """All images of `class_names` in `folder`, in the order of class and file name.
 
-    With `may_be_empty` a class may lack images or its whole folder. Says aloud which files are left
-    out and what was done to the images.
+    With `may_be_empty` a class may have no images or no folder. Prints which files are left out and
+    what was done to the images.
     """
     there = class_folders(folder)
     folders = {name: there.get(name, folder / name) for name in class_names}

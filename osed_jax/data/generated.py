@@ -1,4 +1,4 @@
-"""The generated images of mode `generated`: a folder CLASS/*.png|jpg|... that any tool made."""
+"""The generated images of mode `generated`: a folder CLASS/*.png|jpg|... made by any tool."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from osed_jax.digests import (
 from osed_jax.errors import UserError
 
 STORE_FILE = "store.json"  # in a folder that --mode=generate filled
-METADATA = "metadata.jsonl"  # there, with a line for each image
+METADATA = "metadata.jsonl"  # in such a folder, with one line for each image
 
 
 def load_generated(
@@ -36,21 +36,21 @@ def load_generated(
     shown: Sequence[str] = (),
     in_all_classes: bool = False,
 ) -> ImageSet:
-    """Reads generated images and says aloud where they are fewer than the classes lack.
+    """Reads generated images; prints a note if there are fewer than the classes lack.
 
     Args:
-      generated_dir: holds a folder for every class that lacks images.
+      generated_dir: contains a folder for every class that lacks images.
       class_names: C names of the training set.
       class_counts: C counts of its natural images.
-      image_size: side in pixels; images of another size are resized, and that is said.
+      image_size: side in pixels; images of another size are resized, with a message.
       cache_dir: where decoded images are kept.
       max_decoded_gib: see `images.read_files`.
       shown: names of the classes that may show generated images; () for all.
-      in_all_classes: whether the most frequent class is to show generated images, too.
+      in_all_classes: whether the most frequent class shows generated images, too.
 
     Raises:
       UserError: for a missing folder, one filled for other classes, a folder of an unknown class,
-        a class that is to show generated images and has none, an image that cannot be read.
+        a class that must show generated images and has none, an image that cannot be read.
     """
     if not generated_dir:
         raise UserError(
@@ -74,7 +74,7 @@ def load_generated(
 
 
 def report_path(store: Path) -> Path:
-    """Beside the store, so that no reader of image folders takes it for a class."""
+    """STORE.report, beside the store: inside, it could be read as a class folder."""
     whole = store.absolute() if not store.name else store
     return whole.with_name(f"{whole.name}.report")
 
@@ -85,14 +85,14 @@ def classes_shown(
     """Names of the classes that may show generated images, in the order of the classes.
 
     Args:
-      store: the folder of generated images; its distances are in STORE.report/gap.json.
+      store: the folder of generated images; their distances are in STORE.report/gap.json.
       class_names: C names of the training set.
       only: names to choose from; () for all.
       max_gap: the largest Fréchet distance of a class, in multiples of the median class's; 0 for
         no limit. A class too small for a distance stays in, and is named.
 
     Raises:
-      UserError: for a name that is no class, or without the distances of these classes.
+      UserError: if a name is not a class, or the distances of these classes are missing.
     """
     if unknown := sorted(set(only) - set(class_names)):
         raise UserError(
@@ -136,7 +136,7 @@ def _distances(path: Path, class_names: Sequence[str]) -> dict[str, float | None
 
 
 def check_measured(store: Path, content_sha256: str | None) -> None:
-    """Raises UserError where the distances in STORE.report/gap.json are of other images.
+    """Raises UserError if the distances in STORE.report/gap.json are of other images.
 
     Args:
       store: the folder of generated images.
@@ -154,9 +154,9 @@ def check_measured(store: Path, content_sha256: str | None) -> None:
 
 
 def check_images(folder: Path) -> None:
-    """Checks generated images by the digests that were kept as they were made, if any were.
+    """Checks generated images by the digests that were saved when they were made, if any.
 
-    Images without a digest are used, and their number is said.
+    Images without a digest are used, and their number is printed.
 
     Raises:
       UserError: naming the first image that has changed.
@@ -208,7 +208,7 @@ def _check_filtered(folder: Path) -> None:
 
 
 def check_classes(folder: Path, class_names: Sequence[str]) -> None:
-    """Raises UserError where `folder` is none, or has images of other classes than these C."""
+    """Raises UserError if `folder` is not a folder, or has images of other classes than these."""
     unknown = sorted(set(class_folders(folder)) - set(class_names))
     if unknown:
         raise UserError(

@@ -1,11 +1,11 @@
-"""Image files decoded once: kept beside the work directories, and checked whenever read.
+"""A cache of decoded image files beside the work directories; every read is checked.
 
     KEY.json    what was found in the files: sizes, notes, a digest of each image, a digest of all
-    KEY.npy     the decoded images; none where they are too many and stay in their files
+    KEY.npy     the decoded images; missing if there are too many and they stay in their files
 
-The key of images that are kept is the content of their files; of files that stay, their paths,
-sizes and times, so that a start need not read them all. An entry that is not what was written is
-told and made anew. It goes when its folder has another content, or after a month without use.
+The key of decoded images is the content of their files. The key of images that stay in files is
+their paths, sizes and times, so that a start need not read them all. A damaged entry is reported
+and made again. An entry is removed when its folder has other content, or after a month without use.
 """
 
 import contextlib
@@ -34,13 +34,13 @@ _NAMED = 100  # unreadable files that one error names
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What decoding the files of a folder has shown.
+    """What was found while decoding the files of a folder.
 
     Attributes:
       sizes: how many images there were of each (width, height).
-      notes: of each of `decoding`'s notes, how many images it is about, and the row of the first.
-      white: the value taken for white; 0 where no image is deeper than 8 bits.
-      deep: how many are.
+      notes: for each note of `decoding`: the number of its images, and the row of the first one.
+      white: the value taken as white; 0 if no image has more than 8 bits.
+      deep: number of images with more than 8 bits.
       digests: uint8 [N, 16], of the decoded images.
     """
 
@@ -52,24 +52,24 @@ class Findings:
 
 
 class _DamageError(Exception):
-    """An entry is not what was written."""
+    """An entry is not as it was written."""
 
 
 def read_files(
     paths: Sequence[Path], image_size: int, *, cache_dir: Path, max_decoded_gib: float, label: str
 ) -> tuple[Images, Findings]:
-    """Images of files: decoded once and kept, or left in their files where they are too many.
+    """Images of files: decoded once and cached, or left in their files if there are too many.
 
     Args:
       paths: of the image files.
-      image_size: side in pixels that every image gets.
+      image_size: side in pixels to which images are resized.
       cache_dir: where decoded images are kept.
       max_decoded_gib: above this decoded size, in GiB, the images stay in their files.
-      label: of the folder, for the progress bar and for what is said.
+      label: name of the folder for the progress bar and messages.
 
     Raises:
-      UserError: naming all files that are empty or cannot be read; where the cache has no room or
-        cannot be written.
+      UserError: naming all files that are empty or cannot be read; or if the cache cannot be
+        written.
     """
     files = FileImages(paths, image_size)
     streamed = files.nbytes > max_decoded_gib * 2**30
@@ -93,7 +93,7 @@ def read_files(
 
 
 class _Entry:
-    """What the cache has of one list of files."""
+    """The cache entry of one list of files."""
 
     def __init__(self, stem: Path, files: FileImages, streamed: bool, label: str):
         self.record, self.pixels = stem.with_suffix(".json"), stem.with_suffix(".npy")
@@ -103,9 +103,9 @@ class _Entry:
         self._shape = (len(files), files.image_size, files.image_size, 3)
 
     def read(self) -> tuple[Images, Findings]:
-        """The images and what was found; raises FileNotFoundError or _DamageError."""
+        """The images and the findings; raises FileNotFoundError or _DamageError."""
         found = _parse(self.record.read_bytes(), len(self.files))
-        with contextlib.suppress(OSError):  # another's entry, or a disk that is read only
+        with contextlib.suppress(OSError):  # an entry of another user, or a read-only disk
             os.utime(self.record)  # when it was last used
         known: dict[str, Any] = {"digests": found.digests, "white": found.white}
         if self.streamed:
@@ -123,7 +123,7 @@ class _Entry:
         return ArrayImages(array, paths=self.files.paths, **known), found
 
     def make(self) -> None:
-        """Decodes all files; writes the pixels, where they are kept, then the record."""
+        """Decodes all files; writes the pixels, if they are cached, then the record."""
         size = self.files.image_size
         with contextlib.ExitStack() as stack:
             file = None
@@ -222,9 +222,9 @@ def _key_of_files(paths: Sequence[Path], image_size: int) -> str:
 
 
 def _each(do: Callable, paths: Sequence[Path], label: str) -> Iterator:
-    """Maps over paths in parallel; goes on where a file cannot be read, to name all of them.
+    """Maps over paths in parallel; an unreadable file does not stop it, so that all are named.
 
-    In batches, so that results do not pile up in memory.
+    It works in batches, so that results do not fill the memory.
 
     Raises:
       UserError: at the end, naming every file that could not be read.
@@ -243,7 +243,9 @@ def _each(do: Callable, paths: Sequence[Path], label: str) -> Iterator:
                 bar.update()
                 if isinstance(result, UnreadableError):
                     failed.append(result)
-                elif not failed:  # after a failure nothing is kept: the others are only checked
+                elif (
+                    not failed
+                ):  # after a failure nothing is cached: the other files are only checked
                     yield result
     if len(failed) == 1:
         raise failed[0]

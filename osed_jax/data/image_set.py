@@ -10,7 +10,7 @@ from osed_jax.data import long_tail
 from osed_jax.data.images import Images
 from osed_jax.errors import UserError
 
-_HASHED_AT_ONCE = 256  # images; the digest does not depend on it
+_HASHED_AT_ONCE = 256  # images at a time; the digest does not depend on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,14 @@ class ImageSet:
         return tuple(np.bincount(self.label, minlength=len(self.class_names)).tolist())
 
     def select(self, rows: np.ndarray) -> "ImageSet":
-        """These rows alone, in this order."""
+        """Only these rows, in this order."""
         return ImageSet(self.images.select(rows), self.label[rows], self.class_names)
 
     def content_sha256(self) -> str | None:
-        """What the set is known by: pixels and labels in their order; None for no images.
+        """The sha256 of pixels and labels in their order; None if there are no images.
 
-        Neither the paths nor the format of files have a part in it. Images that are streamed from
-        files are decoded for it, once over.
+        It does not depend on paths or file formats. Images that are streamed from files are
+        decoded once more for it.
         """
         if not len(self.label):
             return None
@@ -58,14 +58,14 @@ def split_fold(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits a training set in two: what stays in it, and what one fold holds out.
 
-    In each class every `folds`-th image is held out, beginning with the fold's number; a class's
-    only image stays.
+    In each class every `folds`-th image is held out, beginning with the number of the fold. If a
+    class has only one image, it stays.
 
     Args:
       label: int [N] of the whole set.
       rows: sorted int64, those of the training set.
       folds: number of parts.
-      fold: which of them is held out, from 0 on.
+      fold: number of the part that is held out, from 0.
     """
     held_out = np.zeros(len(rows), bool)
     for c in np.unique(label[rows]):
@@ -86,11 +86,11 @@ def long_tailed_rows(
     """Positions of the canonical long-tailed subset and of the validation images, sorted int64.
 
     The validation images are the given share of each class, rounded down; the long tail is taken
-    from the others. With num_max 0 the most frequent class gets as many images as every class
-    has of them. Profile `none` keeps each class as it is, up to num_max images if that is given.
+    from the others. With num_max 0 the most frequent class gets as many images as the smallest
+    class has. Profile `none` keeps each class as it is, up to num_max images if that is given.
 
     Raises:
-      UserError: where a class has too few images, or none could be held out.
+      UserError: if a class has too few images, or none could be held out.
     """
     # 0.29 of 100 is 28.999999999999996 in floating point.
     held_out = tuple(int(round(n * validation_fraction, 6)) for n in data.class_counts)

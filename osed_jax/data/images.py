@@ -1,4 +1,4 @@
-"""Where images are kept: in memory, or in files that are decoded whenever they are taken."""
+"""Images in memory, or in files that are decoded each time they are read."""
 
 import abc
 import concurrent.futures
@@ -22,8 +22,8 @@ class Images(abc.ABC):
 
     Attributes:
       image_size: side in pixels.
-      white: the value taken for white where files are deeper than 8 bits; 0 where none is.
-      paths: N files that they come from; None for images of another origin.
+      white: the value taken as white if files have more than 8 bits; 0 if none has.
+      paths: the N files that they come from; None if they do not come from files.
     """
 
     image_size: int
@@ -40,12 +40,12 @@ class Images(abc.ABC):
 
     @abc.abstractmethod
     def select(self, rows: np.ndarray) -> "Images":
-        """These rows alone, in this order."""
+        """Only these rows, in this order."""
 
     @property
     @abc.abstractmethod
     def digests(self) -> np.ndarray:
-        """What each image is known by, from its decoded pixels: uint8 [N, 16]."""
+        """The digest of the decoded pixels of each image: uint8 [N, 16]."""
 
     @property
     def nbytes(self) -> int:
@@ -94,7 +94,7 @@ class ArrayImages(Images):
 
 
 class FileImages(Images):
-    """Images in files, decoded whenever they are taken."""
+    """Images in files, decoded each time they are read."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class FileImages(Images):
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """See `Images.take`."""
-        # Slots that show no stored image all name row 0, which is decoded once.
+        # Slots without a stored image have row 0, which is decoded once.
         needed, where = np.unique(rows, return_inverse=True)
         return np.stack(list(THREADS.map(self._pixels, needed)))[where]
 
@@ -124,7 +124,7 @@ class FileImages(Images):
 
     @cached_property
     def digests(self) -> np.ndarray:
-        """See `Images.digests`; where they are not known, every file is decoded."""
+        """See `Images.digests`; if they are not known yet, every file is decoded."""
         if self._digests is not None:
             return self._digests
         return as_rows(b"".join(THREADS.map(lambda r: digest(self._pixels(r)), range(len(self)))))
@@ -134,13 +134,13 @@ class FileImages(Images):
 
 
 class Bank:
-    """The images that a plan's rows count: the natural ones, then the generated ones.
+    """The images that the rows of a plan refer to: the natural ones, then the generated ones.
 
     Attributes:
       parts: the sets of images, all of one size.
       image_size: that size in pixels.
       nbytes: size of all of them decoded, in bytes.
-      in_memory: whether no part has to be decoded from files.
+      in_memory: whether all parts are in memory.
     """
 
     def __init__(self, *parts: Images):
@@ -165,12 +165,12 @@ class Bank:
 
 
 def digest(pixels: np.ndarray) -> bytes:
-    """What an image is known by, from its pixels: 16 bytes."""
+    """The digest of an image's pixels: 16 bytes."""
     return hashlib.sha256(np.ascontiguousarray(pixels).data).digest()[:16]
 
 
 def as_rows(digests: bytes) -> np.ndarray:
-    """Digests one after the other as uint8 [N, 16]."""
+    """A list of digests as uint8 [N, 16]."""
     return (
         np.frombuffer(digests, np.uint8).reshape(-1, 16) if digests else np.zeros((0, 16), np.uint8)
     )

@@ -1,4 +1,4 @@
-"""Which folders are classes and which files are their images; what is neither is told."""
+"""Finds class folders and their image files, and reports all other files."""
 
 import os
 import unicodedata
@@ -12,8 +12,8 @@ from osed_jax.data.decoding import is_image
 from osed_jax.errors import UserError
 from osed_jax.rules import in_utf8
 
-# Files of these endings are images, and one that cannot be read is an error. Files of others, or
-# of none, are images where their first bytes say so.
+# Files with these endings are images; one that cannot be read is an error. Files with another
+# ending, or none, are images if their first bytes say so.
 ENDINGS = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"),
@@ -21,14 +21,14 @@ ENDINGS = frozenset(
         *(".ppm", ".pgm", ".pbm", ".pnm"),
     }
 )
-# Images for a person, but not for Pillow (raw ones would be taken for their small previews).
+# Images that Pillow does not read (from raw files it would read the small preview).
 UNREADABLE = frozenset(
     {
         *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".dcm", ".exr", ".hdr"),
         *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
     }
 )
-# What operating systems and file servers leave in any folder.
+# Files that operating systems and file servers leave in any folder.
 _SYSTEM_FOLDERS = frozenset(
     {
         *("__MACOSX", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot"),
@@ -44,9 +44,9 @@ class ClassFiles(NamedTuple):
 
     Attributes:
       images: sorted by their paths.
-      nested: how many of them lie in folders inside the class's own.
-      left_out: files that are no images.
-      unusable: what cannot be read though it is meant to be an image: path and why.
+      nested: number of them that are in subfolders of the class folder.
+      left_out: files that are not images.
+      unusable: files that should be images but cannot be read: path and reason.
     """
 
     images: list[Path]
@@ -56,12 +56,12 @@ class ClassFiles(NamedTuple):
 
 
 def class_folders(folder: Path) -> dict[str, Path]:
-    """The classes in `folder`: name, in the composed form of Unicode -> its folder; sorted.
+    """The classes in `folder`: name, in the composed form of Unicode, -> its folder; sorted.
 
-    Hidden folders and those that operating systems make are no classes.
+    Hidden folders and folders made by operating systems are not classes.
 
     Raises:
-      UserError: where there is no such folder or no class in it, a link leads nowhere, a name is
+      UserError: if there is no such folder or no class in it, a link leads nowhere, a name is
         not in UTF-8, or two names are the same.
     """
     if not folder.is_dir():
@@ -98,7 +98,7 @@ def files_of_classes(folders: Mapping[str, Path]) -> dict[str, ClassFiles]:
       folders: class name -> its folder; one that does not exist has no files.
 
     Raises:
-      UserError: naming everything that is meant to be an image and cannot be read as one.
+      UserError: naming every file that should be an image but cannot be read.
     """
     found = {name: _files_in(folder) for name, folder in folders.items()}
     if unusable := [line for files in found.values() for line in files.unusable]:
@@ -110,7 +110,7 @@ def files_of_classes(folders: Mapping[str, Path]) -> dict[str, ClassFiles]:
 
 
 def say_what_is_left_out(folder: Path, found: Mapping[str, ClassFiles]) -> None:
-    """Tells which files count for a class though one might not think so, and which do not."""
+    """Prints which files in subfolders count for a class, and which files are left out."""
     nested = Counter({name: files.nested for name, files in found.items() if files.nested})
     if nested:
         say(
@@ -142,7 +142,7 @@ def _files_in(folder: Path) -> ClassFiles:
         return ClassFiles([], 0, [], [])
     for where, inner, names in os.walk(folder, followlinks=True, onerror=refuse):
         place = os.stat(where)
-        if (place.st_dev, place.st_ino) in seen:  # a link back
+        if (place.st_dev, place.st_ino) in seen:  # a link to a folder above
             inner.clear()
             continue
         seen.add((place.st_dev, place.st_ino))
@@ -180,6 +180,6 @@ def _counts(counts: Counter[str]) -> str:
 
 
 def first_few(lines: list[str]) -> str:
-    """The first of many lines, and how many more there are."""
+    """The first lines of many, and the number of the others."""
     more = f" and {len(lines) - _NAMED:,} more" if len(lines) > _NAMED else ""
     return ", ".join(lines[:_NAMED]) + more

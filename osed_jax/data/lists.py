@@ -36,20 +36,20 @@ def load_list(
 ) -> ImageSet:
     """The images of a list, in the order of its lines.
 
-    The classes are the labels of the training list: in the order of their numbers where all are
-    whole numbers, else in that of their names.
+    The classes are the labels of the training list: sorted as numbers if all are whole numbers,
+    else sorted as names.
 
     Args:
       lists: split (`train`, `validation`, `test`) -> file.
       split: which of them.
-      root: folder that the paths begin in; "" for that of the list.
+      root: folder where the paths begin; "" for the folder of the list.
       image_size: side in pixels that all images get.
       cache_dir: where decoded images are kept.
-      max_decoded_gib: more images than that are streamed from their files.
+      max_decoded_gib: decoded images that are larger than this are streamed from their files.
 
     Raises:
-      UserError: naming every line that is no path and label, is of a class that the training list
-        has not, or whose image is not there; every image that cannot be read.
+      UserError: naming every line that is not a path and a label, has a class that is not in the
+        training list, or names a missing image; and every image that cannot be read.
     """
     names = _class_names(lists["train"])
     file = Path(lists[split])
@@ -72,10 +72,10 @@ def load_list(
 
 
 def check_lists(lists: Mapping[str, str], root: str) -> None:
-    """Looks at all lists and for their images, before any is decoded.
+    """Checks all lists, and that their images exist, before any is decoded.
 
     Raises:
-      UserError: as `load_list` for any of them, for what is wrong with its lines.
+      UserError: as `load_list`, for the lines of any list.
     """
     names = _class_names(lists["train"])
     for file in (Path(name) for name in lists.values() if name):
@@ -85,7 +85,7 @@ def check_lists(lists: Mapping[str, str], root: str) -> None:
 
 
 def _read(file: Path) -> list[_Entry]:
-    """The entries of a list; raises UserError with all lines that are none."""
+    """The entries of a list; raises UserError with all lines that cannot be used."""
     entries: list[_Entry] = []
     bad: list[str] = []
     line_of: dict[str, int] = {}
@@ -106,7 +106,7 @@ def _read(file: Path) -> list[_Entry]:
 
 
 def _lines(file: Path) -> Iterator[_Entry]:
-    # Names of files may have bytes that are no UTF-8.
+    # Names of files may contain bytes that are not UTF-8.
     try:
         with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
             yield from _csv_rows(file, text) if file.suffix == ".csv" else _text_lines(text)
@@ -184,7 +184,7 @@ def _labels(file: Path, entries: list[_Entry], names: Sequence[str], train_list:
 
 
 def _paths(file: Path, entries: list[_Entry], root: str) -> list[Path]:
-    """Where the images are; raises UserError with all that are not there."""
+    """The paths of the images; raises UserError with all that do not exist."""
     folder = Path(root) if root else file.parent
     paths = [folder / entry.path for entry in entries]
     there = THREADS.map(Path.is_file, paths)

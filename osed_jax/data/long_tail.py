@@ -36,7 +36,9 @@ def class_counts(
     if not imbalance_ratio >= 1:
         raise UserError(f"imbalance_ratio is {imbalance_ratio}; it must be at least 1")
     if profile == "exp":
-        tail = 1 / imbalance_ratio  # in Cao's form, whose rounding the published subset has
+        tail = (
+            1 / imbalance_ratio
+        )  # in the form of Cao's code: the published subset has its rounding
         counts = [int(num_max * tail ** (c / (num_classes - 1))) for c in range(num_classes)]
     elif profile == "step":
         half = num_classes // 2
@@ -68,7 +70,7 @@ def canonical_subset(label: np.ndarray, class_counts: Sequence[int]) -> np.ndarr
       The selected positions, int64, sorted.
 
     Raises:
-      UserError: where a class has fewer images than n_c.
+      UserError: if a class has fewer images than n_c.
     """
     chosen = []
     for c, (position, count) in enumerate(zip(_shuffled(label, len(class_counts)), class_counts)):
@@ -84,12 +86,12 @@ def canonical_subset(label: np.ndarray, class_counts: Sequence[int]) -> np.ndarr
 def held_out_subset(label: np.ndarray, class_counts: Sequence[int]) -> np.ndarray:
     """Positions that `canonical_subset` takes last: the other end of its shuffle of each class.
 
-    So what a smaller canonical subset keeps is part of the published one, and the two are disjoint
-    where the class has images enough for both.
+    So a smaller canonical subset is part of the published one, and it is disjoint from these
+    positions if the class has enough images for both.
 
     Args:
       label: [N], integers in [0, C), in the data set's original order.
-      class_counts: how many of each of the C classes, at most as many as it has.
+      class_counts: number of images of each of the C classes, at most as many as it has.
 
     Returns:
       The selected positions, int64, sorted.
@@ -109,7 +111,7 @@ def _shuffled(label: np.ndarray, num_classes: int) -> list[np.ndarray]:
 
 
 def subset_sha256(index: np.ndarray) -> str:
-    """The sha256 of sorted positions as little-endian int64: the name of a subset."""
+    """The sha256 of sorted positions as little-endian int64, which identifies a subset."""
     return hashlib.sha256(np.ascontiguousarray(index, dtype="<i8").tobytes()).hexdigest()
 
 

@@ -1,8 +1,8 @@
 """Mixing two images of a batch, on the device, inside the jitted step.
 
 Real and generated rows are mixed; noise and padding rows are neither mixed nor partners. A mixed
-row is natural where both of its images are, else generated: so batch norms of their own for
-generated rows keep the running statistics free of generated pixels.
+row is natural if both of its images are, else generated. So, if generated rows have another batch
+norm than natural rows, no generated pixel enters the running statistics.
 """
 
 from typing import NamedTuple
@@ -20,8 +20,8 @@ class Mixed(NamedTuple):
     Attributes:
       image: float32 [N, H, W, 3].
       kind: of each row, for batch norm, [N].
-      partner: the row whose image is mixed in, int32 [N]; the row itself where none is.
-      share: of the row's own image, in [0, 1], float32 [N]; the partner has the rest.
+      partner: the row whose image is mixed in, int32 [N]; the row itself if none is.
+      share: share of the row's own image, in [0, 1], float32 [N]; the partner has the rest.
     """
 
     image: jax.Array
@@ -31,12 +31,12 @@ class Mixed(NamedTuple):
 
 
 def mix(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augmentation) -> Mixed:
-    """Mixes each row, with probability `mix_prob`, with one that is drawn for it.
+    """Mixes each row, with probability `mix_prob`, with a randomly drawn partner.
 
     mixup (Zhang et al. 2018) takes a weighted mean of both images, CutMix (Yun et al. 2019) puts a
     rectangle of the other image into the row's own. The share is drawn from Beta(alpha, alpha) for
-    each row; their code draws one for each batch. With `mix_partner` natural, partners are real
-    images: so a generated image is mixed with a real one (SYNAuG; Ye-Bin et al. 2023).
+    each row; the code of both papers draws one for each batch. With `mix_partner` natural, all
+    partners are real images, also those of generated images (SYNAuG; Ye-Bin et al. 2023).
 
     Args:
       image: augmented, float32 [N, H, W, 3].
@@ -72,7 +72,7 @@ def mix(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augmentatio
 def rectangle(centre: jax.Array, share: jax.Array, height: int, width: int) -> jax.Array:
     """1 inside a rectangle, 0 outside, float32 [N, height, width] (Yun et al. 2019, algorithm 1).
 
-    Its sides are sqrt(1 - share) of the image's, rounded down, and it is cut off at the border.
+    Its sides are sqrt(1 - share) of those of the image, rounded down; it is cut off at the border.
 
     Args:
       centre: (y, x) of each, in [0, 1) of the image, [N, 2].

@@ -1,7 +1,7 @@
 """AutoAugment's CIFAR-10 policy and RandAugment, as torchvision applies them, on whole batches.
 
-Images are int32 [N, H, W, 3] with the levels 0 ... 255, and every operation computes in levels, as
-Pillow does. All operations of a kind are one computation, with the numbers of each image's own.
+Images are int32 [N, H, W, 3] with the levels 0 ... 255, and every operation computes with levels,
+as Pillow does. Operations of one kind are one computation, with other parameters for each image.
 """
 
 import math
@@ -15,7 +15,7 @@ _GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 _BLENDS = ("Brightness", "Color", "Contrast", "Sharpness")
 _TABLES = ("Posterize", "Solarize", "AutoContrast", "Equalize", "Invert")
 OPERATIONS = (*_GEOMETRIC, *_BLENDS, *_TABLES, "Identity")
-# What RandAugment draws from (Cubuk et al. 2020); all alike likely.
+# The operations of RandAugment (Cubuk et al. 2020), drawn with equal probability.
 RANDAUGMENT = tuple(name for name in OPERATIONS if name != "Invert")
 RANDAUGMENT_LEVELS, AUTOAUGMENT_LEVELS = 31, 10
 
@@ -50,7 +50,7 @@ AUTOAUGMENT_CIFAR10 = (
 
 
 def autoaugment(x: jax.Array, key: jax.Array) -> jax.Array:
-    """A pair of the policy's operations for each image, each pair alike likely."""
+    """One pair of operations for each image; all pairs of the policy have equal probability."""
     pairs = np.asarray(
         [[(OPERATIONS.index(o), p, level) for o, p, level in pair] for pair in AUTOAUGMENT_CIFAR10]
     )
@@ -64,7 +64,7 @@ def autoaugment(x: jax.Array, key: jax.Array) -> jax.Array:
 
 
 def randaugment(x: jax.Array, key: jax.Array, count: int, level: int) -> jax.Array:
-    """So many operations for each image, one after the other, all of one level (0 ... 30)."""
+    """A number of operations on each image, one after the other, all of one level (0 ... 30)."""
     among = jnp.asarray([OPERATIONS.index(name) for name in RANDAUGMENT])
     n = len(x)
     for slot in range(count):
@@ -83,12 +83,12 @@ def operate(
     Args:
       x: int32 [N, H, W, 3], 0 ... 255.
       operation: of each image, an index of `OPERATIONS`, [N].
-      level: how strong, int32 [N] in 0 ... num_levels - 1.
-      sign: 0 turns the direction of those that have one, [N].
-      num_levels: from none to the strongest.
+      level: strength, int32 [N] in 0 ... num_levels - 1.
+      sign: 0 reverses the direction of operations that have one, [N].
+      num_levels: number of strengths, from none to the strongest.
 
     Returns:
-      The same shape and dtype; what comes from outside the image is black.
+      The same shape and dtype; pixels from outside the image are black.
     """
     height, width = x.shape[1:3]
     strength = _strengths(num_levels, height, width)

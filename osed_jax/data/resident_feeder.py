@@ -1,4 +1,4 @@
-"""The resident feeder: images stay in device memory, and a plan's rows are gathered there."""
+"""The resident feeder: images stay in device memory; the rows of a plan are gathered there."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,11 @@ from osed_jax.data.epoch_plan import Plan
 from osed_jax.data.images import Bank
 from osed_jax.sharding import own_rows, place
 
-_SHARE_OF_DEVICE = 0.25  # of a device's memory that images may take; the net needs the rest
+_SHARE_OF_DEVICE = 0.25  # share of a device's memory for images; the net needs the rest
 
 
 class ResidentFeeder:
-    """Carries out plans on the device; needs no TensorFlow."""
+    """Makes the batches of a plan on the device; needs no TensorFlow."""
 
     def __init__(self, bank: Bank, sharding: NamedSharding):
         """Copies all of `bank` to every device; batches are split as `sharding` says."""
@@ -36,7 +36,7 @@ class ResidentFeeder:
 
 
 def _batch(images: jax.Array, slots: dict[str, jax.Array], step: jax.Array) -> dict[str, jax.Array]:
-    """The epoch's plan is on the device, too: the host only counts."""
+    """The plan of the epoch is on the device, too: the host only counts steps."""
     of_step = {name: array[step] for name, array in slots.items()}
     return {"image": images[of_step.pop("row")], **of_step}
 

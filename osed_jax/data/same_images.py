@@ -1,4 +1,4 @@
-"""Images that must not be the same: known by their pixels, whatever their files are called."""
+"""Warns of images in two sets or two classes; they are compared by their pixels."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from osed_jax.console import say
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 
-_PAIRS = (  # of the first, no image may be among the second
+_PAIRS = (  # pairs (a, b): no image of a may be in b
     ("test", "training"),
     ("test", "validation"),
     ("test", "generated"),
@@ -16,16 +16,16 @@ _PAIRS = (  # of the first, no image may be among the second
 
 
 def check_sets(sets: dict[str, ImageSet]) -> None:
-    """Warns aloud of test images that were trained on, and of images under two classes.
+    """Warns of test images that are also training images, and of images under two classes.
 
-    A warning, not an error: published sets hold some of both, and figures are compared on them as
-    they are. Sets of images deeper than 8 bits must agree in the value that is white.
+    It is a warning, not an error: published sets contain some of both, and figures are compared on
+    them as they are. Sets of images with more than 8 bits must have the same white value.
 
     Args:
       sets: by name: `training`, `validation`, `test`, `generated`, or some of them.
 
     Raises:
-      UserError: where they do not.
+      UserError: if the white values differ.
     """
     _check_one_white(sets)
     rows = {name: _rows(data) for name, data in sets.items()}

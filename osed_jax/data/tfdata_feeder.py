@@ -1,4 +1,4 @@
-"""The tf.data feeder: a plan's batches are made on the host, ahead of the device."""
+"""The tf.data feeder: the batches of a plan are made on the host, ahead of the device."""
 
 from collections.abc import Iterator
 
@@ -12,20 +12,20 @@ from osed_jax.sharding import own_rows, place
 
 
 class TfDataFeeder:
-    """Carries out plans with tf.data, from images in memory or in files of any number."""
+    """Makes the batches of a plan with tf.data, from images in memory or in files."""
 
     def __init__(self, bank: Bank, sharding: NamedSharding):
         """Prepares feeding from `bank` to devices as `sharding` splits the leading axis."""
         import tensorflow as tf
 
-        tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
+        tf.config.set_visible_devices([], "GPU")  # accelerators are left to JAX
         self._tf, self._bank, self._sharding = tf, bank, sharding
 
     def batches(self, plan: Plan) -> Iterator[dict[str, jax.Array]]:
         """The batches of an epoch in order: see `training.step.Batch`.
 
         Raises:
-          UserError: where an image file cannot be read.
+          UserError: if an image file cannot be read.
         """
         tf, size = self._tf, self._bank.image_size
         own = own_rows(self._sharding, plan.row.shape[1])
@@ -34,7 +34,7 @@ class TfDataFeeder:
         def take(rows: np.ndarray) -> np.ndarray:
             try:
                 return self._bank.take(rows)
-            except Exception as error:  # tf.data would pass on no more than its text
+            except Exception as error:  # tf.data would keep only the text of the error
                 failed.append(error)
                 raise
 

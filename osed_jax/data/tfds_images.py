@@ -16,15 +16,15 @@ from osed_jax.errors import UserError
 def load_tfds(
     name: str, split: str, *, data_dir: str, image_size: int, max_decoded_gib: float
 ) -> ImageSet:
-    """A split of a TFDS image-classification set, which is downloaded where it is not there.
+    """A split of a TFDS image-classification set, which is downloaded if it is not there.
 
     TFDS shuffles as it writes; a set whose examples have an `id` (CIFAR: `train_%05d`) is sorted
     by it, which restores the original order that the published subsets refer to.
 
     Args:
       name: as TFDS knows it, for example `cifar10` or `oxford_flowers102`.
-      split: `train` or `test`; where the set has no test split, or hides its labels, its validation
-        split is taken.
+      split: `train` or `test`; if the set has no test split, or hides its labels, its validation
+        split is used.
       data_dir: of TFDS; "" for its default.
       image_size: side in pixels; 0 to keep the size that all images of the set share.
       max_decoded_gib: the set must not be larger than this once decoded, in GiB.
@@ -67,7 +67,7 @@ def load_tfds(
 
 
 def _judged_split(name: str, builder: Any) -> str:
-    """The split that nets are tested on: the first of test and validation that has labels."""
+    """The split for testing: the first of test and validation that has labels."""
     there = [s for s in ("test", "validation") if s in builder.info.splits]
     labelled = [s for s in there if _has_labels(builder, s)]
     if there and not labelled:
@@ -79,7 +79,7 @@ def _judged_split(name: str, builder: Any) -> str:
 
 
 def _has_labels(builder: Any, split: str) -> bool:
-    """Sets that keep labels to themselves give -1 for all of them, so one example tells."""
+    """Whether a split has labels. Hidden labels are all -1, so one example is enough."""
     import tensorflow_datasets as tfds
 
     for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False).take(1)):
@@ -104,10 +104,10 @@ def _prepared(name: str, data_dir: str) -> Any:
             f"TFDS has no set {name!r} ({str(error).splitlines()[0]}); see the TFDS catalogue"
         ) from error
     try:
-        # The original archive alone: looking for a prepared copy takes minutes without a network.
+        # Only the original archive: looking for a prepared copy takes minutes without a network.
         config = tfds.download.DownloadConfig(try_download_gcs=False)
         builder.download_and_prepare(download_config=config)
-    except Exception as error:  # a download fails in many ways, each with a class of its own
+    except Exception as error:  # a failed download can raise many kinds of error
         raise UserError(
             f"TFDS set {name!r} is not in {builder.data_dir} and could not be prepared "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}"
@@ -121,7 +121,7 @@ def _read(builder: Any, split: str, image_size: int) -> ImageSet:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
+    tf.config.set_visible_devices([], "GPU")  # accelerators are left to JAX
     info = builder.info
     images, labels, ids = [], [], []
     examples = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
@@ -142,7 +142,7 @@ def _read(builder: Any, split: str, image_size: int) -> ImageSet:
 
 
 def _white_of(builder: Any, split: str) -> float:
-    """The value that is white in a split of images deeper than 8 bits; 0 where none is."""
+    """The white value of a split with more than 8 bits per value; 0 for 8 bits."""
     import tensorflow_datasets as tfds
 
     white = 0.0

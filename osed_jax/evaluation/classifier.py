@@ -1,4 +1,4 @@
-"""A trained net, from its work directory, and what a report of it shows."""
+"""A trained net from its work directory, and the subject of a report."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ class Classifier:
     """A net as it stood after its last checkpoint.
 
     Attributes:
-      facts: of its data, as `dataset.json` has them: class_names, image_size and others.
+      facts: facts of its data from `dataset.json`: class_names, image_size and others.
       epoch: number of epochs it was trained for.
       state: its weights and running statistics; no optimizer state.
       model: the net, with the shared norm alone, as at test time.
@@ -39,7 +39,7 @@ class Classifier:
     augmentation: Augmentation
 
     def check_same_images(self, given: str, train: ImageSet) -> None:
-        """Raises UserError where its classes or image size are not those of a data set.
+        """Raises UserError if its classes or image size are not those of a data set.
 
         Args:
           given: the setting that named it, and its folder, for the message.
@@ -61,23 +61,23 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The config of the run in a work directory, and the facts of its data.
 
     Raises:
-      UserError: where the folder is no work directory.
+      UserError: if the folder is not a work directory.
     """
     return workdir.read_config(directory), workdir.read_facts(directory)
 
 
 def load_classifier(directory: Path, mesh: Mesh) -> Classifier:
-    """Restores the last checkpoint of a work directory, whole on every device of the mesh.
+    """Restores the last checkpoint of a work directory, replicated on every device of the mesh.
 
     Raises:
-      UserError: where there is no checkpoint, or it cannot be restored.
+      UserError: if there is no checkpoint, or it cannot be restored.
     """
     run, facts = read_run(directory)
     with Checkpoints.reading(directory) as saved:
         if not saved.epochs():
             raise UserError(f"{directory} has no checkpoint yet; train it first")
         epoch = saved.epochs()[-1]
-        routed = stage_of(stages(run), epoch - 1).routed  # only then are there auxiliary norms
+        routed = stage_of(stages(run), epoch - 1).routed  # only then the net has auxiliary norms
         model = experiment.make_model(run, len(facts["class_names"]), routed=routed)
         tx = experiment.make_optimizer(run, steps_per_epoch=1)
         like = jax.eval_shape(
@@ -99,13 +99,13 @@ class Subject:
 
     Attributes:
       directory: its work directory.
-      config: of the run, as its `config.json` has it.
-      figures: as `summary.json` or `evaluation.json` has them.
+      config: config of the run, from its `config.json`.
+      figures: content of `summary.json` or `evaluation.json`.
       logits: float32 [N, K] of the test images.
       test: N images.
       classifier: the net.
-      data: what it was trained on; None where that cannot be had here.
-      other_test_set: which images `test` are, where they are not the run's own; "" where they are.
+      data: what it was trained on; None if that is not available.
+      other_test_set: names the images in `test` if they are not those of the run; else "".
     """
 
     directory: Path
@@ -119,7 +119,7 @@ class Subject:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Of the training data, as `dataset.json` has them."""
+        """Facts of the training data, from `dataset.json`."""
         return self.classifier.facts
 
     @property

@@ -1,4 +1,4 @@
-"""How far apart two sets of images are, from their features; NumPy, SciPy, scikit-learn."""
+"""Distances between two sets of images, from their features; NumPy, SciPy, scikit-learn."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy import linalg
 from sklearn.neighbors import NearestNeighbors
 
-_CHUNK = 2**24  # distances that are in memory at once
+_CHUNK = 2**24  # distances in memory at a time
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -14,20 +14,20 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float | None:
 
     Heusel et al., "GANs Trained by a Two Time-Scale Update Rule", 2017, equation 6:
     |m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2)), with unbiased covariances. It is never
-    below 0; with few images it is biased upwards, so compare it only at like counts.
+    below 0. With few images it is biased upwards, so compare only distances of equally many images.
 
     Args:
       a: float64 [N, D].
       b: float64 [M, D].
 
     Returns:
-      The distance in squared units of the features; None where N or M is below 2.
+      The distance in squared units of the features; None if N or M is below 2.
     """
     if min(len(a), len(b)) < 2:
         return None
     root_a, root_b = _root(a), _root(b)
     # With C = R^T R, the eigenvalues of C_a C_b other than 0 are the squared singular values of
-    # R_a R_b^T: no matrix root is taken, which singular covariances (N <= D) would spoil.
+    # R_a R_b^T. So no matrix root is needed, which would fail for singular covariances (N <= D).
     shared = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     apart = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
     return float(max(apart + np.square(root_a).sum() + np.square(root_b).sum() - 2 * shared, 0))
@@ -48,11 +48,11 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int) -> tuple[f
       k: number of neighbours, at least 1.
 
     Returns:
-      (precision, recall) in [0, 1]; None where N or M is below k + 1.
+      (precision, recall) in [0, 1]; None if N or M is below k + 1.
     """
     if min(len(real), len(generated)) < k + 1:
         return None
-    centre = real.mean(axis=0)  # subtracted: squared distances lose fewer digits near 0
+    centre = real.mean(axis=0)  # subtracted, so that squared distances lose fewer digits near 0
     real, generated = real - centre, generated - centre
     return _covered(generated, real, k), _covered(real, generated, k)
 
@@ -71,7 +71,7 @@ def nearest(generated: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.nda
         return np.zeros(0, np.int64), np.zeros(0)
     neighbours = NearestNeighbors(n_neighbors=1).fit(real)
     index = neighbours.kneighbors(generated, return_distance=False)[:, 0].astype(np.int64)
-    # Computed anew: the search's own distances may lose digits, and not be 0 for a copy.
+    # Computed again: the distances of the search may lose digits and not be 0 for a copy.
     return index, np.linalg.norm(generated - real[index], axis=1)
 
 
@@ -84,7 +84,7 @@ def _root(features: np.ndarray) -> np.ndarray:
 
 def _covered(points: np.ndarray, by: np.ndarray, k: int) -> float:
     """Share of `points` within the ball of any point of `by`."""
-    # Itself is among a point's neighbours, and no other is nearer: hence the k-th from 0.
+    # A point is its own nearest neighbour, number 0: so number k is the k-th other one.
     radius = np.concatenate([np.partition(s, k, axis=1)[:, k] for s in _squared(by, by)])
     rounding = 1e-12 * max(np.square(by).sum(axis=1).max(), np.square(points).sum(axis=1).max())
     inside = [(s <= radius + rounding).any(axis=1) for s in _squared(points, by)]

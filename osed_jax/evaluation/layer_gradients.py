@@ -1,4 +1,4 @@
-"""How each kind of row moves the parameters: gradients by layer, kind and batch norm."""
+"""Gradients by layer, kind of row and batch norm."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from osed_jax.training.losses import ClassWeights, LossFn
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
 from osed_jax.training.step import Batch, as_target, of_rows
 
-_STREAM = 2  # of the keys used here; training uses another
+_STREAM = 2  # stream of the keys used here; training uses another one
 _Path = tuple[str, ...]
 
 
@@ -57,7 +57,7 @@ def measure(
     seed: int,
     mesh: Mesh,
 ) -> list[LayerGradient]:
-    """Measures gradients at a state, which stays as it is, with every batch norm.
+    """Measures gradients at a state, with every batch norm; the state is not changed.
 
     Each batch is shown whole, as in training, with batch statistics and dropout; the losses of
     which gradients are taken are the means over the rows of each kind. With all norms and for all
@@ -81,7 +81,7 @@ def measure(
       A row for each batch norm, kind that the batches hold, and layer in forward order.
 
     Raises:
-      UserError: where a gradient is not finite.
+      UserError: if a gradient is not finite.
     """
     layers = layers_of(model, image_size)
     whole, parts = replicated(mesh), split(mesh)
@@ -114,7 +114,7 @@ def measure(
 
 
 def layers_of(model: nn.Module, image_size: int) -> list[_Path]:
-    """Paths of the modules that have parameters of their own, in the order of the forward pass."""
+    """Paths of the modules with own parameters, in the order of the forward pass."""
     called: list[_Path] = []
 
     def note(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext):  # type: ignore[no-untyped-def]
@@ -168,7 +168,7 @@ def _make_show(augmentation: Augmentation, seed: int) -> Callable[[Batch, jax.Ar
 def _make_step(
     model: nn.Module, loss_fn: LossFn, class_weights: ClassWeights | None, epoch: jax.Array
 ) -> Callable[[TrainState, _Shown, jax.Array], dict[str, Any]]:
-    # One kind a call: a program with three backward passes takes far longer to compile.
+    # One kind per call: a program with three backward passes takes far longer to compile.
     def step(state: TrainState, shown: _Shown, which: jax.Array) -> dict[str, Any]:
         def mean_loss(params: dict) -> jax.Array:
             logits, _ = model.apply(
@@ -183,7 +183,7 @@ def _make_step(
             weight = shown.weight[which]
             if class_weights:
                 weight *= of_rows(class_weights(epoch), target)
-                weight /= jnp.maximum(weight.sum(), 1e-12)  # a batch may lack the kind
+                weight /= jnp.maximum(weight.sum(), 1e-12)  # a batch may have no rows of the kind
             return (loss_fn(logits, target, epoch) * weight).sum()
 
         return jax.grad(mean_loss)(state.params)
@@ -208,7 +208,7 @@ def _vector(grads: Any, path: _Path) -> jax.Array:
 
 def _norm_and_cosine(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Norm of each vector of [K, P], and cosine to the first, [K] each."""
-    # Squares of small gradients would vanish in float32 and look like no gradient at all.
+    # In float32 squares of small gradients would underflow and look like no gradient.
     peak = jnp.abs(vectors).max(axis=1, keepdims=True)
     scaled = vectors / jnp.where(peak > 0, peak, 1)
     length = jnp.sqrt(jnp.square(scaled).sum(axis=1))

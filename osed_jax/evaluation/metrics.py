@@ -34,7 +34,7 @@ def classification_report(
     class_names: Sequence[str],
     groups: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
-    """All figures of a test set, as they stand in `summary.json`.
+    """All figures of a test set, as in `summary.json`.
 
     Accuracies are shares in [0, 1]. A group without a class is listed in `absent_groups` and has
     no accuracy; a class without test images has the accuracy None and is left out of the means.

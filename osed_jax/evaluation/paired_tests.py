@@ -1,4 +1,4 @@
-"""What distinguishes two methods on the same test images and seeds."""
+"""Differences between two methods on the same test images and seeds."""
 
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ from osed_jax.evaluation.statistics import (
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """The second of two variants less the first, over the seeds that both have.
+    """The second of two variants minus the first, over the seeds that both have.
 
     Attributes:
       first: name.
@@ -50,7 +50,7 @@ def all_pairs(variants: Sequence[Variant]) -> list[Pair]:
 
 
 def pairs_with(first: Variant, others: Sequence[Variant]) -> list[Pair]:
-    """Each of the others less the first, as far as they share a seed."""
+    """Each of the others minus the first, if they share a seed."""
     return _made((first, other) for other in others)
 
 

@@ -1,4 +1,4 @@
-"""What a net makes of images at test time: logits, and the features that its last layer sees."""
+"""Predictions at test time: logits, and features, which are the input of the last layer."""
 
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Predictor:
         Args:
           model: the net.
           augmentation: how its images are normalised.
-          mesh: the devices; a batch grows to what they share evenly, and the last one is filled up.
+          mesh: the devices; the batch size is rounded up to split evenly, the last batch is padded.
           batch_size: images.
         """
         self._sharding = split(mesh)
@@ -53,7 +53,7 @@ class Predictor:
           image: the images.
 
         Raises:
-          UserError: where an output is not finite.
+          UserError: if an output is not finite.
         """
         filled = np.resize(np.arange(len(image)), self._batch_size)
         own = own_rows(self._sharding, self._batch_size)
@@ -81,12 +81,12 @@ class Predictor:
 
         Args:
           state: its weights and running statistics are used.
-          images: holds them.
+          images: the set of images.
           rows: which ones.
-          label: what the progress bar says.
+          label: text of the progress bar.
 
         Raises:
-          UserError: where an output is not finite.
+          UserError: if an output is not finite.
         """
         rows = np.arange(len(images)) if rows is None else rows
         parts = []

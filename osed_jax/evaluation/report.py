@@ -1,4 +1,4 @@
-"""The report of a run: what a person looks at, as figures and as one page."""
+"""The report of a run: figures and one page."""
 
 import json
 import os
@@ -24,10 +24,10 @@ from osed_jax.workdir import REPORT_PAGE as PAGE
 
 
 def write_report(subject: Subject, settings: dict[str, Any], mesh: Mesh) -> Path:
-    """Writes the report's folder, whole or not at all, and returns its page.
+    """Writes the folder of the report, completely or not at all, and returns its page.
 
-    That is `report/`; for another test set than the run's, a folder of its own beside it. Every
-    process of a job takes part in what the devices compute; the first one's page is kept.
+    The folder is `report/`, or another one beside it for another test set than that of the run.
+    All processes of a job compute on their devices; the first one writes the page.
 
     Args:
       subject: what it is about.
@@ -158,15 +158,15 @@ def _percent(share: float) -> str:
 
 
 def default_of(method: str) -> Config:
-    """A method's own defaults, as far as a run's numbers follow from them."""
+    """The defaults of a method, for the fields that change the numbers of a run."""
     return experiment.of_a_run(check(get_config(method)))
 
 
 def reproducing_command(config: Config, workdir: Path) -> str:
-    """A command line that leads to the same config, whatever file it came from.
+    """A command line that gives the same config, without the config file that it came from.
 
     Args:
-      config: plain, as `config.json` has it.
+      config: the plain config, as in `config.json`.
       workdir: a folder for the run.
     """
     method = method_name(config)

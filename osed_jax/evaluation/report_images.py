@@ -25,7 +25,7 @@ _NONE = np.zeros((0, 1, 1, 3), np.uint8)
 
 
 def mistakes(subject: Subject, folder: Path) -> str:
-    """The test images that the net is most sure of and wrong about."""
+    """The wrongly classified test images with the highest confidence."""
     names, label = subject.class_names, subject.test.label
     prediction = subject.logits.argmax(axis=1)
     sure = np.exp(log_softmax(subject.logits)).max(axis=1)
@@ -112,7 +112,7 @@ def _first(images: ImageSet | None, c: int, count: int) -> np.ndarray:
 
 
 def _balanced_rows(label: np.ndarray, total: int, seed: int) -> np.ndarray:
-    """About `total` rows, as many of each class as it has, drawn without replacement."""
+    """About `total` rows, equally many of each class if it has them, without replacement."""
     random = np.random.default_rng(seed)
     classes = np.unique(label)
     each = max(1, total // len(classes))

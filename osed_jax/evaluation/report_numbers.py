@@ -17,7 +17,7 @@ from osed_jax.reporting.style import MANY_CLASSES
 
 
 def learning(subject: Subject, folder: Path) -> str:
-    """Loss and accuracy by epoch, the deferral marked."""
+    """Loss and accuracy by epoch; start_epoch is marked."""
     records, forked = _records(subject)
     if not records:
         return page.text("Not shown: metrics.jsonl is not there.")
@@ -31,7 +31,7 @@ def learning(subject: Subject, folder: Path) -> str:
 
 
 def classes(subject: Subject, folder: Path) -> str:
-    """Accuracy of each class beside what training shows of it."""
+    """Accuracy of each class, and how often training shows it."""
     figures, path = subject.figures, folder / "per_class.png"
     matrix = np.asarray(figures["confusion_matrix"])
     hits, total = np.diag(matrix), matrix.sum(axis=1)
@@ -70,7 +70,7 @@ def groups(subject: Subject, folder: Path) -> str:
 
 
 def confusion(subject: Subject, folder: Path) -> str:
-    """What each class is taken for."""
+    """The confusion matrix: as what each class is classified."""
     path = folder / "confusion.png"
     matrix = np.asarray(subject.figures["confusion_matrix"])
     curves.draw_confusion(path, matrix, subject.class_names)
@@ -91,7 +91,7 @@ def calibration(subject: Subject, folder: Path) -> str:
 
 
 def _records(subject: Subject) -> tuple[list[dict[str, Any]], int]:
-    """The epochs, first those of the run it was forked from; and how many these are."""
+    """Records of all epochs, first those of the run it was forked from, and their number."""
     own = _read_records(subject.directory)
     source = subject.config["init"]["fork_from"]
     others = _read_records(Path(source)) if source and own else []

@@ -1,4 +1,4 @@
-"""Finished runs below a folder, put together where they differ in nothing but the seed."""
+"""Finds finished runs below a folder and groups those that differ only in the seed."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from osed_jax.evaluation.summary import read_predictions
 from osed_jax.methods import METHODS
 from osed_jax.renames import completed
 
-# What runs must share to be compared at all.
+# Facts that must be the same in all runs of a comparison.
 _DATA = (
     "dataset",
     "class_names",
@@ -27,7 +27,7 @@ _DATA = (
     "num_validation_images",
     "num_test_images",
 )
-_PARTS = ("training", "validation", "test")  # whose images must be the same
+_PARTS = ("training", "validation", "test")  # the images of these must be the same
 _NEEDED = ("method", "seed", "config", "groups", "confusion_matrix", *_DATA[:4], _DATA[-1])
 
 
@@ -49,12 +49,12 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of weights, plans and augmentation."""
+        """The seed of weights, draws and augmentation."""
         return self.summary["seed"]
 
     @property
     def correct(self) -> np.ndarray:
-        """Bool [N]: which test images it gets right."""
+        """Bool [N]: which test images are classified correctly."""
         return self.prediction == self.label
 
 
@@ -63,7 +63,7 @@ class Variant:
     """Runs of one config, by seed.
 
     Attributes:
-      name: of the method; with the fields in which it differs where a method has several.
+      name: name of the method; if a method has several variants, also the fields that differ.
       runs: one for each seed, ascending.
     """
 
@@ -72,11 +72,11 @@ class Variant:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of its runs."""
+        """The seeds of its runs."""
         return tuple(run.seed for run in self.runs)
 
     def values(self, *keys: str) -> list[float]:
-        """A figure of `summary.json`, by its keys, for every seed; without absent ones."""
+        """A figure of `summary.json`, by its keys, for every seed that has it."""
         found = []
         for run in self.runs:
             value: Any = run.summary
@@ -91,7 +91,7 @@ def find_runs(directory: Path) -> list[Run]:
     """All finished runs below a folder.
 
     Raises:
-      UserError: where there is none, or they are of different data.
+      UserError: if there is none, or they are of different data.
     """
     if not directory.is_dir():
         raise UserError(
@@ -108,7 +108,7 @@ def find_runs(directory: Path) -> list[Run]:
 
 
 def _folders(directory: Path) -> list[Path]:
-    """Folders with a `summary.json`, links to folders followed; each once, sorted."""
+    """Folders with a `summary.json`, each once, sorted; links to folders are followed."""
     found: dict[Path, Path] = {}
     seen = set()
     for name, folders, files in os.walk(directory, followlinks=True):
@@ -117,7 +117,7 @@ def _folders(directory: Path) -> list[Path]:
             if not dead.exists():
                 say(f"note: {dead} is a broken link, so it is left out")
         if folder.resolve() in seen:
-            folders.clear()  # a link to where the search has been already
+            folders.clear()  # a link to a folder that was searched already
             continue
         seen.add(folder.resolve())
         folders.sort()
@@ -127,13 +127,13 @@ def _folders(directory: Path) -> list[Path]:
 
 
 def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
-    """Runs by config, in the order of the methods; and what is to be said about it.
+    """Runs grouped by config, in the order of the methods; and notes for the reader.
 
-    Runs that differ in anything but the seed (and the run they were forked from) are never put
-    together: each config is a variant of its own, named by the fields in which it differs.
+    Only runs that differ in nothing but the seed (and the run they were forked from) are grouped.
+    Each other config is a variant of its own, named by the fields in which it differs.
 
     Raises:
-      UserError: where a config has two runs with the same seed.
+      UserError: if a config has two runs with the same seed.
     """
     by_config: dict[str, list[Run]] = {}
     for run in runs:
@@ -158,7 +158,7 @@ def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
     """Runs of one config, by seed.
 
     Raises:
-      UserError: where two of them have the same seed, or other generated images.
+      UserError: if two of them have the same seed, or other generated images.
     """
     found: dict[int, Run] = {}
     for run in members:
@@ -173,7 +173,7 @@ def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    """What runs of one variant share of their configs: a fork and a run in full are the same."""
+    """The config without what may differ in a variant: the seed, and a fork or a full run."""
     init = {name: value for name, value in config["init"].items() if name != "fork_from"}
     kept = {name: value for name, value in config.items() if name != "evaluate"}
     return {**kept, "seed": None, "init": init}
@@ -229,7 +229,7 @@ def _check_same_generated(members: Sequence[Run]) -> None:
 
 
 def _check_same_data(first: Run, other: Run) -> None:
-    none_held_out = {"num_validation_images": 0}  # runs that are older than the field
+    none_held_out = {"num_validation_images": 0}  # runs older than the field
     facts = [
         {
             **{key: {**none_held_out, **run.summary}[key] for key in _DATA},

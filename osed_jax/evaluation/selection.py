@@ -1,4 +1,4 @@
-"""Choosing a setting by images that were held out in turn, from few images a class; NumPy."""
+"""Chooses a setting by cross-validation with few images per class; NumPy."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ class Score(NamedTuple):
 
     Attributes:
       balanced_accuracy: mean over the classes that have held-out images.
-      standard_error: of it.
+      standard_error: its standard error.
       accuracy: of each class, [K]; None for a class without held-out images.
       num_images: held-out images of each class, [K].
     """
@@ -26,9 +26,9 @@ class Score(NamedTuple):
 def score(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Score:
     """The score of predictions for held-out images, pooled over the folds.
 
-    The standard error is that of a mean of binomial shares, each class weighing the same. Of few
-    images all may be right, or none; so a class's share enters the error with one right and one
-    wrong image added (Laplace), else it would count as known for certain.
+    The standard error is that of a mean of binomial shares, with equal weights of the classes. If
+    a class has few images, all or none may be right, and its error would be 0. So one right and one
+    wrong image are added to each class when the error is computed (Laplace).
 
     Args:
       label: int [N].
@@ -50,7 +50,7 @@ def score(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Score:
 
 
 def best(scores: Sequence[Score]) -> int:
-    """The position of the highest balanced accuracy; of equals the first."""
+    """The position of the highest balanced accuracy; the first one if several are equal."""
     return int(np.argmax([s.balanced_accuracy for s in scores]))
 
 
@@ -58,7 +58,7 @@ def simplest_good(scores: Sequence[Score]) -> int:
     """The first within one standard error of the best (Breiman et al., CART, 1984, section 3.4.3).
 
     Args:
-      scores: from the simplest setting on.
+      scores: in the order of the settings, the simplest first.
     """
     top = scores[best(scores)]
     least = top.balanced_accuracy - top.standard_error

@@ -20,7 +20,7 @@ class Spread(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """How two nets differ on the same images: right by one alone, and the exact p-value."""
+    """Differences of two nets on the same images: counts right by one only, exact p-value."""
 
     only_first: int
     only_second: int
@@ -28,12 +28,12 @@ class McNemar(NamedTuple):
 
 
 def over_seeds(values: Sequence[float], *, lowest: float = -1.0) -> Spread:
-    """Student's t interval of the mean; of one value there is only the mean.
+    """Student's t interval of the mean; for one value only the mean.
 
     Args:
       values: shares, or differences of shares, of each seed.
-      lowest: end of the possible values, 0 for shares; the other end is 1. The interval of few
-        seeds would reach beyond them.
+      lowest: lowest possible value, 0 for shares; the highest is 1. The interval is cut there,
+        because with few seeds it can be wider.
     """
     mean = float(np.mean(values))
     if len(values) < 2:
@@ -44,17 +44,16 @@ def over_seeds(values: Sequence[float], *, lowest: float = -1.0) -> Spread:
 
 
 def share_interval(hits: int, total: int) -> tuple[float, float]:
-    """Wilson's interval of hits / total: what other test images of the same kind might give."""
+    """Wilson's interval of hits / total, over other test images of the same kind."""
     between = stats.binomtest(hits, total).proportion_ci(LEVEL, method="wilson")
     return float(between.low), float(between.high)
 
 
 def over_images(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """Normal 95 % interval of the second's accuracy less the first's, of these very nets.
+    """Normal 95 % interval of the second accuracy minus the first, for these nets.
 
-    Says what other test images might give; what other seeds might give it does not say. An image
-    counts with its mean over the pairs of nets, so that nets that err on the same images do not
-    pass for independent ones.
+    It covers other test images, but not other seeds. Each image counts with its mean over the pairs
+    of nets, because nets that are wrong on the same images are not independent.
 
     Args:
       pairs: for each seed where the first and where the second is right, bool [N] each.
@@ -81,7 +80,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 def bootstrap_over_classes(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of a mean difference when classes are drawn anew.
 
-    Says whether a difference in balanced accuracy rests on a few classes.
+    It shows whether a difference in balanced accuracy comes from a few classes.
 
     Args:
       differences: float [K], of the accuracy of each class.

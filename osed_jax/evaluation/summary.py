@@ -1,4 +1,4 @@
-"""`summary.json`: the final figures of a run and the facts they rest on."""
+"""`summary.json`: the final figures of a run and the facts of the run."""
 
 import importlib.metadata
 import io
@@ -51,9 +51,9 @@ def summarise(
       config: of the run.
       data: what it was trained and tested on.
       logits: of the test images.
-      held_out_logits: of the validation images; None where there are none.
+      held_out_logits: of the validation images; None if there are none.
       directory: the work directory.
-      state: what training ended with.
+      state: the last state of training.
     """
     return {
         "method": method_name(config),
@@ -75,12 +75,12 @@ def summarise(
 
 
 def _speed(config: Config, metrics: Path) -> dict[str, float | None]:
-    """Wall time and median speed; None, with a note, where `metrics.jsonl` lacks epochs."""
+    """Wall time and median speed; None, with a note, if `metrics.jsonl` lacks epochs."""
     records, damaged = read_lines(metrics)
     if damaged:
         say(f"note: {describe_damaged(metrics, damaged)}")
     found = {r["epoch"]: r for r in records}
-    # Those before a fork are in the other run's file.
+    # Epochs before a fork are in the file of the other run.
     first = min(found, default=0) if config["init"]["fork_from"] else 0
     missing = set(range(first, num_epochs(config))) - set(found)
     if missing or not found:
@@ -109,7 +109,7 @@ def versions() -> dict[str, str]:
     for name in _VERSIONS:
         try:
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        except importlib.metadata.PackageNotFoundError:  # if it runs from a checkout
             from osed_jax import __version__
 
             found[name] = __version__
@@ -129,14 +129,14 @@ def read_predictions(
     """Logits and labels that `write_predictions` wrote, checked against a summary of them.
 
     Raises:
-      DamageError: where they are missing, damaged or of another run.
+      DamageError: if they are missing, damaged or from another run.
     """
     try:
         with np.load(path) as file:
             logits, label = file["logits"], file["label"]
         confusion = np.zeros((logits.shape[1],) * 2, int)
         np.add.at(confusion, (label, logits.argmax(axis=1)), 1)
-    except Exception as error:  # NumPy and zipfile raise many kinds
+    except Exception as error:  # NumPy and zipfile raise many kinds of error
         raise DamageError(f"{path} cannot be read ({error})") from error
     if summary is not None and confusion.tolist() != summary["confusion_matrix"]:
         raise DamageError(f"{path} does not match the figures in the summary.json beside it")
@@ -144,7 +144,7 @@ def read_predictions(
 
 
 def format_summary(summary: dict[str, Any]) -> str:
-    """The figures a person looks for first, in a few lines."""
+    """The most important figures, in a few lines."""
     groups = [
         f"{name} {_percent(group['accuracy'])}" for name, group in summary["groups"].items()
     ] + [f"{name} absent" for name in summary["absent_groups"]]
@@ -170,7 +170,7 @@ def _percent(share: float | None) -> str:
 
 
 def _generated_used(config: Config, data: Data) -> dict[str, int] | None:
-    """How many different generated images the run's plans show, and in how many slots."""
+    """Number of different generated images in the plans of the run, and of their slots."""
     if data.generated is None:
         return None
     different: set[int] = set()

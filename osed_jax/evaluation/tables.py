@@ -11,7 +11,7 @@ from osed_jax.evaluation.statistics import Spread, over_seeds
 
 Table = tuple[list[str], list[list[str]]]
 
-# What LaTeX takes for a command, letter by letter.
+# Characters that LaTeX reads as commands, and what to write instead.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -30,7 +30,7 @@ _LATEX = {
     "\n": " ",
     "\r": " ",
 }
-# A signed number, alone, with its deviation, or as the start of an interval: no formula.
+# A signed number alone, with its deviation, or at the start of an interval is not a formula.
 _NUMBER = r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?"
 _FIGURE = re.compile(rf"{_NUMBER}( (±|to) {_NUMBER})?")
 
@@ -40,8 +40,8 @@ VALIDATION, _BALANCED = "validation", "balanced_accuracy"  # keys of summary.jso
 def overall(variants: Sequence[Variant]) -> Table:
     """A row for each variant; accuracies in %, mean ± sd over seeds, 95 % interval of top-1.
 
-    `validation` is the balanced accuracy of images held out of training, which may be as
-    long-tailed as these; the others are of the test set.
+    `validation` is the balanced accuracy on the images held out of training, which may be
+    long-tailed too; the other figures are those of the test set.
     """
     groups = group_names(variants)
     held_out = [VALIDATION] if any(v.values(VALIDATION, _BALANCED) for v in variants) else []
@@ -118,18 +118,18 @@ def written(spread: Spread, *, sign: bool = False) -> str:
 
 
 def interval(between: tuple[float, float] | None, *, sign: bool = False) -> str:
-    """An interval, in %; a dash where there is none."""
+    """An interval, in %; a dash if there is none."""
     form = "+.2f" if sign else ".2f"
     return "—" if between is None else f"{100 * between[0]:{form}} to {100 * between[1]:{form}}"
 
 
 def p_value(value: float) -> str:
-    """Two figures; small ones as a bound."""
+    """A p-value with two digits; a very small one as a bound."""
     return "<0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def markdown(table: Table) -> str:
-    """The first column to the left, the others to the right, all columns aligned."""
+    """A Markdown table: first column aligned left, the others right, all of equal width."""
     head, *rows = ([_one_line(cell) for cell in row] for row in (table[0], *table[1]))
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     rule = ["-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
@@ -155,7 +155,7 @@ def latex(table: Table) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """Comma-separated; what a spreadsheet would take for a formula has a quote before it."""
+    """Comma-separated; a cell that a spreadsheet could read as a formula gets a quote before it."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerows([_inert(cell) for cell in row] for row in (table[0], *table[1]))
@@ -172,11 +172,11 @@ def _escaped(cell: str) -> str:
 
 
 def _one_line(cell: str) -> str:
-    """A cell that stays one cell of a Markdown table."""
+    """The text with line breaks and bars escaped, for one cell of a Markdown table."""
     return " ".join(cell.replace("\\", r"\\").replace("|", r"\|").split())
 
 
 def _inert(cell: str) -> str:
-    """A cell that a spreadsheet takes for text where it would take it for a formula."""
+    """The text with a quote before it if a spreadsheet could read it as a formula."""
     begins = cell.lstrip()[:1] or cell[:1]
     return f"'{cell}" if begins in tuple("=+-@") and not _FIGURE.fullmatch(cell) else cell

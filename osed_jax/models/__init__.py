@@ -1,1 +1,1 @@
-"""Residual nets whose batch norm looks at the kind of each row."""
+"""Residual nets whose batch norm depends on the kind of each row."""

@@ -1,6 +1,6 @@
-"""Batch norm that looks at the kind of each row.
+"""Batch norm that depends on the kind of each row.
 
-Natural rows are normalised as always. For the rows of another kind it is a setting:
+Natural rows are normalised as usual. For rows of another kind there are four settings:
 
 - `shared`: they join the natural rows in one batch norm.
 - `dar`: distribution-aware routing batch norm (DAR-BN; Zada et al. 2022, appendix E): their own
@@ -9,7 +9,7 @@ Natural rows are normalised as always. For the rows of another kind it is a sett
 - `aux`: their own statistics and their own scale and bias (auxiliary batch norm; Xie et al. 2020,
   "Adversarial Examples Improve Image Recognition", section 4).
 
-Only rows in the shared norm enter the running statistics, which are all that test time uses; an
+Only rows in the shared norm enter the running statistics, and only these are used at test time. An
 auxiliary norm keeps no running statistics, since nothing would read them.
 """
 
@@ -23,18 +23,18 @@ from jax.typing import DTypeLike
 from osed_jax.kinds import Kind
 
 EPSILON = 1e-5
-MOMENTUM = 0.9  # of the running average; PyTorch calls the same 0.1
+MOMENTUM = 0.9  # weight of the old running average; PyTorch writes the same as 0.1
 
 _Moments = tuple[jax.Array, jax.Array]
 
 
 class RoutedBatchNorm(nn.Module):
-    """Batch norm over [N, H, W, C] that looks at the kind of each row.
+    """Batch norm over [N, H, W, C] that depends on the kind of each row.
 
-    Statistics are float32, whatever the dtype of the computation, and are reduced as sums and
-    counts, so that under `jit` with a sharded batch they are those of the global batch however
-    the kinds fall on the devices. The running variance is the biased one (as in Flax; PyTorch
-    keeps the unbiased one). Where a group of rows is empty it changes nothing. In training padding
+    Statistics are float32, whatever the dtype of the computation. They are computed from sums and
+    counts, so that under `jit` with a sharded batch they are those of the global batch, whichever
+    device a row is on. The running variance is the biased one (as in Flax; PyTorch
+    keeps the unbiased one). If a group of rows is empty it changes nothing. In training padding
     rows come out as 0.
 
     Attributes:
@@ -49,7 +49,7 @@ class RoutedBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, kind: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises x [N, H, W, C] by the kind [N] of its rows; the running average at test."""
+        """Normalises x [N, H, W, C] by the kind [N] of its rows; at test by the running average."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
@@ -76,8 +76,8 @@ class RoutedBatchNorm(nn.Module):
             here = (kind == own)[:, None]
             factor = jnp.where(here, own_rows[0], factor)
             offset = jnp.where(here, own_rows[1], offset)
-        # Padding is 0 behind every norm. By the statistics of few rows that are alike it would grow
-        # from norm to norm without bound, until 0 times it is not a number any more.
+        # Padding is 0 after every norm. With the statistics of few, similar rows it would grow from
+        # norm to norm without bound, until 0 times it is not a number any more.
         shown = (kind != Kind.PADDING)[:, None]
         factor, offset = jnp.where(shown, factor, 0), jnp.where(shown, offset, 0)
         y = self._apply(x, factor, offset)
@@ -118,7 +118,7 @@ def _group_moments(moments: _Moments, member: jax.Array) -> tuple[jax.Array, jax
     """Mean [C], biased variance [C] and number of the images that `member` [N] marks."""
     weight = member.astype(jnp.float32)
     count = weight.sum()
-    # A sum of products and not a matrix product, which accelerators compute in lower precision.
+    # A sum of products, because accelerators compute matrix products in lower precision.
     first, second = ((weight[:, None] * m).sum(axis=0) / jnp.maximum(count, 1) for m in moments)
     return first, jnp.maximum(second - jnp.square(first), 0), count
 

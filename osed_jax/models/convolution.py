@@ -1,4 +1,4 @@
-"""Convolution in the way that is fast on the platform at hand."""
+"""Convolution in the way that is fast on the platform."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from osed_jax.models import winograd
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Convolution padded by size // 2 on every side.
 
-    XLA's filter gradient is slow on CPUs, by up to 30 times against its own forward pass, and its
-    forward pass multiplies more than it must; there both are computed as matrix products (see
-    docs/performance.md). The numbers agree up to rounding.
+    On CPUs XLA's filter gradient takes up to 30 times as long as its forward pass, and the forward
+    pass has more multiplications than necessary. So there both are computed as matrix products
+    (see docs/performance.md). The numbers agree up to rounding.
 
     Args:
       x: [N, H, W, C].
@@ -38,14 +38,14 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def _tiles(x: jax.Array, size: int, stride: int) -> int:
-    """How many 2x2 tiles minimal filtering cuts x into; 0 where it does not apply."""
+    """Number of 2x2 tiles of x in minimal filtering; 0 if it does not apply."""
     n, height, width, _ = x.shape
     applies = size == 3 and stride == 1 and height % 2 == width % 2 == 0
     return n * height * width // 4 if applies else 0
 
 
 def _direct_or_winograd(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Few channels do not pay for the transformed input, few tiles not for the kernel."""
+    """Minimal filtering where it pays: with few channels or few tiles its transforms cost more."""
     channels = kernel.shape[2:]
     if min(channels) >= 32 and _tiles(x, kernel.shape[0], stride) >= max(channels) / 4:
         return winograd.convolve(x, kernel)
@@ -73,7 +73,7 @@ def _backward(stride: int, saved: tuple, grad: jax.Array) -> tuple[jax.Array, ja
 
 
 def _filter_gradient_by_taps(x: jax.Array, size: int, stride: int, grad: jax.Array) -> jax.Array:
-    """For each tap: the output's gradient, transposed once, times the input that the tap met."""
+    """For each position of the kernel: the output's gradient, transposed once, times its input."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     reach_y, reach_x = (stride * (n - 1) + 1 for n in grad.shape[1:3])

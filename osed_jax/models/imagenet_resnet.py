@@ -23,7 +23,7 @@ class ImageNetResNet(nn.Module):
       noise_norm: that of noise rows.
       dtype: of the computation; parameters, statistics and logits are float32.
       cosine_scale: of the last layer, see `make_head`.
-      blocks: of each group.
+      blocks: number of blocks of each group.
       expansion: 1 for blocks of two 3x3 convolutions; else these are 1x1, 3x3 (which has the
         stride, as in torchvision), 1x1, and the last one has so many times the channels.
     """

@@ -1,4 +1,4 @@
-"""What both nets are made of."""
+"""Layers that the nets share."""
 
 from typing import Literal
 
@@ -51,10 +51,10 @@ class Conv(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """The cosine of the features to a vector of each class, times a scale.
+    """The cosine between the features and a vector of each class, times a scale.
 
     The normalised classifier of LDAM (Cao et al. 2019, section 3.2): no bias, and the vectors
-    begin with length 1.
+    start with length 1.
 
     Attributes:
       num_classes: K.
@@ -72,7 +72,7 @@ class CosineHead(nn.Module):
 
 
 def make_head(num_classes: int, cosine_scale: float, kernel_init: Initializer) -> nn.Module:
-    """The last layer of a net: linear, or a `CosineHead` where `cosine_scale` is not 0."""
+    """The last layer of a net: linear, or a `CosineHead` if `cosine_scale` is not 0."""
     if cosine_scale:
         return CosineHead(num_classes, cosine_scale, name=HEAD)
     return nn.Dense(num_classes, kernel_init=kernel_init, name=HEAD)

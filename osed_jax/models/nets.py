@@ -1,10 +1,10 @@
-"""The nets that `config.model.name` chooses from; importable without JAX."""
+"""The nets that `config.model.name` names; this module imports without JAX."""
 
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-_SIZES = ("depth", "widen_factor", "dropout_rate")  # fields that say how large a net is
+_SIZES = ("depth", "widen_factor", "dropout_rate")  # fields of the size of a net
 
 
 class Net(NamedTuple):
@@ -14,8 +14,8 @@ class Net(NamedTuple):
       module: of the class, in osed_jax/models/.
       name: of the class, a linen module that takes `num_classes`, `generated_norm`, `noise_norm`,
         `dtype` and `settings`.
-      settings: fields of `config.model` that it takes beside these.
-      depth: (a, b): its depth must be a * n + b, n at least 1; None where the name says it.
+      settings: further fields of `config.model` that it takes.
+      depth: (a, b): its depth must be a * n + b, n at least 1; None if the name says it.
       pretrained: whether its layers are named so that `init.weights` can be read into it.
     """
 

@@ -1,10 +1,10 @@
 """3x3 convolution of stride 1 by minimal filtering, F(2x2, 3x3).
 
-16 products do for what takes 36 by the definition: nine taps of four outputs (Lavin & Gray 2016,
+Four outputs need 16 products instead of the 36 of the definition, nine for each (Lavin & Gray 2016,
 "Fast Algorithms for Convolutional Neural Networks", section 4.1). In float32 the result differs
-from the definition's by about 1e-6 of the largest output.
+from that of the definition by about 1e-6 of the largest output.
 
-Where its letters stand in the paper: d input tile, g kernel, Y output tile; U = G g G^T,
+Letters as in the paper: d input tile, g kernel, Y output tile; U = G g G^T,
 V = B^T d B, M = U * V summed over channels, Y = A^T M A.
 """
 

@@ -155,7 +155,7 @@ def draw_groups(
 
     Args:
       path: of the PNG.
-      groups: (name, what is in it, accuracy, 95 % interval) each; None where there is nothing.
+      groups: (name, what is in it, accuracy, 95 % interval) each; None if there is nothing.
     """
     with figure(WIDTH, 0.9 + 0.55 * len(groups), path) as drawn:
         ax = drawn.subplots()

@@ -114,7 +114,7 @@ def draw_gap(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Args:
       path: of the PNG.
       rows: one a class, in order, with `class` and SET_MEASURE, as `gap.json` has them; None
-        where there is no value, which is marked as such.
+        if there is no value, which is marked as such.
     """
     width = min(14.0, 7.5 + 0.12 * len(rows))
     with style.figure(width, 10, path) as drawn:
@@ -197,7 +197,7 @@ def gap_page(report: Path, result: Mapping[str, Any]) -> str:
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line a row, with a dash where there is no value."""
+    """A line a row, with a dash if there is no value."""
 
     def cell(name: str, value: Any) -> str:
         if value is None:

@@ -7,7 +7,7 @@ class LayerGradient(NamedTuple):
     """What the rows of one kind do to one layer, over all batches that hold such rows.
 
     Means and standard deviations (n - 1; None for a single batch) are over batches. A cosine is
-    None where no batch has one, because a norm is 0; so is a ratio to a norm of 0.
+    None if no batch has one, because a norm is 0; so is a ratio to a norm of 0.
 
     Attributes:
       batch_norm: of batch norm, for generated and noise rows alike; one of `kinds.NORMS`.

@@ -1,4 +1,4 @@
-"""Checkpoints of a work directory, kept by Orbax: the last one, and some for good."""
+"""Checkpoints of a work directory, saved by Orbax: the last one, and some permanently."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from osed_jax.digests import DamageError, check_digests, write_digests
 from osed_jax.errors import UserError
 from osed_jax.renames import completed
 
-_ITEM = "default"  # Orbax's name of the folder that holds a state
+_ITEM = "default"  # Orbax's name of the folder with the state
 _MAY_MOVE = (
     "dataset.data_dir",
     "dataset.train_list",
@@ -31,14 +31,14 @@ _MAY_MOVE = (
 
 
 class _Sealing(ocp.StandardCheckpointHandler):
-    """Adds to a checkpoint, before it gets its name, whose it is and the digests of its files."""
+    """Before a checkpoint is renamed, adds which run it belongs to and the digests of its files."""
 
     def __init__(self, about: Mapping[str, Any]):
         super().__init__()
         self._about = about
 
     def finalize(self, directory: Any) -> None:
-        """In the first process, once all have written their parts."""
+        """Called in the first process, after all processes have written their parts."""
         super().finalize(directory)
         files.write_json(Path(directory) / Path(files.ABOUT).name, self._about)
         write_digests(Path(directory))
@@ -47,9 +47,9 @@ class _Sealing(ocp.StandardCheckpointHandler):
 class Checkpoints:
     """The folder `checkpoints/` of a work directory; a context manager that waits for saves.
 
-    A checkpoint is written beside the training, under a temporary name, and renamed when it is
-    whole: a process killed at any moment leaves the last whole one. It holds the digests of its
-    files, by which damage is found, and what run it is of.
+    A checkpoint is saved asynchronously, under a temporary name, and renamed once complete. So a
+    killed process always leaves the last complete one. It contains the digests of its files, to
+    find damage, and the config and facts of its run.
     """
 
     def __init__(
@@ -71,19 +71,19 @@ class Checkpoints:
     def writing(
         cls, workdir: Path, *, every: int, also: Sequence[int], about: Mapping[str, Any]
     ) -> "Checkpoints":
-        """Opens for training: the last checkpoint is kept, and some for good.
+        """Opens for training: the last checkpoint is kept, and some permanently.
 
-        A damaged last checkpoint is set aside, and that is said, so that training goes on from the
+        A damaged last checkpoint is moved away, with a message, and training continues from the
         one before.
 
         Args:
           workdir: the work directory.
-          every: multiples of this epoch are kept for good; 0 for none of them.
-          also: these epochs are kept too: where other runs fork.
-          about: what run it is: its `config` and the facts of its `dataset`.
+          every: checkpoints of multiples of this epoch are kept; 0: none of them.
+          also: checkpoints of these epochs are kept too; other runs fork there.
+          about: the `config` of the run and the facts of its `dataset`.
 
         Raises:
-          UserError: where no checkpoint before the damaged one is left.
+          UserError: if no checkpoint before the damaged one is left.
         """
         with cluster.first_goes_first("checkpoints"):
             if cluster.is_first():
@@ -109,7 +109,7 @@ class Checkpoints:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._manager.close()  # waits for a save
+            self._manager.close()  # waits for a running save
         except Exception as failure:
             if error is None:
                 raise self._unwritten(failure) from failure
@@ -125,11 +125,11 @@ class Checkpoints:
         )
 
     def epochs(self) -> list[int]:
-        """Numbers of finished epochs of which there is a whole checkpoint, ascending."""
+        """Numbers of finished epochs that have a complete checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, epoch: int, state: Any) -> None:
-        """Starts saving the state after `epoch` finished epochs; an earlier save is awaited."""
+        """Starts saving the state after `epoch` epochs; first waits for an earlier save."""
         try:
             self._manager.save(epoch, args=ocp.args.StandardSave(state))
         except Exception as failure:  # also of the earlier save
@@ -140,10 +140,10 @@ class Checkpoints:
 
         Args:
           epoch: number of finished epochs.
-          like: shapes, dtypes and shardings to restore to; see `mesh.abstract`.
+          like: shapes, dtypes and shardings to restore to; see `sharding.abstract`.
 
         Raises:
-          UserError: where there is no such checkpoint, or it is damaged, of another model or of
+          UserError: if there is no such checkpoint, or it is damaged, of another model or of
             another run than the work directory.
         """
         if epoch not in self.epochs():
@@ -163,7 +163,7 @@ class Checkpoints:
         _check_whose(self._workdir, epoch)
         try:
             return self._manager.restore(epoch, args=ocp.args.StandardRestore(like))
-        except Exception as error:  # Orbax and its storage raise many kinds
+        except Exception as error:  # Orbax and its storage raise many kinds of error
             raise UserError(
                 f"the checkpoint {self._folder / str(epoch)} is damaged or of another net "
                 f"({' '.join(str(error).split())[:200]}); give the config that it was trained "
@@ -172,7 +172,7 @@ class Checkpoints:
 
 
 def check_whole(workdir: Path, epoch: int) -> None:
-    """Checks the files of a checkpoint by their digests; one of an earlier version has none.
+    """Checks the files of a checkpoint by their digests; earlier versions saved none.
 
     Raises:
       DamageError: naming the first file that is missing or changed.
@@ -185,7 +185,7 @@ def check_whole(workdir: Path, epoch: int) -> None:
 
 
 def _set_damaged_aside(workdir: Path) -> None:
-    """Moves damaged checkpoints out of the way, from the last one to the last whole one."""
+    """Moves damaged checkpoints away, from the last one back to the last complete one."""
     epochs = files.checkpoint_epochs(workdir)
     damaged: list[tuple[int, str]] = []
     for epoch in reversed(epochs):
@@ -213,7 +213,7 @@ def _set_damaged_aside(workdir: Path) -> None:
 
 
 def _check_whose(workdir: Path, epoch: int) -> None:
-    """Raises UserError where a checkpoint is of another run than the folder that it lies in."""
+    """Raises UserError if a checkpoint belongs to another run than its work directory."""
     about = files.read_about(workdir, epoch)
     if about is None:
         return

@@ -1,4 +1,4 @@
-"""Starting from another run's checkpoint, so that what two runs have in common is trained once."""
+"""Starts a run from the checkpoint of another one, so that common epochs are trained once."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +11,8 @@ from osed_jax.stages import common_epochs, stages
 from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.state import TrainState
 
-# Fields that have no influence on the epochs that two runs have in common (`stages` compares those
-# of oversampling), or none on any number.
+# Fields that do not change the epochs that two runs have in common (`stages` compares those of
+# oversampling), or do not change any number.
 _FREE = (
     "oversampling.",
     "init.fork_from",
@@ -36,9 +36,9 @@ def fork_state(
     facts: dict[str, Any],
     like: Callable[[int], TrainState],
 ) -> tuple[TrainState, int]:
-    """The state of the run in `source` where the two part, and the number of epochs behind it.
+    """The state of the run in `source` at the epoch where the two runs differ, and that epoch.
 
-    That is the end of the last stage, or part of a stage, that they have in common: for a deferred
+    It is the end of the last stage, or part of a stage, that they have in common: for a deferred
     method the `start_epoch` of an ERM run. Training from it gives the same numbers as training in
     full.
 
@@ -46,17 +46,17 @@ def fork_state(
       config: of the run that starts.
       source: work directory of the other run.
       facts: of this run's data, see `loading.Data`.
-      like: number of epochs -> shapes, dtypes and shardings of the state behind them.
+      like: number of epochs -> shapes, dtypes and shardings of the state after them.
 
     Raises:
-      UserError: where the other run is no work directory, differs in anything that matters from
-        the first epoch on, or has no such checkpoint.
+      UserError: if `source` is not a work directory, its run differs from the first epoch on, or it
+        has no such checkpoint.
     """
     other = workdir.read_config(source)
     shared = stages(config)
     start = common_epochs(stages(other), shared)
     changed = [d for d in differences(other, config) if not d.startswith(_FREE)]
-    if not changed:  # other images of the same name
+    if not changed:  # there may be other images with the same names
         seen = any(s.replaces for s in shared if s.first < start)
         kept, ours = workdir.read_facts(source), facts
         if not seen:
@@ -84,7 +84,7 @@ def fork_state(
 
 
 def _natural(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts without those of generated images, which have no part before a method starts."""
+    """Facts without those of generated images, which are not used before a method starts."""
     kept = {name: value for name, value in facts.items() if not name.startswith("generated_")}
     if digests := kept.get("content_sha256"):
         kept["content_sha256"] = {k: v for k, v in digests.items() if k != "generated"}

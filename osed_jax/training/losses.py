@@ -1,4 +1,4 @@
-"""The losses that `config.loss.name` chooses from, and the weights of the classes in them."""
+"""The losses that `config.loss.name` names, and the weights of the classes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,21 +9,20 @@ import numpy as np
 import optax
 
 # (logits float32 [B, K], target float32 [B, K], epoch int32 []) -> loss of each row, float32 [B].
-# A target's row sums to 1: one class, or shares of several.
+# Each row of target sums to 1: one class, or shares of several.
 LossFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 # epoch int32 [] -> weight of each class, float32 [K].
 ClassWeights = Callable[[jax.Array], jax.Array]
 
 
 class LossFacts(NamedTuple):
-    """What a loss may know of a run.
+    """What a loss may use of a run.
 
     Attributes:
       class_counts: int [K], real training images of each class.
       num_epochs: of the run.
       start_epoch: at which a deferred method starts.
-      cosine_scale: what the net multiplies cosines with to get its logits; 0 where its last layer
-        is linear.
+      cosine_scale: the factor of the cosines in the logits; 0 if the last layer is linear.
     """
 
     class_counts: np.ndarray
@@ -66,11 +65,11 @@ def logit_adjustment(settings: Mapping[str, Any], facts: LossFacts) -> LossFn:
 
 
 def ldam(settings: Mapping[str, Any], facts: LossFacts) -> LossFn:
-    """Cross-entropy after the cosine of the row's own class lost a margin.
+    """Cross-entropy with a margin subtracted from the cosine of the row's own class.
 
     Cao et al. 2019, equations 11 to 13: the margin of a class of n images is in proportion to
     n^(-1/4), and the largest is `max_margin`. Logits are cosines times `facts.cosine_scale`, and so
-    are the margins. Where a row has shares of several classes, so has its margin.
+    are the margins. If a row has shares of several classes, its margins have the same shares.
     """
     plain = cross_entropy(settings, facts)
     margin = np.asarray(facts.class_counts, np.float64) ** -0.25
@@ -84,7 +83,7 @@ def ldam(settings: Mapping[str, Any], facts: LossFacts) -> LossFn:
 
 
 def class_weights(settings: Mapping[str, Any], facts: LossFacts) -> ClassWeights | None:
-    """The configured weight of each class; None where all have the same in all epochs.
+    """The configured weight of each class; None if all classes have weight 1 in all epochs.
 
     Cui et al. 2019, equation 2: in proportion to (1 - beta) / (1 - beta^n), with mean 1 over the
     classes. `deferred`: all are 1 before `start_epoch` (DRW; Cao et al. 2019, algorithm 1).

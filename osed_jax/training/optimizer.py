@@ -1,4 +1,4 @@
-"""SGD and its learning-rate schedule, as the published long-tailed recipe has them."""
+"""SGD and its learning-rate schedule, as in the published long-tailed recipe."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,9 +58,9 @@ def learning_rate_fn(by_epoch: np.ndarray, steps_per_epoch: int) -> Callable:
 def sgd(
     schedule: Callable, *, momentum: float, weight_decay: float, pretrained_factor: float = 1.0
 ) -> optax.GradientTransformation:
-    """SGD as PyTorch's: weight decay joins the gradient before the momentum; no Nesterov.
+    """SGD as in PyTorch: weight decay is added to the gradient before the momentum; no Nesterov.
 
-    The learning rate of all but the last layer is `pretrained_factor` times the schedule's.
+    The learning rate of all layers but the last is `pretrained_factor` times that of the schedule.
     """
     steps = [
         optax.add_decayed_weights(weight_decay),

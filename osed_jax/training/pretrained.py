@@ -22,7 +22,7 @@ def locate(weights: str) -> Path:
     """The file of `init.weights`: itself, or that of a hub id, downloaded where it is not here.
 
     Raises:
-      UserError: where there is no such file and it cannot be had from the hub.
+      UserError: if there is no such file and it cannot be had from the hub.
     """
     try:  # of the extra `generation`, so not at the top
         from huggingface_hub import hf_hub_download

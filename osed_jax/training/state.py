@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The training state: what is passed from step to step."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from osed_jax.models.layers import HEAD
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything a checkpoint holds. There is no random key: keys are derived from the step.
+    """The content of a checkpoint. It has no random key: keys are derived from the step.
 
     Attributes:
       step: number of updates made, int32 [].
@@ -39,21 +39,21 @@ def create_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),  # a net may have none
+        batch_stats=variables.get("batch_stats", {}),  # a net may have no batch statistics
         opt_state=tx.init(variables["params"]),
     )
 
 
 def adopt_auxiliary(state: TrainState, fresh: TrainState) -> TrainState:
-    """Gives a state the parameters that only `fresh`'s model has: those of auxiliary batch norms.
+    """Adds the parameters of auxiliary batch norms, which only the model of `fresh` has.
 
-    An auxiliary norm (`generated_scale`, `noise_bias`, ...) begins as a copy of the natural norm
-    beside it, with no momentum, at the moment its rows first appear. So a deferred run and one
-    that is forked from an ERM run at that moment are the same.
+    An auxiliary norm (`generated_scale`, `noise_bias`, ...) starts as a copy of the natural norm
+    beside it, without momentum, in the epoch in which its rows first appear. So a deferred run and
+    a run forked from an ERM run at that epoch are the same.
 
     Args:
       state: of a model without auxiliary norms.
-      fresh: a state of the same model with them, of which only the structure is used.
+      fresh: a state of the same model with auxiliary norms; only its structure is used.
     """
 
     def copy(path: tuple, like: Any, tree: Any, *, zero: bool) -> Any:
@@ -87,7 +87,7 @@ def adopt_auxiliary(state: TrainState, fresh: TrainState) -> TrainState:
 
 
 def renew_head(state: TrainState, fresh: TrainState) -> TrainState:
-    """Begins the last layer anew: its weights are those of `fresh`, its momentum is 0."""
+    """Resets the last layer: its weights are those of `fresh`, its momentum is 0."""
 
     def without_momentum(node: Any) -> Any:
         if not _is_trace(node):

@@ -17,7 +17,7 @@ from osed_jax.models.layers import HEAD
 from osed_jax.training.losses import ClassWeights, LossFn
 from osed_jax.training.state import TrainState
 
-_STREAM = 1  # of the keys that training uses; initialisation uses the seed's key itself
+_STREAM = 1  # streams of random keys in training; initialisation uses the key of the seed itself
 
 
 class Batch(TypedDict):
@@ -25,7 +25,7 @@ class Batch(TypedDict):
 
     Attributes:
       image: uint8 [B, H, W, 3].
-      label: int32 [B], or float32 [B, K] where a row has shares of several classes.
+      label: int32 [B], or float32 [B, K] if rows have shares of several classes.
       kind: `kinds.Kind`, int32 [B].
     """
 
@@ -61,15 +61,15 @@ def make_train_step(
       generated_weight: of generated rows in the mean of the loss, sum(w l) / sum(w); the others
         have 1 (Shao et al., "DiffuLT", 2024, equation 4).
       class_weights: of the rows of each class in that mean, times the weight above; None: all 1.
-      head_only: whether the last layer alone is trained, on the features that the net has at test
-        time: frozen weights, running statistics, no dropout (cRT; Kang et al. 2020, section 4.1).
+      head_only: whether only the last layer is trained, on features as at test time: frozen
+        weights, running statistics, no dropout (cRT; Kang et al. 2020, section 4.1).
 
     All randomness comes from fold_in(key(seed), stream) folded with the step; the seed, uint32 [],
-    is an argument, so that runs of several seeds share one compiled program. Padding rows have
-    no part in loss, statistics or metrics. A mixed row has the loss of each of its two images by
-    its share, with the weight and the margin of that image's own class. Metrics are `loss` (mean
-    over rows), `natural` (number of natural rows), and `correct` (of those, predicted right: where
-    rows are mixed, the class with the larger share), float32 [].
+    is an argument, so that runs of several seeds share one compiled program. Padding rows are not
+    used in loss, statistics or metrics. The loss of a mixed row is the sum of the losses of its two
+    images times their shares, each with the weight and the margin of its own class. Metrics are
+    float32 []: `loss` (mean over rows), `natural` (number of natural rows), and `correct` (number
+    of those that are predicted right; of a mixed row, the class with the larger share).
     """
 
     def train_step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
@@ -83,7 +83,7 @@ def make_train_step(
         epoch = state.step // steps_per_epoch
         if class_weights:
             weight *= of_rows(class_weights(epoch), target)
-        parts = [(target, weight)]  # of which each row's loss is the mean
+        parts = [(target, weight)]  # the loss of a row is their mean
         if augmentation.mix != "none":
             image, kind, partner, share = mix(image, kind, augment_key, augmentation)
             parts = [
@@ -109,7 +109,7 @@ def make_train_step(
             state.params
         )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        if head_only:  # what is not used is not computed
+        if head_only:  # XLA does not compute what is not used
             updates = {**jax.tree.map(jnp.zeros_like, updates), HEAD: updates[HEAD]}
         natural = kind == Kind.NATURAL
         metrics = {
@@ -133,7 +133,7 @@ def as_target(label: jax.Array, num_classes: int) -> jax.Array:
 
 
 def of_rows(class_weight: jax.Array, target: jax.Array) -> jax.Array:
-    """The weight of each row, [B], from that of each class, [K], and the target, [B, K]."""
+    """The weight of each row [B], from the weights of the classes [K] and the target [B, K]."""
     return (class_weight[None] * target).sum(axis=1)
 
 
@@ -142,7 +142,7 @@ def make_eval_step(
 ) -> Callable[[TrainState, jax.Array], tuple[jax.Array, jax.Array]]:
     """The net at test time: (state, uint8 images [B, H, W, 3]) -> (logits, features).
 
-    Logits are float32 [B, K]; features, float32 [B, D], are what the last layer sees.
+    Logits are float32 [B, K]; features, float32 [B, D], are the input of the last layer.
     """
 
     def eval_step(state: TrainState, image: jax.Array) -> tuple[jax.Array, jax.Array]:
