@@ -1,9 +1,9 @@
-"""What the digests cost of a checkpoint of WRN-28-10 and of 50,000 images of 32 pixels.
+"""Time of the digests of a checkpoint of WRN-28-10 and of 50,000 images of 32 pixels.
 
     python benchmarks/digests.py
 
-Saves a real state (parameters, running statistics, momentum) as training does, then measures what
-is done for its digests alone, beside saving and restoring it; and the digest of images in memory.
+Saves a real state (parameters, running statistics, momentum) as training does. Measures saving and
+restoring it, the part of the digests in that, and the digest of images in memory.
 """
 
 import os

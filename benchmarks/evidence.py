@@ -1,4 +1,4 @@
-r"""The runs behind the pages on results: trains what is missing, keeps figures, prints tables.
+r"""The runs of the pages on results: trains missing runs, keeps figures, prints tables.
 
     python benchmarks/evidence.py --config=configs/cifar10_lt_small.py --workdir=runs/small \
         --seeds=0,1 --config.dataset.name=folder --config.dataset.image_size=32 \
@@ -12,9 +12,9 @@ runs are skipped, interrupted ones continue. Several processes, each with some o
 share a WORKDIR. The images of filtered rows are selected once, into WORKDIR/GENERATED.filtered, by
 the ERM net of the first seed that needs them.
 
---keep=FOLDER copies each finished run's summary.json there, without the paths of this machine, its
-metrics.jsonl, its predicted classes, and what was filtered, and --gap=FILE the gap.json that
---mode=gap wrote of GENERATED: enough for all tables.
+--keep=FOLDER copies all that the tables need: of each finished run its summary.json without the
+paths of this machine, its metrics.jsonl, its predicted classes and what was filtered. With
+--gap=FILE it also copies the gap.json that --mode=gap wrote for GENERATED.
 """
 
 import fcntl
@@ -43,7 +43,7 @@ from osed_jax.evaluation import tables
 from osed_jax.generation.classifier_filter import FILTERS
 from osed_jax.loading import Config
 
-_SEEDS = (0, 1, 2)  # that are trained where none are given
+_SEEDS = (0, 1, 2)  # trained if no other seeds are given
 _PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
 
 
@@ -60,7 +60,9 @@ def main(argv: list[str]) -> None:
             names = list(ROWS) if given.rows == ["all"] else given.rows
             runs = planned(check(given.config), folder, names, seeds or _SEEDS)
             if any(folder.rglob("summary.json")):
-                tell.variants(folder)  # what does not belong there is told before hours of training
+                tell.variants(
+                    folder
+                )  # wrong runs in the folder are reported before hours of training
             train_all(runs)
         rows = tell.variants(folder, seeds)
         if given.keep:
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> None:
 
 
 def numbers(seeds: Iterable[str]) -> list[int]:
-    """Of the command line's list."""
+    """The numbers in a list on the command line."""
     try:
         return list(map(int, seeds))
     except ValueError as error:
@@ -89,7 +91,7 @@ def numbers(seeds: Iterable[str]) -> list[int]:
 def planned(
     config: Config, folder: Path, names: Iterable[str], seeds: Iterable[int]
 ) -> list[tuple[Path, Config]]:
-    """The work directory and the config of every run, ERM first where others need it."""
+    """The work directory and the config of every run, ERM first if others need it."""
     names = list(names)
     if not config["oversampling"]["start_epoch"]:
         raise UserError(
@@ -108,7 +110,7 @@ def planned(
 
 
 def train_all(runs: list[tuple[Path, Config]]) -> None:
-    """Trains what is not finished; first looks whether all has the images that it shows."""
+    """Trains unfinished runs; first checks that all have the images that they show."""
     shown = {
         loading.generated_dir(run)
         for path, run in runs
@@ -134,7 +136,7 @@ def select_once(run: Config) -> None:
     """Selects the images of a run, unless the process of another seed has done it.
 
     Raises:
-      UserError: if they were selected by other filters, or of other images.
+      UserError: if they were selected by other filters or from other images.
     """
     selected = Path(run["generation"]["filtered_dir"])
     with open(selected.with_name(f".{selected.name}.lock"), "w") as lock:

@@ -1,4 +1,4 @@
-"""What the kept runs in results/ say: rows, tables of each question, figures."""
+"""Answers from the kept runs in results/: rows, tables of each question, figures."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
@@ -60,7 +60,7 @@ def variants(folder: Path, seeds: Collection[int] | None = None) -> dict[str, Va
 def on_shared_seeds(rows: Iterable[Variant]) -> list[Variant]:
     """Rows on the seeds that all of them have; none if there is no such seed.
 
-    Means over different seeds, side by side, would show the seeds' differences as the rows'.
+    Otherwise differences between seeds would look like differences between rows.
     """
     rows = list(rows)
     shared = set.intersection(*(set(row.seeds) for row in rows)) if rows else set()
@@ -98,7 +98,7 @@ class Gap(NamedTuple):
 
 
 def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
-    """What `keep_gap` left in a folder, with its rows; None if one of them is not there.
+    """The gap that `keep_gap` saved, with its rows; None if one of them is missing.
 
     Raises:
       UserError: if it is of another data set than the runs.

@@ -1,4 +1,4 @@
-"""The rows of the pages on results: what each is, which question it answers, and its config."""
+"""The rows of the pages on results: name, question and config of each."""
 
 import copy
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from osed_jax.methods import METHODS, set_others
 
 
 class Row(NamedTuple):
-    """A method, what a reader calls it, and in what it differs from the config.
+    """A method, its name for readers, and the fields that differ from the config.
 
     Attributes:
       fields: of `oversampling`.
       others: of other sections, such as `loss`.
-      real_last: in the last 15 % of the epochs real images alone are shown.
-      filtered: the generated images shown are those that the ERM net of the seed lets pass.
+      real_last: in the last 15 % of the epochs only real images are shown.
+      filtered: only generated images that the ERM net of the seed accepts are shown.
     """
 
     method: str
@@ -130,7 +130,7 @@ ROWS = {
     "fill_filtered": Row(
         "fill", "fill, shared, δ = 1/3, images filtered by the ERM net", _FILL, filtered=True
     ),
-    # What long-tailed papers compare with, alone and with generated images.
+    # Baselines of long-tailed papers, alone and with generated images.
     "la": Row("la", "logit adjustment"),
     "ldam_drw": Row("ldam_drw", "LDAM-DRW"),
     "mixup_drw": Row("mixup_drw", "mixup-DRW"),

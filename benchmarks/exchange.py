@@ -1,4 +1,4 @@
-"""What devices exchange in one training step, and the efficiency that follows from it.
+"""Bytes that devices exchange in one training step, and the efficiency computed from them.
 
     python benchmarks/exchange.py                                  # WRN-28-10, DAR-BN, 8 devices
     python benchmarks/exchange.py --step-ms=12 --link-gbps=400 --latency-us=15
@@ -6,8 +6,8 @@
 
 Compiles the real training step for 8 devices (of the host, so it runs anywhere) and reads the
 collective operations and their bytes out of the program. A ring all-reduce of B bytes over n
-devices then takes 2 (n - 1) / n B / bandwidth, and each operation a latency; nothing is taken to
-overlap with computation, so the efficiency is a lower bound under these figures.
+devices then takes 2 (n - 1) / n B / bandwidth, and each operation a latency. No overlap with
+computation is assumed, so the efficiency is a lower bound for these figures.
 In float32 the program is that of CPUs, which reduces the sixteen sums of minimal filtering where an
 accelerator reduces nine.
 """

@@ -3,9 +3,8 @@
     python benchmarks/streaming.py                                     # 224 x 224 JPEGs
     python benchmarks/streaming.py --images=115846 --cores=1           # ImageNet-LT's number
 
-Writes JPEG files of smooth random pictures to a temporary folder and lets the project's own tf.data
-feeder carry out two whole epochs of plans over them. Memory is what the process holds after each
-tenth of an epoch.
+Writes JPEG files of smooth random pictures to a temporary folder, and feeds two whole epochs of
+them with the project's tf.data feeder. Memory is that of the process after each tenth of an epoch.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What a PyTorch user would take instead: nets with DAR-BN, their augmentation and their step.
+"""The same training in PyTorch: nets with DAR-BN, their augmentation and their step.
 
-Written for the benchmark beside it. `eager` is the way the public reproductions do it: rows are
-split by a mask in every batch norm. `compiled` is the best found: `torch.compile` on channels-last
+For benchmarks/training.py. `eager` is written as the public reproductions are: every batch norm
+splits the rows by a mask. `compiled` is the fastest form found: `torch.compile` on channels-last
 tensors, DAR-BN as masked moments so that no shape depends on the data, bfloat16 autocast on a GPU.
 Both augment whole batches on the device, which the reproductions leave to worker processes.
 """

@@ -4,18 +4,18 @@
     python benchmarks/training.py --json=training.json                  # sizes for a CPU or a GPU
     python benchmarks/training.py --sizes=wrn-16-2:128,resnet32:128:flip-crop --rounds=7
 
-Every contender trains the same net on batches of the same OPeN plan: DAR-BN, the
-WideResNets' dropout and the recipe's augmentation on, a quarter of the rows noise. Each has a
-process of its own. A round times each contender once, one after the other, and gives the ratio of
-the two speeds; printed are medians over rounds and the range of the ratios, as single times on a
-shared machine mean little. The first step has all that starts a program: imports, weights,
-compiling with an empty cache.
+Every contender trains the same net on batches of the same OPeN plan, with DAR-BN, the dropout of
+WideResNets and the augmentation of the recipe; a quarter of the rows is noise. Each has a process
+of its own. A round times each contender once, one after the other, and gives the ratio of the two
+speeds. Medians over rounds and the range of the ratios are printed, since single times on a shared
+machine mean little. The time of the first step includes imports, weights, and compiling with an
+empty cache.
 
 Sizes are NET:BATCH, or NET:BATCH:flip-crop for flip and crop alone; nets are wrn-DEPTH-WIDTH and
 resnetDEPTH. FLOP/s count multiplications and additions of the convolutions and the last layer,
-forward once and backward twice; the matrix rate beside it is that of one large product in the same
-precision, measured here. Below it: this project's step at other batch sizes, its evaluation, and
-each feeder alone. All run in large pages of memory, as `main.py` does.
+forward once and backward twice. The matrix rate is that of one large product in the same precision,
+measured in the same run. Below it: this project's step at other batch sizes, its evaluation, and
+each feeder alone. The kept tables were made with large memory pages (docs/performance.md).
 """
 
 import argparse
@@ -54,7 +54,7 @@ from osed_jax.training.step import make_eval_step
 
 OURS, EAGER, COMPILED = "osed-jax", "pytorch eager", "pytorch compiled"
 SIZES = {"cpu": "wrn-28-10:16,wrn-16-2:128,resnet32:128:flip-crop", "gpu": "wrn-28-10:128"}
-SECONDS = 4.0  # that a timed stretch lasts at least
+SECONDS = 4.0  # least time of a measurement
 COUNTS = class_counts(5000, 10, 100.0, "exp")
 FACTS = {
     "class_counts": COUNTS,
@@ -63,11 +63,11 @@ FACTS = {
     "std": (0.2023, 0.1994, 0.201),
 }
 
-Step = Callable[[int], None]  # makes so many steps and waits for the last
+Step = Callable[[int], None]  # runs this many steps and waits for the last one
 
 
 def main() -> None:
-    """Runs one contender where asked, else all of them, and prints a table."""
+    """Runs one contender if asked, else all of them, and prints a table."""
     args = _arguments()
     if args.only:
         _serve(args.only, Size.parse(args.sizes))
@@ -204,7 +204,7 @@ class _Ours:
         jax.block_until_ready((self._state, self._metrics))
 
     def host_seconds(self) -> float:
-        """How long the host takes to hand one step to an idle device."""
+        """Seconds that the host needs to start one step on an idle device."""
         jax.block_until_ready(self._state)
         return _timed(lambda _: self._start(), 1)
 
@@ -284,7 +284,7 @@ def _endless(feeder: ResidentFeeder, plan: epoch_plan.Plan) -> Any:
 
 
 class _Worker:
-    """A contender in a process of its own: its idle threads disturb no other's steps."""
+    """A contender in a process of its own, so that its idle threads do not disturb the others."""
 
     def __init__(self, name: str, size: Size):
         self._empty = tempfile.TemporaryDirectory()
@@ -307,7 +307,7 @@ class _Worker:
             self._process.terminate()
 
     def seconds(self, count: int) -> float:
-        """How long so many steps take."""
+        """Seconds of this many steps."""
         assert self._process.stdin
         print(count, file=self._process.stdin, flush=True)
         return self._answer()

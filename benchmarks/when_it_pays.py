@@ -1,20 +1,20 @@
-"""When do generated images pay? The runs behind docs/when_it_pays.md, what is kept, the map.
+"""When do generated images pay? Runs and map of docs/when_it_pays.md.
 
-    python benchmarks/when_it_pays.py --workdir=runs/when_it_pays   # trains what is missing
-    python benchmarks/when_it_pays.py                               # tables and map of what is kept
+    python benchmarks/when_it_pays.py --workdir=runs/when_it_pays   # trains missing runs
+    python benchmarks/when_it_pays.py                               # tables and map of kept runs
 
-Digits. A miniature generator is fine-tuned further and further; after each of STEPS it fills a
-store. A long tail ends at each of RAREST real images. Each pair is a cell of the map: `fill` with
-that store on that long tail, beside the two methods that need no generator, `ros` (resampling) and
-`open` (noise) from epoch 0. Deferred noise would be the weaker opponent here.
+On digits. A miniature generator is trained, and after each of STEPS it fills a store. For each of
+RAREST there is a long tail whose rarest class has this many real images. Each pair is a cell of the
+map: `fill` with that store on that long tail, compared with the two methods that need no generator,
+`ros` (resampling) and `open` (noise) from epoch 0. Deferred noise would be easier to beat here.
 
-The generator learns from digits that no long tail, no validation part and no test set holds. The
-validation part trains the judge, a support-vector machine: the share of a store's images that it
-reads as their class is the quality of the generator. --mode=gap measures every cell's store in the
-features of the `ros` run of the same long tail and seed.
+The generator learns from digits that are in no long tail, no validation part and no test set. The
+validation part trains the judge, a support-vector machine. The quality of the generator is the
+share of a store's images that the judge reads as their class. --mode=gap measures the store of each
+cell in the features of the `ros` run of the same long tail and seed.
 
-Finished runs are skipped, interrupted ones continue. The seeds are done one after the other, and the
-figures are saved after each long tail, so that a part of the map can be read early.
+Finished runs are skipped, interrupted ones continue. The seeds are done one after the other, and
+the figures are saved after each long tail, so that a part of the map can be read early.
 """
 
 import argparse
@@ -47,11 +47,11 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.evaluation.tables import markdown
 from osed_jax.loading import Config
 
-# Of fine-tuning, in all: each generator goes on from the one before. Most of them lie
-# where the images turn from noise into digits, which was looked up before any run was trained.
+# Total steps of fine-tuning: each generator continues from the one before. Most are where images
+# change from noise to digits; this was found out before any run was trained.
 STEPS = (200, 400, 500, 600, 700, 800, 1500)
 RAREST = (1, 2, 5, 10, 20)  # real images of the rarest class
-SEEDS = (0, 1, 2, 3, 4)  # of the runs; the generator has one
+SEEDS = (0, 1, 2, 3, 4)  # seeds of the runs; the generator has only one
 ROOT = Path(__file__).resolve().parent.parent
 
 # Of all configs. A fifth of each class is held out, for the judge; curves and reports of each run

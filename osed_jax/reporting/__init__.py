@@ -1,1 +1,1 @@
-"""Figures and pages: what a person looks at. Knows arrays and names, no config and no run."""
+"""Figures and pages. They are made from arrays and names, without a config or a run."""

@@ -11,7 +11,7 @@ from osed_jax.reporting.style import BLACK, BLUE, CYCLE, GREY, WIDTH, figure, pe
 Interval = tuple[float, float]
 Trend = Sequence[tuple[float, Interval | None]]  # mean and 95 % interval at each tick
 
-_MARKERS = "osD^vP*X"  # beside colours, for who does not tell these apart
+_MARKERS = "osD^vP*X"  # for readers who cannot tell the colours apart
 
 
 class Bar(NamedTuple):
@@ -24,7 +24,7 @@ class Bar(NamedTuple):
 
 
 def draw_overall(path: Path, bars: Sequence[Bar], title: str) -> None:
-    """A line for each method: every seed a dot, the mean a stroke with its 95 % interval."""
+    """A row for each method: a dot for each seed, a stroke for the mean, its 95 % interval."""
     lines = sum(wrap(bar.name, 40).count("\n") for bar in bars)
     with figure(WIDTH, 1.1 + 0.42 * len(bars) + 0.1 * lines, path) as drawn:
         ax = drawn.subplots()
@@ -73,7 +73,7 @@ def draw_groups(path: Path, groups: Sequence[tuple[str, Sequence[Bar]]]) -> None
                     va="center",
                     color="white" if inside else BLACK,
                     fontsize=9,
-                    # So that the line of a wide interval does not strike it out.
+                    # So that the line of a wide interval does not cross the number.
                     bbox={"facecolor": BLUE, "edgecolor": "none", "pad": 0.5} if inside else None,
                 )
             ax.set_title(name)
@@ -90,7 +90,7 @@ def draw_groups(path: Path, groups: Sequence[tuple[str, Sequence[Bar]]]) -> None
 def draw_changes(
     path: Path, names: Sequence[str], changes: Mapping[str, Sequence[float]], title: str
 ) -> None:
-    """A line of bars for each name, to the right where it gains and to the left where it loses.
+    """A row of bars for each name: to the right for a gain, to the left for a loss.
 
     Args:
       path: PNG file.
@@ -124,7 +124,7 @@ def draw_trends(
     xlabel: str,
     ylabel: str,
 ) -> None:
-    """A line for each name over the same ticks, with the 95 % interval of every mean; 0 is marked.
+    """A curve for each name over the same ticks, with 95 % intervals; 0 is marked.
 
     Args:
       path: PNG file.

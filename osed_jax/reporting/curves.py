@@ -1,4 +1,4 @@
-"""Figures of a run from its numbers alone: curves, accuracies, confusion, calibration."""
+"""Figures of a run from its numbers: curves, accuracies, confusion, calibration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ def draw_learning_curves(
       path: of the PNG.
       records: lines of `metrics.jsonl`, by epoch.
       start_epoch: where the deferred phase begins, or None.
-      forked_epochs: as many first records belong to the run that this one was forked from.
+      forked_epochs: number of first records that belong to the run that this one was forked from.
     """
     with figure(WIDTH, 5.6, path) as drawn:
         loss, accuracy = drawn.subplots(2, 1, sharex=True)
@@ -75,7 +75,7 @@ def draw_learning_curves(
             for ax in (loss, accuracy):
                 ax.axvline(start_epoch, color=BLACK, linestyle="--", linewidth=1)
             low, high = loss.get_xlim()
-            left = start_epoch - low > high - start_epoch  # where there is more room
+            left = start_epoch - low > high - start_epoch  # on the side with more room
             loss.annotate(
                 "deferred phase begins " if left else " deferred phase begins",
                 (start_epoch, 1.0),
@@ -95,7 +95,7 @@ def draw_per_class(
     shown: Mapping[str, np.ndarray],
     shown_when: str,
 ) -> None:
-    """Accuracy of every class above what training shows of it.
+    """Accuracy of every class, above the number of images of it that training shows.
 
     Args:
       path: of the PNG.
@@ -104,7 +104,7 @@ def draw_per_class(
       interval: K 95 % intervals of them.
       class_counts: K numbers of natural training images.
       shown: kind -> K numbers of slots in one epoch.
-      shown_when: which epoch that is.
+      shown_when: name of that epoch.
     """
     x = np.arange(len(class_names))
     with figure(class_width(len(class_names)), 6.0, path) as drawn:
@@ -197,7 +197,7 @@ def draw_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str]) -
     side = WIDTH if count <= 30 else 9.0
     with figure(side, side * 0.9, path) as drawn:
         ax = drawn.subplots()
-        ax.set_facecolor("#CCCCCC")  # shows where a row has no test images
+        ax.set_facecolor("#CCCCCC")  # visible if a row has no test images
         image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         ax.grid(visible=False)
         if count <= 12:

@@ -14,7 +14,7 @@ from osed_jax.reporting import page, style
 from osed_jax.reporting.records import LayerGradient
 
 # Colour, marker, its size, whether it is filled, and line of each batch norm. Sizes differ, so that
-# norms that agree to the last digit are all seen.
+# norms with equal values are all visible.
 _LOOK = {
     "shared": (style.BLUE, "o", 4.0, True, "-"),
     "dar": (style.VERMILLION, "v", 11.0, False, "-"),
@@ -41,7 +41,7 @@ _METHOD = (
 
 
 class Line(NamedTuple):
-    """What the figure shows of one batch norm and kind: length L each, NaN where there is nothing.
+    """The values of one batch norm and kind in the figure: length L each, NaN for no value.
 
     Attributes:
       ratio: norm relative to the natural rows', where it is above 0.
@@ -59,7 +59,7 @@ class Line(NamedTuple):
 
 
 def line_of(rows: Sequence[LayerGradient], batch_norm: str, kind: str) -> Line:
-    """What the figure shows of a batch norm and kind, from the table's rows."""
+    """The values of a batch norm and kind in the figure, from the rows of the table."""
     own = [row for row in rows if (row.batch_norm, row.kind) == (batch_norm, kind)]
 
     def column(name: str) -> np.ndarray:
@@ -142,7 +142,7 @@ def render(rows: Sequence[LayerGradient], figure: Path, setting: str) -> str:
     Args:
       rows: the table.
       figure: the PNG file.
-      setting: what the batches held, in plain words.
+      setting: the content of the batches, in words.
     """
     head, *body = summary(rows)
     sections = [
@@ -196,7 +196,7 @@ def _decades(rows: Sequence[LayerGradient], kinds: Sequence[str]) -> tuple[int, 
 
 
 def _norm_axis(ax: Axes, rows: Sequence[LayerGradient], kinds: Sequence[str], floor: float) -> None:
-    """Decades, and below them a line for what a logarithm does not have."""
+    """Decades, and below them a line for 0, which a logarithmic axis does not have."""
     low, high = _decades(rows, kinds)
     ax.set_yscale("log")
     decades = range(low, high + 1, -(-(high - low) // 8))

@@ -1,4 +1,4 @@
-"""The map of features, in which clusters are named."""
+"""The map of features, with the names of the clusters."""
 
 from collections.abc import Sequence
 from pathlib import Path

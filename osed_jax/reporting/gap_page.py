@@ -16,9 +16,9 @@ from matplotlib.ticker import NullFormatter
 from osed_jax.reporting import page, style
 
 _COLUMNS = 4  # pairs of a row
-_BESIDE, _WIDE, _HIGH = 1.12, 2.72, 1.6  # from picture to picture, pair to pair, row to row
+_BESIDE, _WIDE, _HIGH = 1.12, 2.72, 1.6  # space between pictures, pairs and rows
 _BAND = "#E4E4E4"
-_SERIES = {  # set -> how its points look; the shapes differ for those who see no colours
+_SERIES = {  # set -> style of its points; the shapes differ for readers who do not see colours
     "training": ("training", "^", style.KIND_COLOURS["natural"]),
     "test": ("test (yardstick)", "s", style.KIND_COLOURS["test"]),
     "generated": ("generated", "o", style.KIND_COLOURS["generated"]),
@@ -197,7 +197,7 @@ def gap_page(report: Path, result: Mapping[str, Any]) -> str:
 
 
 def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line a row, with a dash if there is no value."""
+    """One line per row, with a dash if there is no value."""
 
     def cell(name: str, value: Any) -> str:
         if value is None:
@@ -217,11 +217,11 @@ def _panel(ax: Axes, rows: Sequence[Mapping[str, Any]], measure: str) -> None:
     points = []
     for shift, name in zip(np.linspace(-0.2, 0.2, len(sets)), sets):
         values = [row[f"{name}_{measure}"] for row in rows]
-        # An image count of 0 has no place on a log scale; the band says it.
+        # A count of 0 cannot be shown on a log scale; the band shows it.
         y = np.array([np.nan if v is None or (counts and not v) else v for v in values], float)
         ax.plot(places + shift, y, **_look(name), markersize=size)
         points.append((places + shift, y))
-    if not counts:  # a thread from each class's yardstick to its generated images
+    if not counts:  # a thin line from the test images of a class to its generated images
         xs, ys = np.swapaxes(points, 0, 1)
         ax.plot(xs, ys, color=style.GREY, linewidth=0.8, zorder=1)
         _limits(ax, share=measure != "frechet_distance")
@@ -244,7 +244,7 @@ def _look(name: str) -> dict[str, Any]:
 
 
 def _limits(ax: Axes, *, share: bool) -> None:
-    """From just below 0, so that a value of 0 does not lie on the axis where gaps are marked."""
+    """Limits from just below 0, so that a value of 0 is not on the axis with the gap marks."""
     top = 1.0 if share else ax.get_ylim()[1]
     ax.set_ylim(-0.1 * top, 1.05 * top)
     if share:
@@ -253,7 +253,7 @@ def _limits(ax: Axes, *, share: bool) -> None:
 
 
 def _mark_gaps(ax: Axes, rows: Sequence[Mapping[str, Any]], measure: str) -> list[Artist]:
-    """Tells classes without generated images, and values that too few images do not give."""
+    """Marks classes without generated images, and values that need more images."""
     ax.set_xlim(-0.5, len(rows) - 0.5)
     marks: list[Artist] = []
     absent = [i for i, row in enumerate(rows) if not row["generated_images"]]

@@ -52,7 +52,7 @@ def draw_real_and_generated(
     Args:
       path: of the PNG.
       classes: at least one; a class may lack one or the other.
-      note: which classes these are, where they are not all.
+      note: names the classes, if they are not all.
     """
     columns = max(1, *(len(part) for _, *parts in classes for part in parts))
     shape = next(p.shape[1:] for _, *parts in classes for p in parts if len(p))

@@ -1,4 +1,4 @@
-"""A web page in one file: no script, no network, its figures inside."""
+"""A web page in one file, with its figures; no script, no network."""
 
 import base64
 import html

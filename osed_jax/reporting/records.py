@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class LayerGradient(NamedTuple):
-    """What the rows of one kind do to one layer, over all batches that hold such rows.
+    """The gradient of the rows of one kind in one layer, over all batches with such rows.
 
     Means and standard deviations (n - 1; None for a single batch) are over batches. A cosine is
     None if no batch has one, because a norm is 0; so is a ratio to a norm of 0.

@@ -1,4 +1,4 @@
-"""How every figure looks: colours that colour-blind readers tell apart, type sizes, files."""
+"""The style of all figures: colours for colour-blind readers too, type sizes, files."""
 
 import io
 import textwrap
@@ -19,7 +19,7 @@ BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#000000", "#8A8A8A"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, BLACK, GREY)
 KIND_COLOURS = {"natural": BLUE, "generated": VERMILLION, "noise": GREY, "test": BLACK}
-WIDTH = 6.4  # inches of an ordinary figure: its letters can be read on a telephone
+WIDTH = 6.4  # inches of an ordinary figure: its text is readable on a phone
 MANY_CLASSES = 20  # more than these are not named one by one in a figure
 
 _STYLE: Any = {
@@ -48,7 +48,7 @@ def figure(width: float, height: float, path: Path) -> Iterator[Figure]:
         drawn = Figure(figsize=(width, height), layout="constrained")
         yield drawn
         buffer = io.BytesIO()
-        # The version of the software would make equal figures unequal files.
+        # The software version is left out: with it, equal figures would be different files.
         drawn.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
 
@@ -59,9 +59,9 @@ def class_width(num_classes: int) -> float:
 
 
 def name_classes(ax: Axes, class_names: tuple[str, ...] | list[str], *, axis: str = "x") -> None:
-    """Writes class names at 0, 1, ... of an axis; turned where they would touch."""
+    """Writes class names at 0, 1, ... of an axis; rotated if they would touch."""
     count = len(class_names)
-    # Each of many names would be smaller than one can read: then every n-th.
+    # Many names would be too small to read: then only every n-th is written.
     step = 1 if count <= 60 else -(-count // 50)
     ticks = np.arange(0, count, step)
     size = 10 if count <= 12 else 8 if count <= 30 else 6
@@ -84,7 +84,7 @@ def wrap(name: str, length: int) -> str:
 
 
 def literal(name: str) -> str:
-    """A name that Matplotlib draws as it is: between two `$` it would look for a formula."""
+    """The name with `$` escaped: Matplotlib reads text between two `$` as a formula."""
     return name.replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""What --mode=tune chose, and why: its figures and its page."""
+"""The figures and the page of --mode=tune: what was chosen, and why."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,7 +104,7 @@ def tune_page(folder: Path, result: Mapping[str, Any]) -> str:
 
 
 def _cautions(result: Mapping[str, Any]) -> list[str]:
-    """What the reader must know of the classes with few images."""
+    """Notes on the classes with few images."""
     found = []
     if result["not_judged"]:
         found.append(
@@ -122,7 +122,7 @@ def _cautions(result: Mapping[str, Any]) -> list[str]:
 
 
 def _rarest(result: Mapping[str, Any]) -> tuple[list[str], list[int]]:
-    """Names and positions of the three rarest classes that were judged."""
+    """Names and positions of the three rarest classes that were evaluated."""
     counts = np.asarray(result["class_counts"])
     order = [int(c) for c in np.argsort(counts, kind="stable") if counts[c] > 1][:3]
     return [f"{result['class_names'][c]} ({counts[c]} images)" for c in order], order
