@@ -191,9 +191,9 @@ def keep(study: Study, folder: Path) -> None:
         for name in runs
         if (study.run(name, rarest, seed) / "summary.json").exists()
     ]
-    _write_csv(folder / "runs.csv", found)
+    write_csv(folder / "runs.csv", found)
     judge = Judge(study)
-    _write_csv(folder / "generators.csv", [judge.row(steps) for steps in study.steps])
+    write_csv(folder / "generators.csv", [judge.row(steps) for steps in study.steps])
     first = workdir.read_json(study.run("ros", study.rarest[0], study.seeds[0]) / "summary.json")
     kept = {name: first[name] for name in ("devices", "machine", "versions", "config")}
     workdir.write_json(folder / "setting.json", kept | {"judge_on_real_test_images": judge.real})
@@ -227,20 +227,27 @@ class Judge:
 
     def row(self, steps: int) -> dict[str, Any]:
         """A line of `generators.csv`: the share of images read as their class, also by class."""
-        store = load_generated(
-            str(self._study.store(steps)),
-            class_names=self._train.class_names,
-            class_counts=self._train.class_counts,
-            image_size=self._train.images.image_size,
-            cache_dir=self._study.folder / ".cache" / "images",
-            max_decoded_gib=1.0,
-        )
+        store = self._images(self._study.store(steps))
         right = self._right(store)
         shares = {
             f"class_{name}": right[store.label == c].mean() if count else ""
             for c, (name, count) in enumerate(zip(store.class_names, store.class_counts))
         }
         return {"steps": steps, "images": len(right), "recognised": right.mean(), **shares}
+
+    def share(self, store: Path) -> float:
+        """The share of a store's images that are read as their class."""
+        return float(self._right(self._images(store)).mean())
+
+    def _images(self, store: Path) -> ImageSet:
+        return load_generated(
+            str(store),
+            class_names=self._train.class_names,
+            class_counts=self._train.class_counts,
+            image_size=self._train.images.image_size,
+            cache_dir=self._study.folder / ".cache" / "images",
+            max_decoded_gib=1.0,
+        )
 
     def _right(self, data: ImageSet) -> np.ndarray:
         return self._machine.predict(_pixels(data)) == data.label
@@ -252,7 +259,8 @@ def _pixels(data: ImageSet) -> np.ndarray:
     return grey.reshape(len(grey), -1) / 255
 
 
-def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows of equal columns, numbers rounded to six digits."""
     rows, text = list(rows), io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

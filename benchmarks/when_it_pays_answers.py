@@ -87,10 +87,10 @@ def read(folder: Path) -> Results:
       UserError: if they are not there.
     """
     lines: Lines = {}
-    for line in _lines(folder / "runs.csv"):
+    for line in read_csv(folder / "runs.csv"):
         number = [int(line[name] or 0) for name in ("steps", "rarest", "seed")]
         lines[line["method"], number[0], number[1], number[2]] = line
-    generators = _lines(folder / "generators.csv")
+    generators = read_csv(folder / "generators.csv")
     recognised = {int(line["steps"]): float(line["recognised"]) for line in generators}
     accuracy, cells = {}, []
     for rarest in sorted({key[2] for key in lines}):
@@ -108,7 +108,12 @@ def read(folder: Path) -> Results:
     return Results(accuracy, recognised, cells)
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The lines of a kept file, by column.
+
+    Raises:
+      UserError: where it is not there.
+    """
     if not path.exists():
         raise UserError(f"there is no {path}; give --workdir to make it")
     with open(path, newline="") as file:

@@ -72,6 +72,12 @@ _SERVING = (
         ("noise", "generated"),
         "in modes noise and generated",
     ),
+    _Serving(
+        ("generation.strength", "generation.strength_draw"),
+        "generation.start_from",
+        ("train",),
+        "with config.generation.start_from=train",
+    ),
 )
 
 
@@ -251,6 +257,19 @@ def _generation_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"config.generation.negative_prompt is {f['generation.negative_prompt']!r}, which has "
             f"no effect without guidance; leave it empty or set guidance_scale above 1"
+        )
+    strength, steps = f["generation.strength"], f["generation.steps"]
+    if f["generation.start_from"] == "train" and int(steps * min(strength)) < 1:
+        yield (
+            f"config.generation.strength is {min(strength):g}, which takes none of "
+            f"config.generation.steps={steps} steps; it must be at least {1 / steps:.2g}"
+        )
+    if f["generation.strength_draw"] == "uniform" and (
+        len(strength) != 2 or strength[0] >= strength[1]
+    ):
+        yield (
+            f"config.generation.strength is {tuple(strength)}; with strength_draw=uniform it must "
+            f"be two ascending numbers, such as 0.3,0.7"
         )
     asked = f["generation.classifier_top_k"] or f["generation.max_feature_distance"]
     if bool(asked) != bool(f["generation.classifier_workdir"]):

@@ -21,6 +21,8 @@ from osed_jax.choices import (
     POLICIES,
     RESIZES,
     SCHEDULERS,
+    STARTS,
+    STRENGTH_DRAWS,
 )
 from osed_jax.data import long_tail
 from osed_jax.data.datasets import NAMES
@@ -321,6 +323,26 @@ _GENERATION: Section = {
         at_least(0),
     ),
     "steps": Field(25, "number of denoising steps", at_least(1)),
+    "start_from": Field(
+        "noise",
+        "what an image is made from; train: from a real training image of its class, which is "
+        "noised and denoised again (SDEdit; Meng et al. 2022)",
+        one_of(*STARTS),
+    ),
+    "strength": Field(
+        (0.5,),
+        "start_from=train: share of the denoising steps that are taken; small numbers stay near "
+        "the real image, 1 keeps hardly anything of it; several are taken in turn by image index",
+        Rule(
+            lambda x: x and all(isinstance(v, int | float) and 0 < v <= 1 for v in x),
+            "numbers greater than 0 and at most 1, at least one",
+        ),
+    ),
+    "strength_draw": Field(
+        "in_turn",
+        "uniform: the strength of each image is drawn between the two numbers of strength",
+        one_of(*STRENGTH_DRAWS),
+    ),
     "scheduler": Field("dpmsolver++", "scheduler of the denoising steps", one_of(*SCHEDULERS)),
     "guidance_scale": Field(
         2.0,

@@ -15,7 +15,11 @@ With diffusers==0.42.1 and transformers==5.24.0,
     python tests/make_stable_diffusion_oracle.py today
 
 writes `tests/data/stable_diffusion_today.json` and `.npz`: a model of four levels, whose files have
-the names that these versions give, and a tokenizer as they save it.
+the names that these versions give, and a tokenizer as they save it. With the same versions,
+
+    python tests/make_stable_diffusion_oracle.py from_image
+
+writes `tests/data/stable_diffusion_from_image.npz`: what that model makes of images.
 """
 
 import hashlib
@@ -42,6 +46,7 @@ PROMPTS = ["a photo of a sea lion", "a blue car"]
 NEGATIVE = "blurry"
 STEPS = 6
 GUIDANCE = 4.0
+STRENGTHS = (0.2, 0.8, 1.0)  # 1, 4 and 6 of 6 steps
 MAX_TOKENS = 32
 SCHEDULERS = ("ddim", "dpmsolver++", "euler")
 
@@ -265,6 +270,64 @@ def main_today() -> None:
     np.savez_compressed(DATA / "stable_diffusion_today.npz", **recorded)
 
 
+def real_images() -> np.ndarray:
+    """Images to start from, uint8 [2, 16, 16, 3]."""
+    return np.random.RandomState(6).randint(256, size=(2, 16, 16, 3)).astype(np.uint8)
+
+
+def main_from_image() -> None:
+    """Write what PyTorch's img2img pipeline makes of real images, channels-first."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        StableDiffusionImg2ImgPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    known, out = manifest("stable_diffusion_today"), {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        assert write_model(folder, TODAY, known["shapes"], known["tokenizer"]) == known["sha256"]
+        parts = {
+            "text_encoder": CLIPTextModel.from_pretrained(folder / "text_encoder").float(),
+            "unet": UNet2DConditionModel.from_pretrained(folder / "unet").float(),
+            "vae": AutoencoderKL.from_pretrained(folder / "vae").float(),
+            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        }
+    shape = 2, 4, 8, 8
+    image = torch.from_numpy(real_images()).permute(0, 3, 1, 2) / 255
+    # The pipeline draws these two in this order: for the VAE's posterior, and to be mixed in.
+    generator = torch.Generator().manual_seed(0)
+    out["posterior_noise"], out["noise"] = (
+        torch.randn(shape, generator=generator).numpy() for _ in range(2)
+    )
+    with torch.no_grad():
+        posterior = parts["vae"].encode(2 * image - 1).latent_dist
+        latents = posterior.sample(torch.Generator().manual_seed(0))
+        out["encoded"] = (latents * parts["vae"].config.scaling_factor).numpy()
+        for name, strength in itertools.product(SCHEDULERS, STRENGTHS):
+            pipe = StableDiffusionImg2ImgPipeline(
+                **parts,
+                scheduler=torch_scheduler(name, TODAY["scheduler"]),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+            pipe.set_progress_bar_config(disable=True)
+            out[f"{name}/{strength:g}"] = pipe(
+                PROMPTS,
+                image=image,
+                strength=strength,
+                num_inference_steps=STEPS,
+                guidance_scale=GUIDANCE,
+                negative_prompt=[NEGATIVE] * 2,
+                generator=torch.Generator().manual_seed(0),
+                output_type="latent",
+            ).images.numpy()
+    np.savez_compressed(DATA / "stable_diffusion_from_image.npz", **out)
+
+
 def main() -> None:
     """Write both files of the models of two levels."""
     shapes, hashes, outputs = {}, {}, {}
@@ -407,4 +470,5 @@ def record_schedules(scheduler: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main_today() if sys.argv[1:] == ["today"] else main())
+    modes = {"today": main_today, "from_image": main_from_image}
+    sys.exit(modes.get("".join(sys.argv[1:]), main)())

@@ -76,7 +76,7 @@ def test_drawn_latents_vary_and_mean_latents_do_not(case):
     image = jnp.full((1, 16, 16, 3), 0.5)
     encode = jax.jit(model.encode_image)
     params = model.params["vae"]
-    draws = [encode(params, image, jax.random.key(seed)) for seed in (0, 1)]
+    draws = [encode(params, image, last(oracle.noise((1, 4, 8, 8), seed))) for seed in (0, 1)]
     assert np.abs(draws[0] - draws[1]).max() > 1e-3
     np.testing.assert_array_equal(encode(params, image), encode(params, image))
 
@@ -353,26 +353,47 @@ def today(tmp_path_factory):
         return folder, stable_diffusion.load(str(folder)), dict(file)
 
 
-def test_a_model_of_four_levels_saved_by_todays_diffusers_agrees_with_pytorch(today):
-    _, model, recorded = today
-    tokens = model.tokenize(oracle.PROMPTS)
-    np.testing.assert_array_equal(tokens, recorded["tokens"])
-    text = jax.jit(model.encode_text)(model.params["text_encoder"], tokens)
-    np.testing.assert_allclose(text, recorded["text"], atol=1e-5)
-    sampler = Sampler(
+def sampler_of(model, scheduler):
+    return Sampler(
         model,
         devices=jax.devices()[:1],
         batch_size=2,
         image_size=16,
         size=16,
         steps=oracle.STEPS,
-        scheduler="ddim",
+        scheduler=scheduler,
         guidance_scale=oracle.GUIDANCE,
     )
+
+
+def test_a_model_of_four_levels_saved_by_todays_diffusers_agrees_with_pytorch(today):
+    _, model, recorded = today
+    tokens = model.tokenize(oracle.PROMPTS)
+    np.testing.assert_array_equal(tokens, recorded["tokens"])
+    text = jax.jit(model.encode_text)(model.params["text_encoder"], tokens)
+    np.testing.assert_allclose(text, recorded["text"], atol=1e-5)
     latents = last(oracle.noise((2, 4, 8, 8), 0))
-    final, _ = sampler.from_noise(latents, oracle.PROMPTS, oracle.NEGATIVE)
+    final, _ = sampler_of(model, "ddim").from_noise(latents, oracle.PROMPTS, oracle.NEGATIVE)
     expected = last(recorded[f"ddim/{oracle.GUIDANCE:g}/latents"])
     np.testing.assert_allclose(final, expected, atol=1e-4)  # 5e-3 without `exact`
+
+
+def test_images_from_real_ones_agree_with_the_pytorch_pipeline(today):
+    """With random weights latents grow up to 33 at strength 1, so they are compared by size."""
+    with np.load(oracle.DATA / "stable_diffusion_from_image.npz") as file:
+        recorded = {key: last(file[key]) for key in file.files}
+    for scheduler in oracle.SCHEDULERS:
+        sampler = sampler_of(today[1], scheduler)
+        real = sampler.encode(oracle.real_images(), recorded["posterior_noise"])
+        np.testing.assert_allclose(real, recorded["encoded"], atol=1e-5)
+        for strength in oracle.STRENGTHS:
+            final, _ = sampler.from_image(
+                real, [strength] * 2, recorded["noise"], oracle.PROMPTS, oracle.NEGATIVE
+            )
+            expected = recorded[f"{scheduler}/{strength:g}"]
+            difference = np.abs(final - expected).max()
+            assert difference < 2e-5 * np.abs(expected).max(), (scheduler, strength)
+            assert difference < 1e-4 or strength == 1, (scheduler, strength)
 
 
 def test_prompts_in_any_script_are_read_as_today(today, tmp_path):

@@ -27,6 +27,7 @@ from osed_jax.generation.safety import load_safety_checker
 from osed_jax.generation.sampler import Sampler
 from osed_jax.generation.samples import Samples
 from osed_jax.generation.schedulers import few_steps_warning
+from osed_jax.generation.starts import Starts
 from osed_jax.generation.store import Store, filling
 from osed_jax.generation.store_metadata import Name, Record, is_kept
 from osed_jax.loading import Config
@@ -73,6 +74,7 @@ def generate(config: Config) -> None:
     own = read_own(gen["prompts_file"], train.class_names)
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
     model = with_additions(model, gen)
+    starts = _starts(gen, found)
     settings = _settings(gen, model, train, own)
     sampler = _sampler(settings, model, gen)
     # The sampler has made its batch size a multiple of the devices' number.
@@ -89,8 +91,11 @@ def generate(config: Config) -> None:
         _say_what_is_there(store)
         fill(
             store,
-            _drawing(sampler, settings, train.class_names),
-            lambda label, index: _describe(settings, train.class_names[label], index),
+            _drawing(sampler, settings, train.class_names, starts),
+            lambda label, index: (
+                _describe(settings, train.class_names[label], index)
+                | (starts.describe(label, index) if starts else {})
+            ),
             filters,
             batch_size=sampler.batch_size,
             max_attempts=gen["max_attempts"],
@@ -157,7 +162,14 @@ def _settings(
 ) -> dict[str, Any]:
     """All that the images follow from, so that a store never holds two kinds."""
     sample_size = model.configs["unet"].get("sample_size", 64)
+    start = {
+        "images_sha256": train.content_sha256(),
+        "strength": gen["strength"],
+        "strength_draw": gen["strength_draw"],
+    }
     return {
+        # Absent from noise, as in stores of earlier versions.
+        **({"start_from_train": start} if gen["start_from"] == "train" else {}),
         "model": gen["model"],
         "revision": model.revision or _fingerprint(Path(gen["model"])),
         "dtype": gen["dtype"],
@@ -213,7 +225,22 @@ def _sampler(
     )
 
 
-def _drawing(sampler: Sampler, settings: dict[str, Any], class_names: Sequence[str]) -> Any:
+def _starts(gen: dict[str, Any], found: loading.TrainSplit) -> Starts | None:
+    """What images start from; None for noise. Only long-tailed training images are known to it."""
+    if gen["start_from"] == "noise":
+        return None
+    return Starts(
+        found.train,
+        found.rows,
+        seed=gen["seed"],
+        strength=gen["strength"],
+        uniform=gen["strength_draw"] == "uniform",
+    )
+
+
+def _drawing(
+    sampler: Sampler, settings: dict[str, Any], class_names: Sequence[str], starts: Starts | None
+) -> Any:
     def draw(names: Sequence[Name]) -> Samples:
         made = sampler(
             [_prompt(settings, class_names[label], index) for label, index in names],
@@ -221,6 +248,7 @@ def _drawing(sampler: Sampler, settings: dict[str, Any], class_names: Sequence[s
             labels=[label for label, _ in names],
             indices=[index for _, index in names],
             negative_prompt=settings["negative_prompt"],
+            start=starts.batch(names) if starts else None,
         )
         return Samples(*(None if part is None else np.asarray(part) for part in made))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from osed_jax.generation.lora import merge
-from osed_jax.generation.resize import resize
+from osed_jax.generation.resize import fitted
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion
 
 _STREAM = 0x41444150  # keeps these keys apart from any other use of the same seed
@@ -113,14 +113,15 @@ def make_finetune_step(
         state: FinetuneState, batch: Batch, frozen: Params
     ) -> tuple[FinetuneState, jax.Array]:
         keys = jax.random.split(jax.random.fold_in(root, state.step), 3)
-        image = batch["image"].astype(jnp.float32) / 255
-        if image.shape[1] != image_size:
-            image = jnp.clip(resize(image, image_size, "bicubic"), 0, 1)
-        latents = model.encode_image(frozen["vae"], image, keys[0])
+        image = fitted(batch["image"], image_size)
+        side = image_size // model.downscale
+        shape = len(image), side, side, model.latent_channels
+        drawn = jax.random.normal(keys[0], shape, jnp.float32)
+        latents = model.encode_image(frozen["vae"], image, drawn)
         context = model.encode_text(frozen["text_encoder"], batch["tokens"])
         steps = model.schedule.num_train_timesteps
         timesteps = jax.random.randint(keys[1], image.shape[:1], 0, steps)
-        noise = jax.random.normal(keys[2], latents.shape, jnp.float32)
+        noise = jax.random.normal(keys[2], shape, jnp.float32)
 
         def loss_fn(params: Params) -> jax.Array:
             unet = unet_params(frozen, params, lora=lora)

@@ -1,4 +1,4 @@
-"""Reducing images on the device, antialiased."""
+"""Resizing images on the device, antialiased."""
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,14 @@ def resize(image: jax.Array, size: int, method: str) -> jax.Array:
     weights = jnp.asarray(_box_weights(image.shape[1], size), image.dtype)
     precision = jax.lax.Precision.HIGHEST  # an average of bytes must not be taken in bfloat16
     return jnp.einsum("yh,xw,bhwc->byxc", weights, weights, image, precision=precision)
+
+
+def fitted(image: jax.Array, size: int) -> jax.Array:
+    """Real images, uint8 `[B, H, H, 3]`, at the size that a model draws, float in [0, 1]."""
+    scaled = image.astype(jnp.float32) / 255
+    if image.shape[1] == size:
+        return scaled
+    return jnp.clip(resize(scaled, size, "bicubic"), 0, 1)
 
 
 def _box_weights(old: int, new: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The sampling loop: prompts to images of the training size, on all devices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +10,23 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from osed_jax.choices import RESIZES
 from osed_jax.errors import UserError
-from osed_jax.generation.resize import resize
+from osed_jax.generation.resize import fitted, resize
 from osed_jax.generation.safety import FOLDER, SafetyChecker
 from osed_jax.generation.samples import Samples
-from osed_jax.generation.schedulers import Steps, advance, sampling_steps
+from osed_jax.generation.schedulers import Steps, advance, first_steps, sampling_steps
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion
+from osed_jax.generation.starts import Start
 
-_FRESH = 0x46524553  # keeps the keys of fresh noise apart from any other use of an image's key
+# Keep the keys of other noise apart from that which an image starts from.
+_FRESH, _POSTERIOR = 0x46524553, 0x504F5354
 
 
 class Sampler:
     """Makes images with fixed settings, batch by batch.
 
-    An image is a function of (seed, label, index) and the settings: its first noise comes from a
-    key folded from these three, so it does not depend on the batch it is made in, the devices, or
-    where a run was interrupted.
+    An image is a function of (seed, label, index), the settings and the real image that it starts
+    from, if it starts from one: its noise comes from keys folded from these three, so it does not
+    depend on the batch it is made in, the devices, or where a run was interrupted.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class Sampler:
         self.use(model.params)
         self._one_program = devices[0].platform != "cpu" if one_program is None else one_program
         self._jit_noise = jax.jit(self._draw)
+        self._jit_posterior = jax.jit(self._draw_posterior)
+        self._jit_encode = jax.jit(self._encode, out_shardings=self._rows)
         self._jit_fresh = jax.jit(self._draw_fresh)
         self._jit_begin = jax.jit(self._begin, out_shardings=self._rows)
         self._jit_step = jax.jit(self._step, out_shardings=self._rows)
@@ -103,6 +108,7 @@ class Sampler:
         labels: Sequence[int],
         indices: Sequence[int],
         negative_prompt: str = "",
+        start: Start | None = None,
     ) -> Samples:
         """Make one image per prompt.
 
@@ -112,14 +118,18 @@ class Sampler:
             labels: N class numbers.
             indices: N numbers within their classes; (seed, label, index) names an image.
             negative_prompt: What to steer away from; needs a guidance scale above 1.
+            start: The real images to start from; None starts from noise.
 
         Raises:
-            UserError: As `from_noise`.
+            UserError: As `from_noise` and `from_image`.
         """
         names = np.uint32(seed), np.asarray(labels, np.uint32), np.asarray(indices, np.uint32)
         fresh = np.asarray(self._jit_fresh(*names)) if self._takes_fresh_noise else None
         noise = self.noise(seed, labels, indices)
-        return self.from_noise(noise, prompts, negative_prompt, fresh)[1]
+        if start is None:
+            return self.from_noise(noise, prompts, negative_prompt, fresh)[1]
+        real = self.encode(start.image, np.asarray(self._jit_posterior(*names)))
+        return self.from_image(real, start.strength, noise, prompts, negative_prompt, fresh)[1]
 
     def use(self, params: Params) -> None:
         """Go on with other parameters of the same model, as training makes them."""
@@ -129,6 +139,19 @@ class Sampler:
         """The unit noise that images start from, float32 `[N, h, w, c]`."""
         names = np.asarray(labels, np.uint32), np.asarray(indices, np.uint32)
         return np.asarray(self._jit_noise(np.uint32(seed), *names))
+
+    def encode(self, image: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Latents of real images, drawn from the VAE's posterior, float32 `[N, h, w, c]`.
+
+        Args:
+            image: uint8 `[N, H, H, 3]` of any size; enlarged or reduced to what the model draws.
+            noise: Unit noise of the draws, float32 `[N, h, w, c]`.
+
+        Raises:
+            UserError: The device's memory is too small.
+        """
+        batch = self._on_devices(image, noise)
+        return self._fetched(lambda: self._jit_encode(self._params["vae"], *batch))[: len(image)]
 
     def from_noise(
         self,
@@ -145,41 +168,79 @@ class Sampler:
             UserError: A negative prompt without guidance, the device's memory is too small, or what
                 the model makes are no numbers.
         """
+        first = np.zeros(len(noise), int)
+        latents = self._start_deviation * noise
+        return self._denoised(latents, first, prompts, negative_prompt, fresh)
+
+    def from_image(
+        self,
+        real: np.ndarray,
+        strength: Sequence[float],
+        noise: np.ndarray,
+        prompts: Sequence[str],
+        negative_prompt: str = "",
+        fresh: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Samples]:
+        """The same from latents of real images: noised, then denoised (SDEdit; Meng et al. 2022).
+
+        Args:
+            real: Latents of real images, float32 `[N, h, w, c]`.
+            strength: N shares of the steps that are taken, the last ones, in (0, 1].
+            noise: Unit noise, float32 `[N, h, w, c]`.
+            prompts: N of them.
+            negative_prompt: As above.
+            fresh: As above.
+
+        Raises:
+            UserError: As above, or a strength that leaves no step.
+        """
+        first = first_steps(len(self._steps.timestep), strength)
+        alpha, sigma = (
+            share[first][:, None, None, None] for share in (self._steps.alpha, self._steps.sigma)
+        )
+        latents = alpha * real + sigma * noise
+        return self._denoised(latents, first, prompts, negative_prompt, fresh)
+
+    def _denoised(
+        self,
+        latents: np.ndarray,
+        first: np.ndarray,
+        prompts: Sequence[str],
+        negative_prompt: str,
+        fresh: np.ndarray | None,
+    ) -> tuple[np.ndarray, Samples]:
+        """Final latents and images of noisy latents, each begun at its step of `first` [N]."""
         if negative_prompt and not self._guided:
             raise UserError(
                 f"negative_prompt={negative_prompt!r} has no effect with guidance_scale=1. Leave "
                 "it empty or choose a scale above 1."
             )
-        if not 0 < len(prompts) == len(noise) <= self.batch_size:
-            raise ValueError(f"{len(prompts)} prompts, {len(noise)} images, {self.batch_size=}")
+        if not 0 < len(prompts) == len(latents) <= self.batch_size:
+            raise ValueError(f"{len(prompts)} prompts, {len(latents)} images, {self.batch_size=}")
         if (fresh is not None) != self._takes_fresh_noise:
             raise ValueError("fresh noise is for the schedulers lcm and tcd, which need it")
-        batch = [
-            np.concatenate([rows, rows[-1:].repeat(self.batch_size - len(rows), 0)])
-            for rows in (noise, self._tokens(prompts, negative_prompt), fresh)
-            if rows is not None
-        ]
-        try:
-            made = jax.device_get(self._run(*jax.device_put(batch, self._rows)))
-        except jax.errors.JaxRuntimeError as error:
-            raise self._explained(error) from error
-        latents, samples, finite = jax.tree.map(lambda rows: rows[: len(prompts)], made)
+        begin = self._steps.timestep[first][:, None, None, None]
+        tokens = self._tokens(prompts, negative_prompt)
+        batch = self._on_devices(latents, begin, tokens, *([] if fresh is None else [fresh]))
+        made = self._fetched(lambda: self._run(np.int32(first.min()), *batch))
+        final, samples, finite = jax.tree.map(lambda rows: rows[: len(prompts)], made)
         if not finite.all():
             raise UserError(
                 f"{len(finite) - finite.sum()} of {len(finite)} images hold values that are no "
                 "finite numbers: the model diverges with these settings, or its weights are "
                 "damaged. Try dtype=float32, a lower guidance_scale or other weights."
             )
-        return latents, samples
+        return final, samples
 
     def step_flops(self) -> float:
         """Floating point operations of one denoising step over the whole batch, by XLA's count."""
         zeros = [0] * self.batch_size
         batch = self.noise(0, zeros, zeros), self._tokens([""] * self.batch_size, "")
         carry, context = jax.eval_shape(self._begin, self._params, *batch)
-        row = self._row(0)
+        row, begin = self._row(0), np.zeros((self.batch_size, 1, 1, 1), np.float32)
         fresh = batch[0] if self._takes_fresh_noise else None
-        lowered = jax.jit(self._step).lower(self._params["unet"], carry, context, row, fresh)
+        step = jax.jit(self._step)
+        lowered = step.lower(self._params["unet"], carry, context, begin, row, fresh)
         cost = lowered.cost_analysis()
         assert cost is not None
         return cost["flops"]
@@ -200,14 +261,29 @@ class Sampler:
         negative = self._model.tokenize([negative_prompt])[None].repeat(len(tokens), 0)
         return np.concatenate([negative, tokens], axis=1)
 
+    def _on_devices(self, *batch: np.ndarray) -> list[jax.Array]:
+        """The rows of a batch, filled up with its last one."""
+        whole = [np.concatenate([r, r[-1:].repeat(self.batch_size - len(r), 0)]) for r in batch]
+        return jax.device_put(whole, self._rows)
+
+    def _fetched(self, run: Callable[[], Any]) -> Any:
+        """What a program gives, on the host."""
+        try:
+            return jax.device_get(run())
+        except jax.errors.JaxRuntimeError as error:
+            raise self._explained(error) from error
+
     def _draw(self, seed: jax.Array, labels: jax.Array, indices: jax.Array) -> jax.Array:
         """The noise that images start from, `[N, h, w, c]`."""
-        return self._normal(jax.vmap(_image_key, (None, 0, 0))(seed, labels, indices))
+        return self._normal(_image_keys(seed, labels, indices))
+
+    def _draw_posterior(self, seed: jax.Array, labels: jax.Array, indices: jax.Array) -> jax.Array:
+        """The noise of real images' latents, `[N, h, w, c]`."""
+        return self._normal(_image_keys(seed, labels, indices, _POSTERIOR))
 
     def _draw_fresh(self, seed: jax.Array, labels: jax.Array, indices: jax.Array) -> jax.Array:
         """The noise mixed in after every step, `[N, S, h, w, c]`."""
-        keys = jax.vmap(_image_key, (None, 0, 0))(seed, labels, indices)
-        keys = jax.vmap(lambda key: jax.random.fold_in(key, _FRESH))(keys)
+        keys = _image_keys(seed, labels, indices, _FRESH)
         return self._normal(keys, len(self._steps.timestep))
 
     def _normal(self, keys: jax.Array, *more: int) -> jax.Array:
@@ -215,15 +291,25 @@ class Sampler:
         shape = (*more, side, side, self._model.latent_channels)
         return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
+    def _encode(self, params: Params, image: jax.Array, noise: jax.Array) -> jax.Array:
+        return self._model.encode_image(params, fitted(image, self._image_size), noise)
+
     def _run(
-        self, noise: jax.Array, tokens: jax.Array, fresh: jax.Array | None = None
+        self,
+        first: np.int32,
+        latents: jax.Array,
+        begin: jax.Array,
+        tokens: jax.Array,
+        fresh: jax.Array | None = None,
     ) -> tuple[jax.Array, Samples, jax.Array]:
+        """Takes the steps from `first` on; an image waits for its own, at time `begin`."""
         if self._one_program:
-            return self._jit_all(self._params, noise, tokens, fresh)
-        carry, context = self._jit_begin(self._params, noise, tokens)
-        for index in range(len(self._steps.timestep)):
+            return self._jit_all(self._params, first, latents, begin, tokens, fresh)
+        carry, context = self._jit_begin(self._params, latents, tokens)
+        unet = self._params["unet"]
+        for index in range(first, len(self._steps.timestep)):
             of_step = None if fresh is None else fresh[:, index]
-            carry = self._jit_step(self._params["unet"], carry, context, self._row(index), of_step)
+            carry = self._jit_step(unet, carry, context, begin, self._row(index), of_step)
         last = {
             part: self._params[part] for part in (self._model.decoder_part, *self._checker_params)
         }
@@ -233,31 +319,42 @@ class Sampler:
         return Steps(*(column[index] for column in self._steps))
 
     def _all(
-        self, params: Params, noise: jax.Array, tokens: jax.Array, fresh: jax.Array | None
+        self,
+        params: Params,
+        first: jax.Array,
+        latents: jax.Array,
+        begin: jax.Array,
+        tokens: jax.Array,
+        fresh: jax.Array | None,
     ) -> tuple[jax.Array, Samples, jax.Array]:
-        carry, context = self._begin(params, noise, tokens)
+        carry, context = self._begin(params, latents, tokens)
         by_step = None if fresh is None else jnp.moveaxis(fresh, 1, 0)
-        carry, _ = jax.lax.scan(
-            lambda carry, step: (self._step(params["unet"], carry, context, *step), None),
+        rows = jax.tree.map(jnp.asarray, self._steps), by_step
+        carry = jax.lax.fori_loop(
+            first,
+            len(self._steps.timestep),
+            lambda index, carry: self._step(
+                params["unet"], carry, context, begin, *jax.tree.map(lambda r: r[index], rows)
+            ),
             carry,
-            (jax.tree.map(jnp.asarray, self._steps), by_step),
         )
         return carry[0], *self._finish(params, carry[0])
 
     def _begin(
-        self, params: Params, noise: jax.Array, tokens: jax.Array
+        self, params: Params, latents: jax.Array, tokens: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         """First latents (and zeros for the previous data prediction), and text embeddings."""
         # An image's two prompts stay side by side, so that guidance never crosses devices.
         flat = tokens.reshape(-1, tokens.shape[-1])
         context = self._model.encode_text(params["text_encoder"], flat)
-        return (self._start_deviation * noise, jnp.zeros_like(noise)), context
+        return (latents, jnp.zeros_like(latents)), context
 
     def _step(
         self,
         params: Params,
         carry: tuple[jax.Array, jax.Array],
         context: jax.Array,
+        begin: jax.Array,
         step: Steps,
         fresh: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
@@ -269,8 +366,11 @@ class Sampler:
         if self._guided:
             without, given = jnp.moveaxis(prediction.reshape(-1, 2, *latents.shape[1:]), 1, 0)
             prediction = without + self._guidance_scale * (given - without)
+        # An image's first step has no step before it to be corrected by.
+        step = step._replace(correction=jnp.where(step.timestep < begin, step.correction, 0))
         kind = self._model.schedule.prediction_type
-        return advance(step, latents, prediction, previous, kind, fresh)
+        moved, data = advance(step, latents, prediction, previous, kind, fresh)
+        return jnp.where(step.timestep <= begin, moved, latents), data
 
     def _finish(self, params: Params, latents: jax.Array) -> tuple[Samples, jax.Array]:
         """The images, and which of them are made of finite numbers, bool [N]."""
@@ -300,5 +400,13 @@ class Sampler:
         )
 
 
-def _image_key(seed: jax.Array, label: jax.Array, index: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), index)
+def _image_keys(
+    seed: jax.Array, labels: jax.Array, indices: jax.Array, stream: int | None = None
+) -> jax.Array:
+    """A key of each image, for one use of noise; without a stream, for what it starts from."""
+
+    def of_image(label: jax.Array, index: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), index)
+        return key if stream is None else jax.random.fold_in(key, stream)
+
+    return jax.vmap(of_image)(labels, indices)

@@ -14,7 +14,7 @@ consistency models, LCM (Luo et al. 2023, algorithm 3) and TCD (Zheng et al. 202
 mix fresh noise into the latents after every step but the last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -94,6 +94,21 @@ def sampling_steps(schedule: NoiseSchedule, scheduler: str, steps: int) -> tuple
     if scheduler == "dpmsolver++":
         return 1.0, _dpm_solver(schedule, steps)
     return _euler(schedule, steps)
+
+
+def first_steps(steps: int, strength: Sequence[float]) -> np.ndarray:
+    """The steps at which images of these strengths begin, int [N]; rounded as in diffusers.
+
+    Raises:
+        UserError: A strength that leaves no step, or is above 1.
+    """
+    taken = np.asarray([int(steps * share) for share in strength])
+    if ((taken < 1) | (taken > steps)).any():
+        raise UserError(
+            f"strength={min(strength):g} to {max(strength):g} with steps={steps}: each needs at "
+            f"least one step, and at most all; choose {1 / steps:.2g} to 1."
+        )
+    return steps - taken
 
 
 def few_steps_warning(config: Mapping[str, Any], scheduler: str, steps: int) -> str | None:

@@ -134,14 +134,15 @@ class StableDiffusion:
         return output.transpose(0, 2, 3, 1).astype(jnp.float32)
 
     def encode_image(
-        self, params: Params, image: jax.Array, key: jax.Array | None = None
+        self, params: Params, image: jax.Array, noise: jax.Array | None = None
     ) -> jax.Array:
         """Latents of images, scaled to about unit deviation.
 
         Args:
             params: Those of the VAE.
             image: float `[B, H, W, 3]` in [0, 1].
-            key: Draws from the VAE's posterior, as in training; None takes its mean.
+            noise: Unit noise `[B, h, w, c]` of a draw from the VAE's posterior, as in training;
+                None takes its mean.
 
         Returns:
             float32 `[B, H / downscale, W / downscale, latent_channels]`.
@@ -150,7 +151,7 @@ class StableDiffusion:
         with exact():
             output = self.vae.apply({"params": params}, image, method=self.vae.encode)
         posterior = output.latent_dist
-        latents = posterior.mode() if key is None else posterior.sample(key)
+        latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise
         return latents.astype(jnp.float32) * self.vae.scaling_factor
 
     def decode_image(self, params: Params, latents: jax.Array) -> jax.Array:

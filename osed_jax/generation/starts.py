@@ -1,0 +1,81 @@
+"""From which real image a generated one starts, and how far it may go from there."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from osed_jax.data.image_set import ImageSet
+
+_ORDER, _STRENGTH = 0, 1  # streams of random numbers
+
+
+class Start(NamedTuple):
+    """What a batch starts from.
+
+    Attributes:
+      image: real images, uint8 [N, H, H, 3].
+      strength: N shares of the denoising steps, in (0, 1]; 1 keeps hardly anything of the image.
+    """
+
+    image: np.ndarray
+    strength: Sequence[float]
+
+
+class Starts:
+    """Chooses for every image of a store; the choice follows from seed, class and index alone.
+
+    A class goes round all of its real images, in a new random order each time, so that they meet
+    all prompts and strengths, which take turns, too.
+    """
+
+    def __init__(
+        self,
+        train: ImageSet,
+        positions: np.ndarray,
+        *,
+        seed: int,
+        strength: Sequence[float],
+        uniform: bool,
+    ) -> None:
+        """Finds the images of each class; opens none.
+
+        Args:
+          train: the long-tailed training images, at least one of each class.
+          positions: int [N] of these in the data set's training split, to name them by.
+          seed: of the store.
+          strength: taken in turn by index; with `uniform`, the two ends of a range.
+          uniform: draw each image's strength from that range.
+        """
+        self._train, self._positions = train, positions
+        self._seed, self._strength = seed, tuple(strength)
+        self._uniform = uniform
+        self._rows = [np.flatnonzero(train.label == c) for c in range(len(train.class_names))]
+
+    def row(self, label: int, index: int) -> int:
+        """The position in the training images of the one that an image starts from."""
+        rows = self._rows[label]
+        turn, place = divmod(index, len(rows))
+        order = np.random.default_rng([self._seed, _ORDER, label, turn]).permutation(len(rows))
+        return int(rows[order[place]])
+
+    def strength(self, label: int, index: int) -> float:
+        """The strength of an image."""
+        if not self._uniform:
+            return self._strength[index % len(self._strength)]
+        low, high = self._strength
+        random = np.random.default_rng([self._seed, _STRENGTH, label, index])
+        return round(float(random.uniform(low, high)), 4)
+
+    def batch(self, names: Sequence[tuple[int, int]]) -> Start:
+        """What images of these (label, index) start from."""
+        rows = np.asarray([self.row(*name) for name in names])
+        return Start(self._train.images.take(rows), [self.strength(*name) for name in names])
+
+    def describe(self, label: int, index: int) -> dict[str, Any]:
+        """The same for the line of one image."""
+        row, paths = self.row(label, index), self._train.images.paths
+        return {
+            "start_image": int(self._positions[row]) if paths is None else str(paths[row]),
+            "strength": self.strength(label, index),
+        }
