@@ -235,6 +235,18 @@ def test_auxiliary_norms_begin_as_copies_without_momentum():
     assert (trace["scale"] == 2).all() and not trace["noise_scale"].any()
 
 
+def seen_sizes(predictor):
+    """The sizes of the batches that a predictor is about to compute, as it computes them."""
+    step, sizes = predictor._eval_step, []
+
+    def watched(state, image):
+        sizes.append(len(image))
+        return step(state, image)
+
+    predictor._eval_step = watched
+    return sizes
+
+
 def test_evaluation_counts_every_image_once():
     mesh = some_devices(4)
     model = WideResNet(num_classes=3, depth=10, widen_factor=1)
@@ -242,10 +254,13 @@ def test_evaluation_counts_every_image_once():
     step = jax.jit(make_eval_step(model=model, augmentation=AUGMENTATION))
     images = ArrayImages(IMAGES[:23])
     one_by_one = [step(state, IMAGES[i : i + 1]) for i in range(23)]
-    for batch_size in (8, 40, 5, 41):  # the last two are rounded up, to 8 and 44
+    # 5 and 25 are rounded up to what 4 devices share; 23 images fill no batch of 500.
+    for batch_size, size in ((8, 8), (5, 8), (25, 28), (500, 32)):
         predictor = Predictor(model, AUGMENTATION, mesh, batch_size=batch_size)
+        sizes = seen_sizes(predictor)
         for got, want in zip(predictor.of_images(state, images), zip(*one_by_one)):
             np.testing.assert_allclose(got, np.concatenate(want), rtol=1e-3, atol=1e-4)
+        assert sizes == [size] * -(-23 // size)
 
 
 def test_outputs_that_are_not_finite_are_never_scored():

@@ -23,7 +23,9 @@ class Outputs(NamedTuple):
 
 
 class Predictor:
-    """A net at test time, jitted for one batch size; every image is seen once.
+    """A net at test time, jitted for one batch size, or a smaller one for a small set of images.
+
+    Every image is seen once.
 
     All modes predict through this class, so no output that is not finite is ever scored.
     """
@@ -55,8 +57,11 @@ class Predictor:
         Raises:
           UserError: if an output is not finite.
         """
-        filled = np.resize(np.arange(len(image)), self._batch_size)
-        own = own_rows(self._sharding, self._batch_size)
+        return self._of_batch(state, image, self._batch_size)
+
+    def _of_batch(self, state: TrainState, image: np.ndarray, size: int) -> Outputs:
+        filled = np.resize(np.arange(len(image)), size)
+        own = own_rows(self._sharding, size)
         found = self._eval_step(
             state.replace(opt_state=()), place(image[filled[own]], self._sharding)
         )
@@ -89,10 +94,13 @@ class Predictor:
           UserError: if an output is not finite.
         """
         rows = np.arange(len(images)) if rows is None else rows
+        # Powers of two, so that sets of other sizes seldom need programs of their own.
+        few = shared_evenly(self._sharding, 1 << (len(rows) - 1).bit_length())
+        size = min(few, self._batch_size)
         parts = []
         with progress(total=len(rows), unit="image", label=label) as bar:
-            for first in range(0, len(rows), self._batch_size):
-                part = rows[first : first + self._batch_size]
-                parts.append(self.of_array(state, images.take(part)))
+            for first in range(0, len(rows), size):
+                part = rows[first : first + size]
+                parts.append(self._of_batch(state, images.take(part), size))
                 bar.update(len(part))
         return Outputs(*(np.concatenate(column) for column in zip(*parts)))

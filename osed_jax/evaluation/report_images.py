@@ -84,7 +84,8 @@ def feature_map(subject: Subject, data: Data, total: int, mesh: Mesh, folder: Pa
     sets = {"test": subject.test, "natural": data.train, "generated": data.generated}
     present = {kind: images for kind, images in sets.items() if images is not None}
     net = subject.classifier
-    predictor = Predictor(net.model, net.augmentation, mesh, batch_size=100)
+    size = min(100, subject.config["evaluate"]["batch_size"])  # one program for all three sets
+    predictor = Predictor(net.model, net.augmentation, mesh, batch_size=size)
     features, kinds, labels = [], [], []
     for kind, images in present.items():
         rows = _balanced_rows(images.label, total // len(present), subject.config["seed"])
