@@ -170,6 +170,12 @@ def load_data(config: Config, cache_dir: Path) -> Data:
     return dataclasses.replace(data, facts={**data.facts, "content_sha256": digests})
 
 
+def check_weights(config: Config) -> None:
+    """Finds the weights to start from, so that a mistake is said before images are decoded."""
+    if config["init"]["weights"]:
+        pretrained.locate(config["init"]["weights"])
+
+
 def with_weights_digest(config: Config, data: Data) -> Data:
     """The data, with `weights_sha256` in its facts if the run starts from pretrained weights."""
     if not config["init"]["weights"]:

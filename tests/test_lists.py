@@ -74,6 +74,9 @@ def test_all_bad_lines_are_named_at_once(root):
     train = write(root, "train.csv", "path,label", "photo/0.png", ",3")
     with pytest.raises(UserError, match=r"line 2 \(no label behind .*\), line 3 \(no path\)"):
         load(root, train=train)
+    one = write(root, "ONE.CSV", "path,label", "photo/0.png,1", "photo/1.png")
+    with pytest.raises(UserError, match=r"^1 line of .*line 3 \(no label"):
+        load(root, train=one)
     many = write(root, "many.txt", *(f"{i}.png" for i in range(50)))
     with pytest.raises(UserError, match=r"50 lines of .*line 20 \(.*\) and 30 more"):
         load(root, train=many)

@@ -23,7 +23,8 @@ from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.state import create_state, num_parameters
 
 # torchvision 0.29.1 on PyTorch 2.14.1, in eval mode, with the weights of `value` and this image:
-# resnet18(num_classes=3) and resnet50(num_classes=3).
+# resnet18(num_classes=3) and resnet50(num_classes=3). Those of timm 1.0.31, whose tensors have the
+# same names, give the same.
 IMAGE = np.random.RandomState(0).standard_normal((2, 3, 70, 70)).astype(np.float32)
 LOGITS = {
     ResNet18: [[2.38498, 1.31617, -0.62845], [2.39413, 1.38747, -0.65328]],

@@ -57,6 +57,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
     mesh = make_mesh()
     check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
     with cluster.first_goes_first("data"):
+        loading.check_weights(config)
         data = loading.load_data(config, loading.open_cache(directory))
         data = loading.with_weights_digest(config, data)
         if cluster.is_first():

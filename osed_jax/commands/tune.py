@@ -99,6 +99,7 @@ def tune(config: Config, directory: Path) -> dict[str, Any]:
 def _try_all(config: Config, tried: list[_Tried], directory: Path) -> dict[str, Any]:
     """Trains fold by fold, dropping candidates; returns the facts of the whole training set."""
     check_batch_size("config.train.batch_size", config["train"]["batch_size"], make_mesh())
+    loading.check_weights(config)
     folds, remaining = config["tune"]["folds"], list(tried)
     cache = loading.open_cache(directory)
     whole = loading.load_training_data(tried[0].config, cache).facts

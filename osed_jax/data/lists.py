@@ -96,7 +96,7 @@ def _read(file: Path) -> list[_Entry]:
         line_of.setdefault(entry.path, entry.line)
     if bad:
         raise UserError(
-            f"{len(bad):,} lines of {file} cannot be used: {first_few(bad)}; each line must "
+            f"{_lines_of(len(bad), file)} cannot be used: {first_few(bad)}; each line must "
             "be PATH LABEL, or, in a file that ends in .csv, PATH,LABEL below the header "
             "path,label"
         )
@@ -109,7 +109,7 @@ def _lines(file: Path) -> Iterator[_Entry]:
     # Names of files may contain bytes that are not UTF-8.
     try:
         with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
-            yield from _csv_rows(file, text) if file.suffix == ".csv" else _text_lines(text)
+            yield from _csv_rows(file, text) if file.suffix.lower() == ".csv" else _text_lines(text)
     except OSError as error:
         raise UserError(
             f"cannot read the list {file} ({error.strerror}); give a text file of PATH LABEL lines"
@@ -177,7 +177,7 @@ def _labels(file: Path, entries: list[_Entry], names: Sequence[str], train_list:
     unknown = [f"line {e.line} ({e.label})" for e, label in zip(entries, found) if label is None]
     if unknown:
         raise UserError(
-            f"{len(unknown):,} lines of {file} have a label that is not in {train_list}: "
+            f"labels of {_lines_of(len(unknown), file)} are not in {train_list}: "
             f"{first_few(unknown)}; every class needs training images"
         )
     return [label for label in found if label is not None]
@@ -196,6 +196,10 @@ def _paths(file: Path, entries: list[_Entry], root: str) -> list[Path]:
             "folder where the paths of the list begin"
         )
     return paths
+
+
+def _lines_of(count: int, file: Path) -> str:
+    return f"{count:,} {'line' if count == 1 else 'lines'} of {file}"
 
 
 def _is_number(label: str) -> bool:
