@@ -273,7 +273,9 @@ _OVERSAMPLING: Section = {
 
 _GENERATION: Section = {
     "model": Field(
-        _SD, "the generator: hub id or local folder of Stable Diffusion 1.x or 2.x", TEXT
+        _SD,
+        "the generator: hub id, local folder or single file of Stable Diffusion 1.x or 2.x",
+        TEXT,
     ),
     "revision": Field(
         "", "branch, tag or commit of the model on the hub; '': its main branch", TEXT

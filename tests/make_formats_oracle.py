@@ -10,8 +10,10 @@ As in `make_stable_diffusion_oracle`, weights and noise follow from names and se
 tests write the very files that PyTorch read here.
 """
 
+import hashlib
 import itertools
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -64,17 +66,63 @@ TINY = {
     "latent_channels": 4,
     "scaling_factor": 1.5,
 }
-CONFIGS = {
-    **oracle.MODELS["epsilon"],
-    "text_encoder": {**oracle.MODELS["epsilon"]["text_encoder"], "vocab_size": 82},
+# Where the parts of a UNet of two levels with a layer each are in the original layout.
+UNET_PLACES = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "down_blocks.0.resnets.0": "input_blocks.1.0",
+    "down_blocks.0.attentions.0": "input_blocks.1.1",
+    "down_blocks.0.downsamplers.0": "input_blocks.2.0",
+    "down_blocks.1.resnets.0": "input_blocks.3.0",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+    "up_blocks.0.resnets.0": "output_blocks.0.0",
+    "up_blocks.0.resnets.1": "output_blocks.1.0",
+    "up_blocks.0.upsamplers.0": "output_blocks.1.1",
+    "up_blocks.1.resnets.0": "output_blocks.2.0",
+    "up_blocks.1.attentions.0": "output_blocks.2.1",
+    "up_blocks.1.resnets.1": "output_blocks.3.0",
+    "up_blocks.1.attentions.1": "output_blocks.3.1",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+RESNET_PLACES = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VERSIONS = {"1.x": "epsilon", "2.x": "v_prediction"}
+OPENCLIP_PLACES = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+OPENCLIP_LAYER = {
+    "layer_norm": "ln_",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.": "attn.",
 }
 
 
-def write_model(folder: Path) -> None:
-    """A model of two levels, whose tokenizer joins some letters."""
-    shapes = oracle.manifest()["shapes"]["epsilon"]
+def model_shapes(version: str) -> dict:
+    """Names and shapes of the weights of a model of two levels, whose tokenizer joins letters."""
+    shapes = oracle.manifest()["shapes"][VERSIONS[version]]
     text = {**shapes["text_encoder"], "text_model.embeddings.token_embedding.weight": [82, 24]}
-    oracle.write_model(folder, CONFIGS, {**shapes, "text_encoder": text}, oracle.bpe_files())
+    return {**shapes, "text_encoder": text}
+
+
+def write_model(folder: Path, version: str = "1.x") -> None:
+    """A model of two levels in diffusers' layout."""
+    configs = oracle.MODELS[VERSIONS[version]]
+    configs = {**configs, "text_encoder": {**configs["text_encoder"], "vocab_size": 82}}
+    oracle.write_model(folder, configs, model_shapes(version), oracle.bpe_files())
 
 
 def fresh(shape: tuple[int, ...], step: int) -> np.ndarray:
@@ -162,9 +210,109 @@ def write_tiny(folder: Path) -> Path:
     return folder
 
 
+def original_name(part: str, name: str) -> str:
+    """The name of a weight of a model of two levels in the layout of its own training code."""
+    if part == "text_encoder":
+        return f"cond_stage_model.transformer.{name}"
+    if part == "vae":
+        for old, new in (
+            (r"up_blocks\.0\.", "up.1."),  # the decoder's are counted from the other end
+            (r"up_blocks\.1\.", "up.0."),
+            (r"down_blocks\.", "down."),
+            (r"mid_block\.resnets\.0", "mid.block_1"),
+            (r"mid_block\.resnets\.1", "mid.block_2"),
+            (r"mid_block\.attentions\.0\.group_norm", "mid.attn_1.norm"),
+            (r"mid_block\.attentions\.0\.to_out\.0", "mid.attn_1.proj_out"),
+            (r"mid_block\.attentions\.0\.to_", "mid.attn_1."),
+            (r"\.resnets\.", ".block."),
+            (r"(down|up)samplers\.0", r"\1sample"),
+            (r"conv_shortcut", "nin_shortcut"),
+            (r"conv_norm_out", "norm_out"),
+        ):
+            name = re.sub(old, new, name)
+        return f"first_stage_model.{name}"
+    place = next(place for place in UNET_PLACES if name.startswith(f"{place}."))
+    *module, leaf = name.removeprefix(f"{place}.").split(".")
+    if ".resnets." in place:
+        module = [RESNET_PLACES[module[0]]]
+    elif "downsamplers" in place:
+        module = ["op"]
+    return ".".join(["model.diffusion_model", UNET_PLACES[place], *module, leaf])
+
+
+def openclip_tensors(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A text encoder's weights as OpenCLIP has them, with those that are not used."""
+    prefix = "cond_stage_model.model."
+    renamed = {"logit_scale": np.zeros(()), "text_projection": np.eye(24)}
+    for name, value in tensors.items():
+        name = name.removeprefix("text_model.")
+        if name in OPENCLIP_PLACES:
+            renamed[OPENCLIP_PLACES[name]] = value
+        elif found := re.fullmatch(r"encoder\.layers\.(\d)\.self_attn\.q_proj\.(\w+)", name):
+            parts = [tensors[f"text_model.{name}".replace("q_proj", f"{x}_proj")] for x in "qkv"]
+            joint = f"transformer.resblocks.{found[1]}.attn.in_proj_{found[2]}"
+            renamed[joint] = np.concatenate(parts)
+        elif not re.search(r"[kv]_proj", name):
+            for old, new in OPENCLIP_LAYER.items():
+                name = name.replace(old, new)
+            renamed[name.replace("encoder.layers", "transformer.resblocks")] = value
+    unused = {n.replace(".1.", ".2."): v for n, v in renamed.items() if ".resblocks.1." in n}
+    return {f"{prefix}{name}": value for name, value in (renamed | unused).items()}
+
+
+def write_single_file(file: Path, version: str = "1.x") -> Path:
+    """The model of `write_model` as one file, with what is beside the weights in real ones."""
+    tensors = {"model_ema.decay": np.zeros(1), "alphas_cumprod": np.zeros(1000)}
+    for part, weights in model_shapes(version).items():
+        values = {name: oracle.weight(f"{part}.{name}", shape) for name, shape in weights.items()}
+        if part == "text_encoder" and version == "2.x":
+            tensors |= openclip_tensors(values)
+            continue
+        for name, value in values.items():
+            if part == "vae" and ".attentions." in name and value.ndim == 2:
+                value = value[:, :, None, None]
+            tensors[original_name(part, name)] = value
+    if version == "1.x":
+        name = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+        tensors[name] = np.arange(32)[None]
+    save_file(tensors, file)
+    return file
+
+
+def check_single_file(version: str) -> str:
+    """Has PyTorch read the file as the folder; returns the file's digest."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        write_model(folder, version)
+        (folder / "model_index.json").write_text(json.dumps(index))
+        file = write_single_file(folder / "x.safetensors", version)
+        one = StableDiffusionPipeline.from_single_file(
+            str(file), config=str(folder), safety_checker=None, local_files_only=True
+        )
+        other = pipeline(folder)
+        for part in oracle.WEIGHTS:
+            ours, theirs = (getattr(pipe, part).state_dict() for pipe in (one, other))
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[name].float(), theirs[name]) for name in theirs), part
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def main() -> None:
     """Write the file."""
     recorded = {"tiny/decoded": record_tiny()}
+    for version in VERSIONS:
+        recorded[f"single_file/{version}"] = np.asarray(check_single_file(version))
     for name in CONSISTENCY:
         recorded[f"schedules/{name}"] = record_consistency(name)
         recorded[f"{name}/latents"] = record_loop(name)
@@ -210,7 +358,7 @@ def record_loop(name: str) -> np.ndarray:
     with tempfile.TemporaryDirectory() as temporary:
         write_model(Path(temporary) / "model")
         pipe = pipeline(Path(temporary) / "model")
-    pipe.scheduler = torch_scheduler(name, CONFIGS["scheduler"])
+    pipe.scheduler = torch_scheduler(name, oracle.MODELS["epsilon"]["scheduler"])
     return final_latents(pipe, eta=TCD_ETA if name == "tcd" else 0.0)
 
 

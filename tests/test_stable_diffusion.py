@@ -200,13 +200,6 @@ def test_settings_that_pytorchs_pipeline_puts_right_are_put_right(folder):
     assert schedule.config["steps_offset"] == 1 and schedule.config["clip_sample"] is False
 
 
-def test_a_model_in_one_file_is_told_how_to_become_a_folder(tmp_path):
-    for name, what in (("a.safetensors", "is a single file"), ("a.ckpt", "is a pickle")):
-        (tmp_path / name).write_bytes(b"x")
-        with pytest.raises(UserError, match=rf"{what}.*from_single_file\('{tmp_path / name}'\)"):
-            stable_diffusion.load(str(tmp_path / name))
-
-
 def test_broken_json_and_a_revision_of_a_folder_are_explained(folder):
     with pytest.raises(UserError, match="revision='v2' with the local folder"):
         stable_diffusion.load(str(folder), "v2")

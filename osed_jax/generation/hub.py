@@ -18,7 +18,6 @@ from osed_jax.generation.model_files import (
     INDEX,
     PARTS,
     read_configs,
-    refuse_single_file,
     weight_files,
 )
 
@@ -46,7 +45,10 @@ def locate(model: str, revision: str, *, safety_checker: bool = False) -> tuple[
             raise UserError(f"revision={revision!r} with the local folder {model}; leave it empty.")
         return Path(model), ""
     if Path(model).is_file():
-        refuse_single_file(Path(model))
+        raise UserError(
+            f"{model} is a single file, which has no safety checker; set "
+            "config.generation.safety_checker to False."
+        )
     more = _SAFETY_CHECKER_FILES if safety_checker else ()
     parts = (*PARTS, "safety_checker") if safety_checker else PARTS
     try:
@@ -55,6 +57,25 @@ def locate(model: str, revision: str, *, safety_checker: bool = False) -> tuple[
         return _fetch_weights(model, folder, parts), folder.name
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(_hub_problem(model, revision, error)) from error
+
+
+def locate_tokenizer(model: str, file: Path) -> Path:
+    """The folder of the tokenizer of a model on the hub.
+
+    Args:
+        model: Its id.
+        file: Which has none, for messages.
+
+    Raises:
+        UserError: It cannot be had.
+    """
+    try:
+        return _fetch(model, None, ["tokenizer/*"]) / "tokenizer"
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"{file} has no tokenizer, and that of {model} could not be downloaded ({error}). Put "
+            f"the folder tokenizer of such a model at {file.parent / 'tokenizer'}."
+        ) from error
 
 
 def locate_part(part: str) -> Path:

@@ -132,17 +132,22 @@ def _only_one(names: Collection[str], where: str) -> list[str]:
     )
 
 
-def refuse_single_file(file: Path) -> None:
-    """A model in one file: says how to make a folder of it."""
+def refuse_pickle(file: Path) -> None:
+    """A model in one file that is no safetensors file: says how to make a folder of it.
+
+    Raises:
+      UserError: for any other file.
+    """
+    if file.suffix.lower() == ".safetensors":
+        return
     convert = _CONVERT.replace("FILE", str(file))
-    if file.suffix.lower() in _PICKLES:
-        raise UserError(
-            f"{file} is a pickle, which can run any code and is never loaded. If you trust it, "
-            f"convert it where PyTorch is installed: {convert}"
-        )
+    what = (
+        "is a pickle, which can run any code and is never loaded"
+        if (file.suffix.lower() in _PICKLES)
+        else "is no .safetensors file"
+    )
     raise UserError(
-        f"{file} is a single file; needed is a folder in diffusers' layout. Convert it where "
-        f"PyTorch is installed: {convert}"
+        f"{file} {what}. If you trust it, convert it where PyTorch is installed: {convert}"
     )
 
 
@@ -159,7 +164,7 @@ def read_configs(model: str, folder: Path) -> dict[str, dict[str, Any]]:
     if (folder / INDEX).is_file():
         _check_kind(model, read_json(folder / INDEX))
     configs = {name: read_json(folder / file) for name, file in CONFIGS.items()}
-    _check_channels(model, configs)
+    check_configs(model, configs)
     return configs
 
 
@@ -187,8 +192,16 @@ def _check_kind(model: str, index: Mapping[str, Any]) -> None:
     raise UserError(f"{model} is {what} ({name} in model_index.json). {_ONE}")
 
 
-def _check_channels(model: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses parts that do not fit together, or belong to a model of another kind."""
+def check_configs(model: str, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses parts that do not fit together, or belong to a model of another kind.
+
+    Args:
+      model: its name, for messages.
+      configs: keys as in `CONFIGS`.
+
+    Raises:
+      UserError: so.
+    """
     text, unet, vae = (configs[part] for part in PARTS)
     encoder = str(text.get("model_type", "clip_text_model"))
     if encoder not in ("clip_text_model", "clip"):

@@ -24,8 +24,9 @@ from osed_jax.digests import DamageError, check_digests
 from osed_jax.errors import UserError
 from osed_jax.generation.exact import exact
 from osed_jax.generation.hub import locate
-from osed_jax.generation.model_files import PARTS, read_configs
+from osed_jax.generation.model_files import PARTS, read_configs, refuse_pickle
 from osed_jax.generation.noise_schedule import NoiseSchedule, noise_schedule
+from osed_jax.generation.single_file import SingleFile
 from osed_jax.generation.tokenizer import Tokenizer
 from osed_jax.generation.weights import Params, random_weights, read_weights
 
@@ -175,10 +176,11 @@ def load(
     dtype: jnp.dtype = FLOAT32,
     param_dtype: jnp.dtype | None = None,
 ) -> StableDiffusion:
-    """Load a Stable Diffusion 1.x or 2.x model in diffusers' layout.
+    """Load a Stable Diffusion 1.x or 2.x model.
 
     Args:
-        model: A local folder, or the id of a model on the Hugging Face hub (`owner/name`).
+        model: A local folder in diffusers' layout, the id of a model on the Hugging Face hub
+            (`owner/name`), or a file in the original layout.
         revision: Branch, tag or commit on the hub; empty for its main branch.
         dtype: What the modules compute in.
         param_dtype: What parameters are kept in; None for `dtype`. Training wants float32 here.
@@ -186,6 +188,8 @@ def load(
     Raises:
         UserError: The model cannot be had, is of another kind, or its files do not fit together.
     """
+    if Path(model).is_file():
+        return _load_file(model, revision, dtype, param_dtype or dtype)
     folder, revision = locate(model, revision)
     try:
         check_digests(folder)
@@ -194,12 +198,24 @@ def load(
             f"{error}; make the generator again, or remove {folder / DIGESTS} if you changed it on "
             f"purpose"
         ) from error
-    parts, inits = _build(folder, dtype)
+    parts, inits = _build_folder(folder, dtype)
     params = {
         part: read_weights(folder / part, jax.eval_shape(inits[part]), param_dtype or dtype)
         for part in PARTS
     }
     return StableDiffusion(name=model, revision=revision, params=params, **parts)
+
+
+def _load_file(
+    model: str, revision: str, dtype: jnp.dtype, param_dtype: jnp.dtype
+) -> StableDiffusion:
+    if revision:
+        raise UserError(f"revision={revision!r} with the local file {model}; leave it empty.")
+    refuse_pickle(Path(model))
+    file = SingleFile(Path(model))
+    parts, inits = _build(model, file.configs, file.tokenizer, dtype)
+    params = {part: file.read(part, jax.eval_shape(inits[part]), param_dtype) for part in PARTS}
+    return StableDiffusion(name=model, revision=file.revision, params=params, **parts)
 
 
 def init_random(
@@ -220,7 +236,7 @@ def init_random(
     Raises:
         UserError: A file is missing or describes another kind of model.
     """
-    parts, inits = _build(Path(folder), dtype)
+    parts, inits = _build_folder(Path(folder), dtype)
     shapes = {part: jax.eval_shape(inits[part]) for part in PARTS}
     params = random_weights(shapes, seed, param_dtype or dtype)
     return StableDiffusion(name=str(folder), revision="", params=params, **parts)
@@ -228,7 +244,7 @@ def init_random(
 
 def parameter_shapes(folder: str) -> Params:
     """Shapes of all parameters by part, without making any."""
-    _, inits = _build(Path(folder), FLOAT32)
+    _, inits = _build_folder(Path(folder), FLOAT32)
     return {part: jax.eval_shape(inits[part]) for part in PARTS}
 
 
@@ -237,16 +253,21 @@ def clip_vision(config: Mapping[str, Any]) -> nn.Module:
     return FlaxCLIPVisionModule(CLIPVisionConfig.from_dict(dict(config)))
 
 
-def _build(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Callable]]:
+def _build_folder(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Callable]]:
+    return _build(str(folder), read_configs(str(folder), folder), folder / "tokenizer", dtype)
+
+
+def _build(
+    name: str, configs: Mapping[str, Mapping[str, Any]], tokenizer_folder: Path, dtype: jnp.dtype
+) -> tuple[dict[str, Any], dict[str, Callable]]:
     """The model's parts without parameters, and functions to trace for the shapes of these."""
-    configs = read_configs(str(folder), folder)
     unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
     vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
-    text = FlaxCLIPTextModule(CLIPTextConfig.from_dict(configs["text_encoder"]), dtype=dtype)
-    tokenizer = Tokenizer(folder / "tokenizer", text.config.max_position_embeddings)
+    text = FlaxCLIPTextModule(CLIPTextConfig.from_dict(dict(configs["text_encoder"])), dtype=dtype)
+    tokenizer = Tokenizer(tokenizer_folder, text.config.max_position_embeddings)
     if tokenizer.size > text.config.vocab_size:  # JAX would take another token without a word
         raise UserError(
-            f"{folder}: its tokenizer has {tokenizer.size} tokens, its text encoder "
+            f"{name}: its tokenizer has {tokenizer.size} tokens, its text encoder "
             f"{text.config.vocab_size}. Take both from the same model."
         )
     token = jnp.zeros((1, 1), jnp.int32)

@@ -125,23 +125,40 @@ def _read_safetensors(
     files: list[Path], expected: Params, dtype: jnp.dtype, ignored: re.Pattern[str]
 ) -> Params:
     """Of one file, or of all parts of one."""
-    params = {}
     with contextlib.ExitStack() as stack:
         opened = [(f, stack.enter_context(safe_open(f, framework="numpy"))) for f in files]
         left = {name: part for part in opened for name in part[1].keys()}  # noqa: SIM118
         left = {name: part for name, part in left.items() if not ignored.search(name)}
-        for path, shape in traverse_util.flatten_dict(expected).items():
-            name = next((n for n in _torch_names(path) if n in left), None)
-            if name is None:
-                raise _misfit(files[0], f"the weight {torch_name(path)} is missing")
-            file, tensors = left.pop(name)
-            if (kind := tensors.get_slice(name).get_dtype()).startswith("F8"):
-                raise UserError(f"{file}: weights of 8 bits ({kind}) are not read; take float16.")
-            value = _turned(tensors.get_tensor(name), path, from_torch=True)
-            _check_shape(file, name, value, shape)
-            params[path] = jnp.asarray(value.astype(dtype))
-        if left:
-            raise _misfit(files[0], f"{len(left)} surplus weights, the first is {min(left)}")
+        return place_weights(left, expected, dtype, files[0])
+
+
+def place_weights(
+    left: dict[str, tuple[Path, Any]], expected: Params, dtype: jnp.dtype, where: Path
+) -> Params:
+    """Parameters from tensors with PyTorch's names.
+
+    Args:
+        left: Name -> its file, and what gives it: an opened safetensors file, or the like.
+        expected: As of `read_weights`.
+        dtype: What every weight is cast to.
+        where: The file that messages name.
+
+    Raises:
+        UserError: A weight is missing, surplus, misshapen or of 8 bits.
+    """
+    params = {}
+    for path, shape in traverse_util.flatten_dict(expected).items():
+        name = next((n for n in _torch_names(path) if n in left), None)
+        if name is None:
+            raise _misfit(where, f"the weight {torch_name(path)} is missing")
+        file, tensors = left.pop(name)
+        if (kind := tensors.get_slice(name).get_dtype()).startswith("F8"):
+            raise UserError(f"{file}: weights of 8 bits ({kind}) are not read; take float16.")
+        value = _turned(tensors.get_tensor(name), path, from_torch=True)
+        _check_shape(file, name, value, shape)
+        params[path] = jnp.asarray(value.astype(dtype))
+    if left:
+        raise _misfit(where, f"{len(left)} surplus weights, the first is {min(left)}")
     return traverse_util.unflatten_dict(params)
 
 
