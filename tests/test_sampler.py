@@ -217,7 +217,7 @@ def test_images_that_are_no_numbers_stop_with_the_reason(model):
     bad = jax.tree.map(lambda leaf: leaf, model.params)
     bad["vae"]["decoder"]["conv_out"]["bias"] = jnp.full(3, jnp.nan)
     sampler.use(bad)
-    with pytest.raises(UserError, match="2 of 2 images hold values that are no finite numbers"):
+    with pytest.raises(UserError, match="2 of 2 images have values that are not finite numbers"):
         sampler(["cat", "dog"], seed=0, labels=[0, 1], indices=[0, 0])
 
 

@@ -148,7 +148,11 @@ def test_published_parameter_counts():
         ("text_encoder/config.json", {"model_type": "bert"}, "reads prompts by bert, not by CLIP"),
         ("vae/config.json", {"latent_channels": 16}, "takes 4 channels, its latents have 16"),
         (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "is of FlowMatchEuler"),
-        (SCHEDULER, {"_class_name": "EDMEulerScheduler"}, "is of EDMEulerScheduler, whose noise"),
+        (
+            SCHEDULER,
+            {"_class_name": "EDMEulerScheduler"},
+            "is of EDMEulerScheduler, which uses another noise",
+        ),
         ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim=256; only None"),
         (SCHEDULER, {"timestep_type": "continuous"}, "timestep_type='continuous'; only 'discrete'"),
         (SCHEDULER, {"final_sigmas_type": "sigma_min"}, "final_sigmas_type='sigma_min'; only"),

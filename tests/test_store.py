@@ -102,7 +102,7 @@ def test_shares_without_rejections_make_the_store_of_one_process(tmp_path):
 def test_a_share_in_work_is_refused_to_others(tmp_path):
     arguments = {"settings": SETTINGS, "class_names": CLASSES, "wanted": WANTED}
     with filling(tmp_path / "store", **arguments, process_count=2):
-        with pytest.raises(UserError, match="another process fills share 0 of 2"):
+        with pytest.raises(UserError, match="another process is filling share 0 of 2"):
             fill_cheaply(tmp_path / "store", share=(0, 2))
         with pytest.raises(UserError, match=r"another config.generation.process_count than 1"):
             fill_cheaply(tmp_path / "store")
@@ -125,7 +125,9 @@ def test_rejected_images_are_listed_replaced_and_not_kept(store):
 
 
 def test_filters_that_leave_too_few_images_end_in_an_error_that_keeps_them(tmp_path):
-    with pytest.raises(UserError, match=r"short of images: sea_lion \(3\), dog \(4\)"):
+    with pytest.raises(
+        UserError, match=r"too few images of these classes: sea_lion \(3\), dog \(4\)"
+    ):
         fill_cheaply(tmp_path / "store", max_attempts=1.0)
     assert len(read_lines(tmp_path / "store" / "metadata.jsonl")[0]) == 12 + 17 - 7
     fill_cheaply(tmp_path / "store")
@@ -157,7 +159,7 @@ def test_a_store_that_grows_knows_the_images_it_has(store, tmp_path):
 def test_a_folder_of_other_images_is_left_alone(tmp_path):
     (tmp_path / "store" / "cat").mkdir(parents=True)
     (tmp_path / "store" / "cat" / "000000.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"holds 'cat' but no store.json"):
+    with pytest.raises(UserError, match=r"contains 'cat' but no store.json"):
         fill_cheaply(tmp_path / "store")
     assert (tmp_path / "store" / "cat" / "000000.png").read_bytes() == b"mine"
 
@@ -229,7 +231,7 @@ def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
     full = process(tmp_path / "full", prefix=limited)
     errors = full.communicate()[1]
     assert full.returncode and "UserError: cannot write to the store" in errors
-    assert "No space left on device; free space" in errors
+    assert "No space left on device; free some space" in errors
     for folder in ("full", "store"):
         fill_cheaply(tmp_path / folder, draw=draw_by_row)
     assert tree(tmp_path / "full") == tree(tmp_path / "store")
@@ -278,7 +280,7 @@ def test_images_whose_lines_are_damaged_are_kept_and_get_new_lines(store, capsys
     assert any(p.startswith("unlisted: ") for p in problems(store))
     assert fill_cheaply(store) == 0, "nothing is drawn"
     assert "4 damaged lines" in (said := capsys.readouterr().out) and "(line 4, 10, 15, 29)" in said
-    assert "4 images are there without a line" in said
+    assert "4 images exist without a line" in said
     assert tree(store) == before and problems(store) == []
     assert written.keys() == {p: 0 for p in store.rglob("*.png")}.keys()
 
@@ -325,7 +327,7 @@ def test_a_first_try_that_made_no_image_binds_nobody(tmp_path):
     other = {"model": "another", "prompts": {}}
     fill_cheaply(tmp_path / "store", settings=other)
     assert problems(tmp_path / "store") == []
-    with pytest.raises(UserError, match="images of other settings"):
+    with pytest.raises(UserError, match="images made with other settings"):
         fill_cheaply(tmp_path / "store")
 
 

@@ -44,7 +44,7 @@ def fill(
     with progress(total=sum(store.missing()), unit="image", label="generating") as bar:
         while names := store.next_names(max_attempts):
             if found := _found(store, names, filters):
-                say(f"{len(found):,} images are there without a line; they are not drawn again")
+                say(f"{len(found):,} images exist without a line; they are not drawn again")
                 for name, one in found.items():
                     bar.update(_add(store, {0: name}, one, describe, filters))
                 continue
@@ -165,7 +165,8 @@ def _check_full(store: Store, max_attempts: float) -> None:
     short = [f"{n} ({m:,})" for n, m in zip(store.class_names, store.missing()) if m]
     if short:
         raise UserError(
-            f"{store.folder}: after {max_attempts:g} times as many images as wanted, the filters "
-            f"left these classes short of images: {', '.join(short)}. What was kept stays. Raise "
-            f"config.generation.max_attempts, or loosen the filters in a new store"
+            f"{store.folder}: after {max_attempts:g} times as many images as wanted, the "
+            f"filters left too few images of these classes: {', '.join(short)}. Images that "
+            "were kept stay. Raise config.generation.max_attempts, or make the filters less "
+            "strict in a new store"
         )

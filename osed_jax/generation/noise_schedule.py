@@ -106,8 +106,8 @@ def noise_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     name = config.get("_class_name", "DDIMScheduler")
     if name.removeprefix("Flax").removesuffix("Scheduler") not in _CLASSES:
         raise UserError(
-            f"scheduler_config.json is of {name}, whose noise or update is another one; choose "
-            "another model."
+            f"scheduler_config.json is of {name}, which uses another noise or another update; "
+            "choose another model."
         )
     for key, value in _ONLY.items():
         if config.get(key, value) != value:

@@ -62,7 +62,7 @@ def read_own(file: str, class_names: Sequence[str]) -> Own:
     unknown = sorted(set(own) - set(class_names))
     if unknown:
         raise UserError(
-            f"{file} speaks of class {', '.join(map(repr, unknown))}, which the data set does not "
+            f"{file} names class {', '.join(map(repr, unknown))}, which the data set does not "
             f"have; its classes are {', '.join(class_names)}"
         )
     return own

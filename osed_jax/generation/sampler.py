@@ -226,7 +226,7 @@ class Sampler:
         final, samples, finite = jax.tree.map(lambda rows: rows[: len(prompts)], made)
         if not finite.all():
             raise UserError(
-                f"{len(finite) - finite.sum()} of {len(finite)} images hold values that are no "
+                f"{len(finite) - finite.sum()} of {len(finite)} images have values that are not "
                 "finite numbers: the model diverges with these settings, or its weights are "
                 "damaged. Try dtype=float32, a lower guidance_scale or other weights."
             )

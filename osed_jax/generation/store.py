@@ -170,8 +170,8 @@ def filling(
     }
     with disk_problems_explained(
         f"cannot write to the store {folder}",
-        "free space, or name another config.oversampling.generated_dir. The images made so far "
-        "are kept: the same command goes on from them",
+        "free some space, or give another config.oversampling.generated_dir. The images made so "
+        "far are kept: the same command continues from them",
     ):
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
@@ -217,8 +217,8 @@ def _write_settings(folder: Path, content: dict[str, Any]) -> None:
         foreign = sorted(p.name for p in folder.iterdir() if p.name[0] != ".")
         if foreign:
             raise UserError(
-                f"{folder} holds {foreign[0]!r} but no {STORE_FILE}, so it is no store of "
-                f"generated images; name a new folder in config.oversampling.generated_dir"
+                f"{folder} contains {foreign[0]!r} but no {STORE_FILE}, so it is not a store of "
+                "generated images; give a new folder in config.oversampling.generated_dir"
             )
         write_json(path, content)
     before = read_json(path)
@@ -226,8 +226,9 @@ def _write_settings(folder: Path, content: dict[str, Any]) -> None:
     changed = differences(*({k: c.get(k) for k in fixed} for c in (before, content)))
     if changed and not _is_empty(folder):
         raise UserError(
-            f"{folder} holds images of other settings ({'; '.join(changed)}); name another "
-            f"config.oversampling.generated_dir, or give the old values to go on with this store"
+            f"{folder} has images made with other settings ({'; '.join(changed)}); give "
+            "another config.oversampling.generated_dir, or the old values to continue with "
+            "this store"
         )
     if before != content:  # another number of images, or no image yet
         write_json(path, content)
@@ -259,10 +260,7 @@ def _say_damaged(folder: Path) -> None:
     growing = shards(folder)
     for path in (folder / METADATA, folder / REJECTED, *growing):
         if damaged := digests.read_lines(path, growing=path in growing)[1]:
-            say(
-                f"note: {digests.describe_damaged(path, damaged)}; images that are there get new "
-                f"lines"
-            )
+            say(f"note: {digests.describe_damaged(path, damaged)}; images that exist get new lines")
 
 
 def _drop_unlisted(
@@ -284,13 +282,14 @@ def _refuse_living(folder: Path, share: tuple[int, int]) -> None:
     for path in filter(lives, shards(folder)):
         if path == own:
             raise UserError(
-                f"another process fills share {share[0]} of {share[1]} of {folder}; wait for it, "
-                f"or give each process its own config.generation.process_index"
+                f"another process is filling share {share[0]} of {share[1]} of {folder}; wait for "
+                "it, or give each process its own config.generation.process_index"
             )
         if not path.name.endswith(f"-of-{share[1]}.jsonl"):
             raise UserError(
                 f"{folder} is being filled with another config.generation.process_count than "
-                f"{share[1]} ({path.name}); give all processes the same, or wait for it to end"
+                f"{share[1]} ({path.name}); give all processes the same, or wait until that one "
+                "ends"
             )
 
 
