@@ -336,7 +336,7 @@ def test_a_changed_image_of_a_store_is_not_trained_on(store, capsys):
     path = store / "dog" / "000001.png"
     path.write_bytes(encode(image(2, 11)))
     with pytest.raises(
-        UserError, match=r"1 images of .* have changed .*dog/000001.png; --mode=ver"
+        UserError, match=r"1 images of .* have changed .*dog/000001.png; run --mode=ver"
     ):
         load(store)
     path.unlink()
