@@ -286,6 +286,11 @@ _GENERATION: Section = {
         "folder of an AutoencoderTiny",
         TEXT,
     ),
+    "embeddings": Field(
+        "",
+        "textual-inversion file (.safetensors), whose words may be used in prompts",
+        PATH,
+    ),
     "lora": Field(
         "", "LoRA file (.safetensors of diffusers, peft or kohya) to merge into the model", PATH
     ),

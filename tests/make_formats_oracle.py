@@ -96,6 +96,8 @@ RESNET_PLACES = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+WORD = "<sea-toy>"  # of one with capitals, these versions take the first vector alone
+WORD_PROMPTS = [f"a photo of a {WORD} car", f"{WORD}sea"]
 VERSIONS = {"1.x": "epsilon", "2.x": "v_prediction"}
 OPENCLIP_PLACES = {
     "embeddings.token_embedding.weight": "token_embedding.weight",
@@ -311,6 +313,7 @@ def check_single_file(version: str) -> str:
 def main() -> None:
     """Write the file."""
     recorded = {"tiny/decoded": record_tiny()}
+    recorded["words/latents"] = record_words()
     for version in VERSIONS:
         recorded[f"single_file/{version}"] = np.asarray(check_single_file(version))
     for name in CONSISTENCY:
@@ -390,6 +393,21 @@ def record_tiny() -> np.ndarray:
         latents = torch.from_numpy(oracle.noise((2, 4, 8, 8), 0)) / TINY["scaling_factor"]
         image = module.decode(latents).sample
     return (image / 2 + 0.5).clamp(0, 1).numpy()
+
+
+def write_words(file: Path) -> Path:
+    """A textual-inversion file of one word with three vectors, as diffusers writes it."""
+    save_file({WORD: oracle.noise((3, 24), 7)}, file)
+    return file
+
+
+def record_words() -> np.ndarray:
+    """Final latents of prompts with the word."""
+    with tempfile.TemporaryDirectory() as temporary:
+        write_model(Path(temporary) / "model")
+        pipe = pipeline(Path(temporary) / "model")
+        pipe.load_textual_inversion(str(write_words(Path(temporary) / "word.safetensors")))
+    return final_latents(pipe, WORD_PROMPTS)
 
 
 def pipeline(folder: Path):

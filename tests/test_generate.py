@@ -88,6 +88,8 @@ def test_records_say_how_an_image_was_made(tmp_path, model):
         count="2",
         lora=str(formats.write_lora("kohya", tmp_path / "lora.safetensors")),
         lora_scale=0.5,
+        embeddings=str(formats.write_words(tmp_path / "word.safetensors")),
+        negative_prompt=formats.WORD,
         decoder=str(formats.write_tiny(tmp_path / "tiny")),
     )
     generate(check(config))
@@ -98,7 +100,7 @@ def test_records_say_how_an_image_was_made(tmp_path, model):
     assert records[0]["revision"].startswith("sha256:")
     lora = hashlib.sha256((tmp_path / "lora.safetensors").read_bytes()).hexdigest()
     assert records[0]["lora"] == f"sha256:{lora}" and records[0]["lora_scale"] == 0.5
-    assert records[0]["decoder"].startswith("sha256:")
+    assert all(records[0][name].startswith("sha256:") for name in ("decoder", "embeddings"))
     config.generation.lora_scale = 1.0
     with pytest.raises(UserError, match=r"settings.lora_scale: 0.5 -> 1.0"):
         generate(check(config))

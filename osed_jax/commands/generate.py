@@ -17,7 +17,12 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.digests import files_sha256
 from osed_jax.errors import UserError
 from osed_jax.generation import stable_diffusion
-from osed_jax.generation.additions import ADDITIONS, additions, with_additions
+from osed_jax.generation.additions import (
+    ADDITIONS,
+    additions,
+    check_words,
+    with_additions,
+)
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
 from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
 from osed_jax.generation.fill import fill, rates
@@ -76,6 +81,8 @@ def generate(config: Config) -> None:
     model = with_additions(model, gen)
     starts = _starts(gen, found)
     settings = _settings(gen, model, train, own)
+    texts = [text for prompts in settings["prompts"].values() for text in prompts]
+    check_words(model.tokenizer.words, [*texts, settings["negative_prompt"]])
     sampler = _sampler(settings, model, gen)
     # The sampler has made its batch size a multiple of the devices' number.
     filters = make_filters(gen, train, sampler.batch_size, only_subset(found.rows, found.held_out))

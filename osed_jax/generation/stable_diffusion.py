@@ -248,6 +248,11 @@ def parameter_shapes(folder: str) -> Params:
     return {part: jax.eval_shape(inits[part]) for part in PARTS}
 
 
+def text_encoder(config: Mapping[str, Any], dtype: jnp.dtype) -> nn.Module:
+    """CLIP's text tower."""
+    return FlaxCLIPTextModule(CLIPTextConfig.from_dict(dict(config)), dtype=dtype)
+
+
 def clip_vision(config: Mapping[str, Any]) -> nn.Module:
     """CLIP's image tower, float32; takes normalised images `[N, H, W, 3]`."""
     return FlaxCLIPVisionModule(CLIPVisionConfig.from_dict(dict(config)))
@@ -263,7 +268,7 @@ def _build(
     """The model's parts without parameters, and functions to trace for the shapes of these."""
     unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
     vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
-    text = FlaxCLIPTextModule(CLIPTextConfig.from_dict(dict(configs["text_encoder"])), dtype=dtype)
+    text = text_encoder(configs["text_encoder"], dtype)
     tokenizer = Tokenizer(tokenizer_folder, text.config.max_position_embeddings)
     if tokenizer.size > text.config.vocab_size:  # JAX would take another token without a word
         raise UserError(

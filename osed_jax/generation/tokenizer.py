@@ -1,5 +1,6 @@
 """CLIP's tokenizer: prompts to token ids, from a folder of any age, by the library `tokenizers`."""
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ class Tokenizer:
 
     Attributes:
         max_length: Tokens of a prompt, start and end included.
+        words: Those added by `with_word`.
     """
 
     def __init__(self, folder: Path, positions: int):
@@ -52,12 +54,15 @@ class Tokenizer:
         special = [AddedToken(x, normalized=False, special=True) for x in self._special.values()]
         self._tokenizer.add_special_tokens(special)
         self._start, self._end, self._pad = ids["bos"], ids["eos"], ids["pad"]
+        self.words: tuple[str, ...] = ()
+        self._vectors: dict[int, Sequence[int]] = {}  # of a word of several: all of its ids
 
     def __call__(self, prompts: Sequence[str]) -> np.ndarray:
         """Token ids, int32 `[B, max_length]`; what is longer is cut off."""
         tokens = np.full((len(prompts), self.max_length), self._pad, np.int32)
         for row, prompt in zip(tokens, prompts, strict=True):
-            words = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+            ids = self._tokenizer.encode(prompt, add_special_tokens=False).ids
+            words = [each for number in ids for each in self._vectors.get(number, [number])]
             kept = [self._start, *words[: self.max_length - 2], self._end]
             row[: len(kept)] = kept
         return tokens
@@ -66,6 +71,24 @@ class Tokenizer:
     def size(self) -> int:
         """Tokens of the vocabulary, those added included; ids are below it."""
         return self._tokenizer.get_vocab_size()
+
+    def with_word(self, word: str, count: int) -> "Tokenizer":
+        """A tokenizer that also knows `word`; it stands for `count` tokens, the next free ones.
+
+        The second is called `word_1` and so on, as in diffusers.
+
+        Raises:
+            UserError: There is such a token already.
+        """
+        added = copy.copy(self)
+        added._tokenizer = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        ids = range(self.size, self.size + count)
+        for name in (word, *(f"{word}_{i}" for i in range(1, count))):
+            if added._tokenizer.token_to_id(name) is not None:
+                raise UserError(f"{name!r} is a token of the model already; rename the new one.")
+            added._tokenizer.add_tokens([name])
+        added.words, added._vectors = (*self.words, word), {**self._vectors, ids[0]: ids}
+        return added
 
     def save(self, folder: Path) -> None:
         """Write the files of both ages into a folder, which is made here."""
