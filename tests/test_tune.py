@@ -85,8 +85,8 @@ def test_a_person_names_candidates_in_a_file(tmp_path):
     for content, said in (
         ("[]", "cannot be read"),
         ('{"a": {"method": "filled"}}', "has method 'filled'; use one of erm"),
-        ('{"a": {"method": "fill", "loss.weight": 1}}', "config.loss.weight is no field"),
-        ('{"a": {"method": "fill", "lost.weight": 1}}', "config.lost.weight is no field"),
+        ('{"a": {"method": "fill", "loss.weight": 1}}', "no field config.loss.weight"),
+        ('{"a": {"method": "fill", "lost.weight": 1}}', "no field config.lost.weight"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=said):
