@@ -29,7 +29,8 @@ def write_photographs(folder, counts, seed):
 def common(tmp_path_factory):
     """A folder with images, generated images and weights, and what all commands are given.
 
-    One epoch of one step and few images: a program is compiled for `fill` and one for `osed`.
+    One epoch of one step and few images: a program is compiled for `fill` and one for `osed`, which
+    so begins with its generated images, through DAR-BN.
     """
     root = tmp_path_factory.mktemp("photographs")
     write_photographs(root / "mine" / "train", COUNTS, seed=0)
