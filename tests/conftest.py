@@ -1,11 +1,14 @@
 """Every test: four host devices, no silent broadcasting between ranks, warnings are errors."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Tests compile much and compute little: programs are left unoptimised.
 UNOPTIMISED = "--xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):  # a third of the time to compile; later ones lack it
+    UNOPTIMISED += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{UNOPTIMISED} --xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs compiled by one test, or one run of the command line, serve the next.
@@ -18,6 +21,14 @@ import jax  # noqa: E402 - reads the environment above
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# They start first, so that the two processes of `make test` end at about the same time.
+LONGEST = ("test_cluster", "test_tune", "test_finetune", "test_cli", "test_generate", "test_stages")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
