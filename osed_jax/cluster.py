@@ -230,9 +230,9 @@ def _give_up(why: str) -> None:
     _tell(why)
     index, count = _share
     print(
-        f"error: process {index} of {count} lost the others ({why}); what ended the first of them "
-        f"is in its own output; start all of them again, also another number of them: the job goes "
-        f"on from its last checkpoint",
+        f"error: process {index} of {count} lost the others ({why}); the reason is in the output "
+        f"of the process that ended first; start all of them again, also with another number of "
+        f"processes: the job continues from its last checkpoint",
         file=sys.stderr,
     )
     end(2)

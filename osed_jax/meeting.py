@@ -215,7 +215,7 @@ def _missing(me: Member, others: Mapping[int, Connection], timeout: float) -> st
     absent = [i for i in range(1, me.num_processes) if i not in others]
     some = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
     return (
-        f"{len(absent)} of {me.num_processes} processes did not come to process 0 at {me.address} "
+        f"{len(absent)} of {me.num_processes} processes did not join process 0 at {me.address} "
         f"within {timeout:.0f} s (--process_id {some}); start them within that time with the same "
         f"--coordinator_address, or give --join_timeout more seconds"
     )

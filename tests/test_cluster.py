@@ -63,7 +63,7 @@ def test_a_dead_process_ends_the_job_and_three_others_finish_it_as_one_would(tmp
     assert (first.returncode, second.returncode) == (2, -signal.SIGKILL), first.stderr
     *of_tensorflow, said = first.stderr.splitlines()
     assert said.startswith("error: process 0 of 2 lost the others (process 1 is gone)")
-    assert "goes on from its last checkpoint" in said
+    assert "continues from its last checkpoint" in said
     assert all("absl::Init" in line or "oneDNN" in line for line in of_tensorflow)
     assert not (workdir / "summary.json").exists()
 

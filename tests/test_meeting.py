@@ -67,7 +67,7 @@ def test_a_partner_that_is_missing_and_who_came_say_the_same():
     address = free_address()
     found = meet(*(Member(address, 4, i, ABOUT) for i in (0, 2)), timeout=2.0)
     assert found[0] == found[1]
-    assert "2 of 4 processes did not come" in found[0] and "(--process_id 1, 3)" in found[0]
+    assert "2 of 4 processes did not join" in found[0] and "(--process_id 1, 3)" in found[0]
 
 
 @pytest.mark.parametrize(
