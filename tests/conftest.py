@@ -1,6 +1,7 @@
 """Every test: four host devices, no silent broadcasting between ranks, warnings are errors."""
 
 import os
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # JAX sets it to 1 when imported, and what is started here inherits that; osed_jax says why 3.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Not needed; where it is installed nonetheless, whoever imports it gets ModuleNotFoundError.
+sys.modules["transformers"] = None  # type: ignore[assignment]
 
 import jax  # noqa: E402 - reads the environment above
 import pytest  # noqa: E402

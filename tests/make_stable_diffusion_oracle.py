@@ -192,6 +192,14 @@ def write_model(
     return digest.hexdigest()
 
 
+def write_small_model_of_today(folder: Path) -> None:
+    """As today's diffusers saves it; two levels are enough, and compile sooner than four."""
+    today, shapes, text = manifest("stable_diffusion_today"), manifest()["shapes"], "text_encoder"
+    configs = {**MODELS["epsilon"], text: TODAY[text]}
+    shapes = {**shapes["epsilon"], text: today["shapes"][text]}
+    write_model(folder, configs, shapes, today["tokenizer"])
+
+
 def write_safety_checker(folder: Path, shapes: dict) -> None:
     """Write a safety checker into a model's folder."""
     for part, name, content in (

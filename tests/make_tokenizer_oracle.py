@@ -30,6 +30,14 @@ TEXTS = [
     "seasick " * 12,
     "\uff26\uff35\uff2c\uff2c ß İ ǅ",
 ]
+# With the vocabulary of Stable Diffusion 1.x, which is kept beside the repository.
+PUBLISHED = Path(__file__).parents[2] / "shared/data/stable_diffusion_v1_4_configs/tokenizer"
+PUBLISHED_TEXTS = [
+    "a photo of a sea lion, 8k, it's  blurry!",
+    "çà et là",
+    "x " * 100,
+    "naïve 12 km/h",
+]
 
 
 def main() -> None:
@@ -47,7 +55,16 @@ def main() -> None:
         tokenizer.save_pretrained(saved)
         files = {path.name: json.loads(path.read_text()) for path in sorted(saved.iterdir())}
     ids = tokenizer(TEXTS, padding="max_length", truncation=True).input_ids
-    content = {"texts": TEXTS, "ids": ids, "files": files}
+    published = CLIPTokenizer.from_pretrained(PUBLISHED)(
+        PUBLISHED_TEXTS, padding="max_length", max_length=77, truncation=True
+    )
+    content = {
+        "texts": TEXTS,
+        "ids": ids,
+        "files": files,
+        "published_texts": PUBLISHED_TEXTS,
+        "published_ids": published.input_ids,
+    }
     FILE.write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
 

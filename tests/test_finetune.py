@@ -30,6 +30,7 @@ from osed_jax.generation.finetune import (
 )
 from osed_jax.generation.lora import init_lora, merge
 from osed_jax.generation.noise_schedule import noise_schedule
+from tests import make_stable_diffusion_oracle as oracle
 from tests.command_line import run_killed, run_well
 
 SMALL = {
@@ -234,9 +235,9 @@ def test_the_folder_is_a_generator_that_loads(adapted):
 
 
 def test_low_rank_updates_in_bfloat16_are_merged_into_the_folder(adapted, tmp_path):
-    config, folder = adapted
-    base = folder / "base"
-    config = config.copy_and_resolve_references()
+    base = tmp_path / "saved_by_todays_diffusers"
+    oracle.write_small_model_of_today(base)
+    config = adapted[0].copy_and_resolve_references()
     config.finetune.update({"base": str(base), "output_dir": str(tmp_path / "out")})
     config.finetune.update({"lora_rank": 2, "dtype": "bfloat16", "learning_rate": 0.1})
     config.finetune.sample_every_steps = 4  # that is, no grid

@@ -31,7 +31,7 @@ CONFIG = "--config=configs/digits.py:osed"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "model"
-    oracle.write_model(folder, oracle.MODELS["epsilon"], oracle.manifest()["shapes"]["epsilon"])
+    oracle.write_small_model_of_today(folder)
     return folder
 
 

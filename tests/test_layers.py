@@ -47,7 +47,7 @@ MAY_IMPORT = {  # heavy packages: where they may be imported at all
     "tensorflow_datasets": {"osed_jax.data.tfds_images"},
     "diffusers": {"osed_jax.generation.stable_diffusion", "osed_jax.generation.exact"},
     "tokenizers": {"osed_jax.generation.tokenizer"},
-    "transformers": {"osed_jax.generation.stable_diffusion"},
+    "transformers": set(),
     "matplotlib": {"osed_jax.reporting"},
     "ml_collections": {"configs", "osed_jax.config", "osed_jax.config_files", "main"},
 }

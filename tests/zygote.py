@@ -17,8 +17,10 @@ import sys
 import time
 import traceback
 
-import main
-from osed_jax.modes import MODES
+sys.modules["transformers"] = None  # type: ignore[assignment] # as in conftest.py
+
+import main  # noqa: E402
+from osed_jax.modes import MODES  # noqa: E402
 
 # The drivers, and what they import late; not TensorFlow, whose threads a fork would lose.
 LATE = ("osed_jax.evaluation.report", "sklearn.datasets", "sklearn.manifold")

@@ -2,8 +2,7 @@
 
 import os
 
-# Otherwise transformers imports TensorFlow and PyTorch wherever they are installed.
-os.environ["USE_TF"] = "0"
+# Otherwise diffusers imports PyTorch wherever it is installed.
 os.environ["USE_TORCH"] = "0"
 # Every Flax class logs its end of life in diffusers each time it is built; the pins answer that.
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -1,4 +1,4 @@
-"""What PyTorch's modules compute where diffusers' and transformers' Flax modules differ from them.
+"""What PyTorch's modules compute where diffusers' Flax modules differ from them.
 
 The models were trained with PyTorch's modules. Left alone, the Flax modules of a UNet with four
 levels end 4.6e-3 from them in the final latents (6 steps of DDIM; tests/test_stable_diffusion.py).

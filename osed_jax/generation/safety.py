@@ -15,11 +15,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from osed_jax.errors import UserError
-from osed_jax.generation.exact import exact
+from osed_jax.generation.clip import ImageConfig, ImageTower
 from osed_jax.generation.hub import locate
 from osed_jax.generation.resize import resize
-from osed_jax.generation.stable_diffusion import Params, clip_vision
-from osed_jax.generation.weights import read_weights
+from osed_jax.generation.weights import Params, read_weights
 
 FOLDER = "safety_checker"
 _PREPROCESSOR = "feature_extractor/preprocessor_config.json"
@@ -49,8 +48,7 @@ class SafetyChecker:
         """By how much images [N, H, W, 3] in [0, 1] exceed a threshold, [N]; flagged above 0."""
         small = jnp.clip(resize(image.astype(jnp.float32), self.image_size, "bicubic"), 0, 1)
         mean, std = (jnp.asarray(v).reshape(1, 1, 1, 3) for v in (self.mean, self.std))
-        with exact():
-            margins = self.module.apply({"params": params}, (small - mean) / std)
+        margins = self.module.apply({"params": params}, (small - mean) / std)
         assert isinstance(margins, jax.Array)
         return margins
 
@@ -86,10 +84,9 @@ def load_safety_checker(model: str, revision: str) -> SafetyChecker:
 
 def checker_module(config: Mapping[str, Any]) -> tuple[nn.Module, jax.ShapeDtypeStruct]:
     """The module of a checker's `config.json`, and the shape [1, H, W, 3] of an image for it."""
-    vision = config["vision_config"]
-    size = vision["image_size"]
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    return _Module(clip_vision(vision), config["projection_dim"]), image
+    tower = ImageConfig.from_json(config["vision_config"])
+    image = jax.ShapeDtypeStruct((1, tower.image_size, tower.image_size, 3), jnp.float32)
+    return _Module(ImageTower(tower), config["projection_dim"]), image
 
 
 class _Module(nn.Module):
@@ -100,14 +97,13 @@ class _Module(nn.Module):
       projection_dim: of the features that are compared.
     """
 
-    vision_model: nn.Module
+    vision_model: ImageTower
     projection_dim: int
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
-        pooled: Any = self.vision_model(image)
         project = nn.Dense(self.projection_dim, use_bias=False, name="visual_projection")
-        features = project(pooled.pooler_output)
+        features = project(self.vision_model(image))
         special = self._excess(features, "special_care_embeds", _SPECIAL)
         stricter = jnp.where((special > 0).any(axis=1, keepdims=True), _STRICTER, 0.0)
         concepts = self._excess(features, "concept_embeds", _CONCEPTS, stricter)

@@ -1,8 +1,7 @@
 """Stable Diffusion 1.x and 2.x: Flax modules, their weights, prompts to text embeddings.
 
-This file and `exact.py` alone import diffusers and transformers. They take nothing from them but
-the modules; schedules, sampling, weight files and the tokenizer's are read by this project's own
-code. Images and latents are channels-last everywhere.
+This file and `exact.py` alone import diffusers. They take nothing from it but the modules of UNet
+and VAE; all else is this project's own code. Images and latents are channels-last everywhere.
 """
 
 import dataclasses
@@ -16,12 +15,11 @@ import numpy as np
 from diffusers.models.unets.unet_2d_condition_flax import FlaxUNet2DConditionModel
 from diffusers.models.vae_flax import FlaxAutoencoderKL
 from flax import linen as nn
-from transformers import CLIPTextConfig, CLIPVisionConfig
-from transformers.models.clip.modeling_flax_clip import FlaxCLIPTextModule, FlaxCLIPVisionModule
 
 from osed_jax.digests import FILE as DIGESTS
 from osed_jax.digests import DamageError, check_digests
 from osed_jax.errors import UserError
+from osed_jax.generation.clip import TextConfig, TextTower
 from osed_jax.generation.exact import exact
 from osed_jax.generation.hub import locate
 from osed_jax.generation.model_files import PARTS, read_configs, refuse_pickle
@@ -65,7 +63,7 @@ class StableDiffusion:
         revision: The hub commit it came from; empty for a folder.
         configs: Contents of the folder's JSON files, keys as in `PARTS` and `scheduler`.
         tokenizer: CLIP's.
-        text_encoder: Flax module.
+        text_encoder: Flax module, CLIP's text tower.
         unet: Flax module.
         vae: Flax module.
         params: Parameters by part.
@@ -110,10 +108,7 @@ class StableDiffusion:
 
     def encode_text(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Text embeddings `[B, L, D]` of `tokens`; `params` are those of the text encoder."""
-        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        everything = jnp.ones_like(tokens)  # padding is attended to, as in the models' training
-        with exact():
-            return self.text_encoder.apply({"params": params}, tokens, everything, positions)[0]
+        return self.text_encoder.apply({"params": params}, tokens)
 
     def denoise(
         self, params: Params, latents: jax.Array, timesteps: jax.Array, context: jax.Array
@@ -248,16 +243,6 @@ def parameter_shapes(folder: str) -> Params:
     return {part: jax.eval_shape(inits[part]) for part in PARTS}
 
 
-def text_encoder(config: Mapping[str, Any], dtype: jnp.dtype) -> nn.Module:
-    """CLIP's text tower."""
-    return FlaxCLIPTextModule(CLIPTextConfig.from_dict(dict(config)), dtype=dtype)
-
-
-def clip_vision(config: Mapping[str, Any]) -> nn.Module:
-    """CLIP's image tower, float32; takes normalised images `[N, H, W, 3]`."""
-    return FlaxCLIPVisionModule(CLIPVisionConfig.from_dict(dict(config)))
-
-
 def _build_folder(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Callable]]:
     return _build(str(folder), read_configs(str(folder), folder), folder / "tokenizer", dtype)
 
@@ -268,7 +253,7 @@ def _build(
     """The model's parts without parameters, and functions to trace for the shapes of these."""
     unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
     vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
-    text = text_encoder(configs["text_encoder"], dtype)
+    text = TextTower(TextConfig.from_json(configs["text_encoder"]), dtype)
     tokenizer = Tokenizer(tokenizer_folder, text.config.max_position_embeddings)
     if tokenizer.size > text.config.vocab_size:  # JAX would take another token without a word
         raise UserError(
@@ -278,7 +263,7 @@ def _build(
     token = jnp.zeros((1, 1), jnp.int32)
     key = jax.random.key(0)
     inits = {
-        "text_encoder": lambda: text.init(key, token, token, token)["params"],
+        "text_encoder": lambda: text.init(key, token)["params"],
         "unet": lambda: unet.init_weights(key),
         "vae": lambda: vae.init_weights(key),
     }

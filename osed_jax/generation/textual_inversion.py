@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from osed_jax.errors import UserError
-from osed_jax.generation.stable_diffusion import StableDiffusion, text_encoder
+from osed_jax.generation.clip import TextConfig, TextTower
+from osed_jax.generation.stable_diffusion import StableDiffusion
 
 _NAMELESS = "emb_params"  # in files of AUTOMATIC1111's web UI the word is the file's name
 
@@ -45,7 +46,7 @@ def with_words(model: StableDiffusion, file: str) -> StableDiffusion:
         model,
         configs={**model.configs, "text_encoder": config},
         tokenizer=tokenizer,
-        text_encoder=text_encoder(config, model.text_encoder.dtype),
+        text_encoder=TextTower(TextConfig.from_json(config), model.text_encoder.dtype),
         params={**model.params, "text_encoder": params},
     )
 
