@@ -348,7 +348,7 @@ def test_a_first_try_that_made_no_image_binds_nobody(tmp_path):
 
 def test_a_store_of_rejected_images_alone_takes_new_settings(tmp_path):
     black = {"draw": lambda names: draw([(0, 4) for _ in names])}
-    with pytest.raises(UserError, match="short of images"):
+    with pytest.raises(UserError, match="too few images of these"):
         fill_cheaply(tmp_path / "store", **black)
     assert read_lines(tmp_path / "store" / "rejected.jsonl")[0]
     fill_cheaply(tmp_path / "store", settings={"model": "another", "prompts": {}})
