@@ -1,9 +1,10 @@
 """Trains and compares long-tailed classifiers, generates images for them; see README.md."""
 
 if __name__ == "__main__":
-    from osed_jax import stopping
+    from osed_jax import host_memory, stopping
 
     stopping.at_once()  # first: the imports below take a second
+    host_memory.keep()  # before libraries start threads
 
 import importlib
 import sys

@@ -15,7 +15,7 @@ Sizes are NET:BATCH, or NET:BATCH:flip-crop for flip and crop alone; nets are wr
 resnetDEPTH. FLOP/s count multiplications and additions of the convolutions and the last layer,
 forward once and backward twice. The matrix rate is that of one large product in the same precision,
 measured in the same run. Below it: this project's step at other batch sizes, its evaluation, and
-each feeder alone. The kept tables were made with large memory pages (docs/performance.md).
+each feeder alone.
 """
 
 import argparse
@@ -35,6 +35,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both share the device
+
+from osed_jax import host_memory
+
+if "--only=osed-jax" in sys.argv:
+    host_memory.keep()  # as main.py does
 
 import jax
 import jax.numpy as jnp
@@ -194,7 +199,7 @@ class _Ours:
         init, step = experiment.make_training(config, FACTS, steps_per_epoch=97, routed=True)
         self._step = jit_train_step(step, mesh)
         self._seed = replicate(np.uint32(0), mesh)
-        self._state = replicate(jax.jit(init)(self._seed), mesh)
+        self._state = replicate(init(0), mesh)
         self._batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size.batch))
         self._metrics: dict[str, jax.Array] = {}
 

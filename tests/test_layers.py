@@ -21,6 +21,7 @@ FLOORS = [
         "rules",
         "stopping",
         "whole_files",
+        "host_memory",
     },
     {"meeting", "digests", "sharding", "modes"},
     {"cluster"},
