@@ -122,7 +122,7 @@ def make_training(
     steps_per_epoch: int,
     routed: bool,
     head_only: bool = False,
-) -> tuple[Callable[[jax.Array], TrainState], Callable]:
+) -> tuple[Callable[[jax.Array | int], TrainState], Callable]:
     """Two functions, not jitted: seed -> initial state, and the step of `step.make_train_step`.
 
     Args:
@@ -147,7 +147,7 @@ def make_training(
         head_only=head_only,
     )
 
-    def init(seed: jax.Array) -> TrainState:
+    def init(seed: jax.Array | int) -> TrainState:
         return create_state(model, tx, seed=seed, image_size=facts["image_size"])
 
     return init, train_step

@@ -21,7 +21,7 @@ from osed_jax.errors import UserError
 from osed_jax.evaluation.predict import Predictor
 from osed_jax.kinds import Kind
 from osed_jax.loading import Config, Data
-from osed_jax.sharding import abstract, jit_train_step, replicate, replicated
+from osed_jax.sharding import abstract, jit_train_step, replicate
 from osed_jax.stages import Stage, stage_of, stages
 from osed_jax.training import pretrained
 from osed_jax.training.checkpoint import Checkpoints
@@ -37,7 +37,7 @@ _STEPS_AHEAD = (
 class _Program:
     """A net and its compiled step, which stages of one kind share."""
 
-    init: Callable[[jax.Array], TrainState]
+    init: Callable[[jax.Array | int], TrainState]
     like: TrainState  # shapes, dtypes and shardings of its state
     train_step: Callable
 
@@ -137,7 +137,7 @@ class Run:
 
     def _initial(self) -> TrainState:
         plain = self._made(routed=False, head_only=False)
-        return jax.jit(plain.init, out_shardings=replicated(self._mesh))(self._seed)
+        return replicate(plain.init(self._config["seed"]), self._mesh)
 
     def _starting_point(self, saved: Checkpoints) -> tuple[TrainState, int]:
         """The state to start from, and the number of epochs that it has been trained."""

@@ -346,7 +346,7 @@ def run(tmp_path_factory):
     tx = experiment.make_optimizer(config, 1)
     about = {"config": config, "dataset": data.facts}
     with Checkpoints.writing(workdir, every=0, also=[0], about=about) as saved:
-        saved.save(1, jax.jit(lambda: create_state(model, tx, seed=0, image_size=8))())
+        saved.save(1, create_state(model, tx, seed=0, image_size=8))
     return workdir
 
 

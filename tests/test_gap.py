@@ -4,7 +4,6 @@ import csv
 import json
 import re
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -139,7 +138,7 @@ def trained(tmp_path_factory):
     write_json(workdir / "dataset.json", facts)
     model = experiment.make_model(config, len(facts["class_names"]), routed=False)
     tx = experiment.make_optimizer(config, steps_per_epoch=1)
-    state = jax.jit(lambda: create_state(model, tx, seed=0, image_size=facts["image_size"]))()
+    state = create_state(model, tx, seed=0, image_size=facts["image_size"])
     about = {"config": experiment.of_a_run(config), "dataset": facts}
     with Checkpoints.writing(workdir, every=0, also=[0], about=about) as saved:
         saved.save(1, state)
@@ -298,7 +297,7 @@ def test_what_cannot_be_measured_is_said(trained, store, tmp_path):
 
 @pytest.mark.parametrize(
     ("side", "classes", "message"),
-    [(8, "ab", r"net's classes \(\['0', .*\['a', 'b'\]"), (9, "0123456789", r"image size \(8\)")],
+    [(8, "ab", r"other classes \(\['0', .*\['a', 'b'\]"), (9, "0123456789", r"image size \(8\)")],
 )
 def test_a_net_of_other_images_is_refused(trained, tmp_path, side, classes, message):
     for split in ("train", "test"):

@@ -1,5 +1,7 @@
 """The step, its optimizer and the feeders."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -55,7 +57,7 @@ def make_parts(model, mesh, num_classes=3):
         num_classes=num_classes,
         steps_per_epoch=3,
     )
-    state = jax.jit(lambda: create_state(model, tx, seed=0, image_size=8))()
+    state = create_state(model, tx, seed=0, image_size=8)
     return mesh_lib.jit_train_step(step, mesh), mesh_lib.replicate(state, mesh)
 
 
@@ -69,6 +71,21 @@ def train_on(count, feeder=ResidentFeeder, bank=BANK, **norms):
         losses.append(metrics)
     assert step._cache_size() == 1  # one program for all steps, the half-empty last one included
     return jax.device_get(losses), jax.device_get(state)
+
+
+def test_the_initial_state_is_what_flax_initialises():
+    model, tx = (
+        WideResNet(num_classes=3, depth=10, widen_factor=1),
+        sgd(lambda step: 0.1, momentum=0.9, weight_decay=0),
+    )
+    state = create_state(model, tx, seed=np.uint32(7), image_size=8)
+    image, kind = np.zeros((1, 8, 8, 3), np.float32), np.zeros(1, np.int32)
+    want = jax.jit(lambda: model.init(jax.random.key(7), image, kind, train=False))()
+    got = {"params": state.params, "batch_stats": state.batch_stats}
+    equal = functools.partial(np.testing.assert_allclose, rtol=1e-6)  # each is compiled otherwise
+    jax.tree.map(equal, got, dict(want))
+    assert state.step == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state.opt_state))
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +235,7 @@ def test_auxiliary_norms_begin_as_copies_without_momentum():
     def make(norm):
         model = WideResNet(num_classes=3, depth=10, widen_factor=1, noise_norm=norm)
         tx = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0)
-        return jax.jit(lambda: create_state(model, tx, seed=0, image_size=8))()
+        return create_state(model, tx, seed=0, image_size=8)
 
     plain = make("natural")
     plain = plain.replace(

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from osed_jax.kinds import Kind
 from osed_jax.models.layers import HEAD
 
 
@@ -32,10 +31,14 @@ class TrainState(flax.struct.PyTreeNode):
 def create_state(
     model: nn.Module, tx: optax.GradientTransformation, *, seed: jax.Array | int, image_size: int
 ) -> TrainState:
-    """Initial state of a model for images of image_size pixels; pure, so it can be jitted."""
-    image = jnp.zeros((1, image_size, image_size, 3))
-    kind = jnp.full((1,), Kind.NATURAL)
-    variables = model.init(jax.random.key(seed), image, kind, train=False)
+    """Initial state of a model for images of image_size pixels.
+
+    It is faster not jitted: parameters of one shape are drawn by one compiled function, where a
+    program of all of them takes longer to compile than the training step.
+    """
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    kind = jax.ShapeDtypeStruct((1,), jnp.int32)
+    variables = model.lazy_init(jax.random.key(seed), image, kind, train=False)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
