@@ -7,6 +7,7 @@ import pytest
 from scipy import signal, stats
 
 from osed_jax.kinds import Kind
+from osed_jax.models import convolution
 from osed_jax.models.batch_norm import EPSILON
 from osed_jax.models.convolution import _convolve, convolve
 from osed_jax.models.imagenet_resnet import ResNet18
@@ -156,10 +157,15 @@ def test_forward_pass_equals_numpy(model, oracle, image_size):
         (1, 2, 7, (4, 5)),
         (3, 1, 7, (16, 17)),  # odd: no tiles of two by two
         (3, 1, 6, (16, 17)),  # the filter gradient alone by minimal filtering
-        (3, 1, 12, (32, 33)),  # all three of them
+        (3, 1, 12, (32, 130)),  # all three of them
     ],
 )
-def test_convolution_and_its_gradients_equal_numpy_and_lax(size, stride, side, channels):
+@pytest.mark.parametrize("devices", [1, 4])
+def test_convolution_and_its_gradients_equal_numpy_and_lax(
+    size, stride, side, channels, devices, monkeypatch
+):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(convolution, "_BLOCK_ROWS", 40)  # blocks of one image or of three
     x = RANDOM.randn(3, side, side, channels[0]).astype(np.float32)
     kernel = RANDOM.randn(size, size, *channels).astype(np.float32)
     np.testing.assert_allclose(
@@ -175,7 +181,7 @@ def test_convolution_and_its_gradients_equal_numpy_and_lax(size, stride, side, c
         np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5 * np.abs(w).max())
 
 
-def test_each_way_to_convolve_is_taken():
+def test_each_way_to_convolve_is_taken(monkeypatch):
     def program(side, channels, convolve=convolve):
         x, kernel = jnp.ones((3, side, side, channels)), jnp.ones((3, 3, channels, channels))
         gradients = jax.grad(lambda *a: convolve(*a, 1).sum(), argnums=(0, 1))
@@ -184,10 +190,14 @@ def test_each_way_to_convolve_is_taken():
     def convolutions_and_products(text):
         return text.count("conv_general_dilated["), text.count("dot_general[")
 
-    # 9 products by taps, 16 by minimal filtering.
+    # On four devices: 9 products by taps, 16 by minimal filtering.
     assert convolutions_and_products(program(6, 4)) == (2, 9)
     assert convolutions_and_products(program(6, 16)) == (2, 16)
-    assert convolutions_and_products(program(12, 32)) == (0, 48)
+    assert convolutions_and_products(program(12, 130)) == (0, 48)
+    # On one: a product in a loop over blocks, where there are few channels.
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert convolutions_and_products(program(6, 16)) == (2, 1)
+    assert convolutions_and_products(program(12, 130)) == (0, 48)
 
 
 @pytest.mark.parametrize("model", [WideResNet, ResNet])
@@ -197,7 +207,7 @@ def test_noise_on_the_dar_road_reaches_the_last_layer_alone(model, norm, reached
     net = model(num_classes=3, noise_norm=norm, **size)
     x = jnp.asarray(RANDOM.randn(6, 8, 8, 3), jnp.float32)
     kind = jnp.asarray([0, 0, 0, 2, 2, 2])
-    variables = jax.jit(lambda: net.init(jax.random.key(1), x, kind, train=False))()
+    variables = net.lazy_init(jax.random.key(1), x, kind, train=False)
 
     @jax.jit
     def noise_gradient(params):
@@ -254,7 +264,7 @@ def test_the_last_layer_of_resnet_starts_kaiming_normal():
 def test_dropout_is_between_the_convolutions_and_only_in_training():
     net = WideResNet(num_classes=3, depth=10, widen_factor=1, dropout_rate=0.5)
     x, kind = jnp.ones((2, 8, 8, 3)), jnp.zeros(2, int)
-    variables = jax.jit(lambda: net.init(jax.random.key(1), x, kind, train=False))()
+    variables = net.lazy_init(jax.random.key(1), x, kind, train=False)
 
     @jax.jit
     def train(key):
@@ -271,7 +281,7 @@ def test_bfloat16_computes_near_float32_and_keeps_parameters():
     kind = jnp.zeros(4, int)
     full = WideResNet(num_classes=3, depth=10, widen_factor=1)
     half = WideResNet(num_classes=3, depth=10, widen_factor=1, dtype=jnp.bfloat16)
-    variables = jax.jit(lambda: half.init(jax.random.key(1), x, kind, train=False))()
+    variables = half.lazy_init(jax.random.key(1), x, kind, train=False)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     want, got = (
         jax.jit(lambda v, n=n: n.apply(v, x, kind, train=False))(variables) for n in (full, half)
