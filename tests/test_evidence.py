@@ -59,6 +59,9 @@ def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_pa
         "open_from_0",
         "osed_from_0",
         "osed_balanced_softmax",
+        "la",
+        "ldam_drw",
+        "mixup_drw",
     }
     assert {source for source in forks.values() if source} == {str(tmp_path / "erm.seed_3")}
     over = {n.removesuffix(".seed_3"): run["oversampling"] for n, run in runs.items()}
