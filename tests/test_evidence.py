@@ -78,6 +78,10 @@ def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_pa
     assert over["fill_real_last"] == {**over["fill_shared_third"], "real_only_epochs": 6}
     assert runs["fill_weight.seed_3"]["loss"]["generated_weight"] == 0.5
     assert runs["fill_head.seed_3"]["train"]["head_epochs"] == 10
+    assert runs["ldam_drw.seed_3"]["loss"]["class_weights"] == "deferred"
+    assert runs["fill_ldam.seed_3"]["loss"]["class_weights"] == "none"
+    assert runs["fill_ldam.seed_3"]["model"]["cosine_scale"] == 30.0
+    assert runs["fill_mixup.seed_3"]["augment"]["mix"] == "mixup"
     for name, of in (
         ("osed_filtered", evidence_rows.LIFTED_ROW),
         ("osed_shared_one_filtered", "osed_shared_one"),
