@@ -6,7 +6,7 @@
 Digits with 100 images of the most frequent class and 1 of the rarest. A half-trained and a good
 generator, those of benchmarks/when_it_pays.py after so many steps, each fill a store from noise and
 one from the long tail's own images at each strength. `fill` is trained with every store, beside
-resampling (`ros`). What is finished is skipped, and the figures are kept after each seed.
+resampling (`ros`). What is finished is skipped, and the figures are kept after each run.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 from absl import logging
 
 from benchmarks.when_it_pays import ROOT, Judge, Study, generator_config, write_csv
@@ -53,11 +52,15 @@ def store_config(of: Study, steps: int, start: str, **changes: Any) -> Config:
     """The config that draws a store, or that trains with it."""
     fields = {
         "generation.model": str(of.generator(steps)),
-        "oversampling.generated_dir": str(of.folder / f"generated_{steps}_from_{start}"),
+        "oversampling.generated_dir": str(_store(of, steps, start)),
     }
     if start != NOISE:
         fields |= {"generation.start_from": "train", "generation.strength": (float(start),)}
     return of.config("fill", RAREST, **fields, **changes)
+
+
+def _store(of: Study, steps: int, start: str) -> Path:
+    return of.folder / f"generated_{steps}_from_{start}"
 
 
 def main() -> None:
@@ -74,60 +77,75 @@ def main() -> None:
 
 
 def make(of: Study, kept: Path) -> None:
-    """Fine-tunes, draws and trains what is missing; keeps the figures after each seed."""
+    """Fine-tunes, draws and trains what is missing; keeps the figures after each run."""
     for before, steps in zip((0, *of.steps), of.steps):
         finetune(generator_config(of, before, steps))
     for steps, start in stores():
         generate(store_config(of, steps, start))
-    judge, lines = Judge(of), []
+    judge = Judge(of)
+    shares = [(s, start, judge.share(_store(of, s, start))) for s, start in stores()]
+    kept.mkdir(parents=True, exist_ok=True)
+    names = ("steps", "start", "recognised")
+    write_csv(kept / "stores.csv", [dict(zip(names, share)) for share in shares])
+    for directory, config in runs(of):
+        train(config, directory)
+        keep(of, kept)
+
+
+def runs(of: Study) -> Iterator[tuple[Path, Config]]:
+    """Every run: its work directory, named by generator, start and seed, and its config."""
     for seed in of.seeds:
-        runs = {("", ""): of.config("ros", RAREST, seed=seed)}
-        runs |= {key: store_config(of, *key, seed=seed) for key in stores()}
-        for (steps, start), config in runs.items():
+        yield of.folder / f"run_0_none.seed_{seed}", of.config("ros", RAREST, seed=seed)
+        for steps, start in stores():
             directory = of.folder / f"run_{steps}_{start}.seed_{seed}"
-            train(config, directory)
-            line = {"steps": steps, "start": start, "seed": seed}
-            lines.append(line | _figures(directory, judge, config, bool(start)))
-        write_csv(kept / "runs.csv", lines)
-    first = workdir.read_json(of.folder / "run__.seed_0" / "summary.json")
-    setting = {name: first[name] for name in ("devices", "machine", "versions", "config")}
-    workdir.write_json(kept / "setting.json", setting)
+            yield directory, store_config(of, steps, start, seed=seed)
 
 
-def _figures(directory: Path, judge: Judge, config: Config, generated: bool) -> dict[str, Any]:
-    """Of a line of `runs.csv`: test accuracies, and the share of images read as their class."""
-    summary = workdir.read_json(directory / "summary.json")
-    folder = Path(config["oversampling"]["generated_dir"])
-    return {
-        "recognised": judge.share(folder) if generated else "",
-        "top1": summary["top1"],
-        **{group: found["accuracy"] for group, found in summary["groups"].items()},
-        "wall_seconds": summary["wall_seconds"],
-    }
+def keep(of: Study, kept: Path) -> None:
+    """Writes the figures of all finished runs: `runs.csv`, and `setting.json` of the first."""
+    lines = []
+    for directory, _ in runs(of):
+        if not (directory / "summary.json").exists():
+            continue
+        summary = workdir.read_json(directory / "summary.json")
+        _, steps, rest = directory.name.split("_", 2)
+        start, _, seed = rest.partition(".seed_")
+        line = {"steps": int(steps), "start": start, "seed": int(seed), "top1": summary["top1"]}
+        line |= {group: found["accuracy"] for group, found in summary["groups"].items()}
+        if not lines:
+            names = ("devices", "machine", "versions", "config")
+            workdir.write_json(kept / "setting.json", {name: summary[name] for name in names})
+        lines.append(line | {"wall_seconds": summary["wall_seconds"]})
+    write_csv(kept / "runs.csv", lines)
 
 
 def table(kept: Path) -> Table:
-    """Accuracies of `fill` with each store, and what starting from real images gains over noise."""
-    lines = {(r["steps"], r["start"], r["seed"]): r for r in read_csv(kept / "runs.csv")}
-    seeds = sorted({key[2] for key in lines})
+    """Accuracies of `fill` with each store, and what starting from real images gains over noise.
 
-    def values(steps: Any, start: str, figure: str) -> np.ndarray:
-        return np.asarray([float(lines[str(steps), start, seed][figure]) for seed in seeds])
+    Rows of which no run is finished have dashes.
+    """
+    lines = {(int(r["steps"]), r["start"], r["seed"]): r for r in read_csv(kept / "runs.csv")}
+    shares = {(int(r["steps"]), r["start"]): r for r in read_csv(kept / "stores.csv")}
 
-    header = ["generator", "images start from", "recognised (%)"]
+    def values(steps: int, start: str, figure: str) -> dict[str, float]:
+        of_row = ((key[2], line) for key, line in lines.items() if key[:2] == (steps, start))
+        return {seed: float(line[figure]) for seed, line in of_row}
+
+    header = ["generator", "images start from", "recognised (%)", "seeds"]
     for words in FIGURES.values():
         header += [words, f"{words}: over noise"]
-    rows = [["none (resampling)", "", ""]]
-    for figure in FIGURES:
-        rows[0] += [written(over_seeds(values("", "", figure))), ""]
-    for steps, start in stores():
-        recognised = values(steps, start, "recognised")[0]
-        from_what = NOISE if start == NOISE else f"real images, strength {start}"
-        row = [STEPS[steps], from_what, f"{100 * recognised:.1f}"]
+    rows = []
+    for steps, start in ((0, "none"), *stores()):
+        recognised = shares[steps, start]["recognised"] if steps else ""
+        from_what = start if start in (NOISE, "none") else f"real images, strength {start}"
+        share = f"{100 * float(recognised):.1f}" if recognised else ""
+        row = [STEPS.get(steps, "none (resampling)"), from_what, share]
+        row.append(str(len(values(steps, start, "top1"))))
         for figure in FIGURES:
-            shown = values(steps, start, figure)
-            gain = over_seeds(shown - values(steps, NOISE, figure))
-            row += [written(over_seeds(shown)), "" if start == NOISE else written(gain, sign=True)]
+            shown, noise = values(steps, start, figure), values(steps, NOISE, figure)
+            gain = [shown[s] - noise[s] for s in shown if s in noise and start != NOISE]
+            row.append(written(over_seeds(list(shown.values()))) if shown else "—")
+            row.append(written(over_seeds(gain), sign=True) if gain else "")
         rows.append(row)
     return header, rows
 
