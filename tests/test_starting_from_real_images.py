@@ -41,6 +41,6 @@ def test_runs_are_kept_with_their_place(tmp_path):
     benchmark.keep(of, tmp_path)
     shares = [{"steps": s, "start": start, "recognised": 0.5} for s, start in benchmark.stores()]
     write_csv(tmp_path / "stores.csv", shares)
-    header, rows = benchmark.table(tmp_path)
+    _, rows = benchmark.table(tmp_path)
     assert rows[1][:6] == ["half-trained", "noise", "50.0", "1", "50.00", ""]
     assert rows[2][3:6] == ["1", "75.00", "+25.00"] and rows[3][3:6] == ["0", "—", ""]
