@@ -18,11 +18,26 @@ _ADVICE = {
         (errno.EACCES, errno.EPERM, errno.EROFS), "give another folder, or allow writing there"
     ),
 }
+# Packages that the core does without, by the name under which they are imported.
+_OPTIONAL = (
+    "tensorflow",
+    "tensorflow_datasets",
+    "diffusers",
+    "transformers",
+    "tokenizers",
+    "huggingface_hub",
+    "safetensors",
+)
 
 
 def _of_the_machine(error: BaseException) -> str:
-    """One line for a full disk or a missing device that a library reports; "" for other errors."""
+    """One line for a full disk, a missing device or package; "" for other errors."""
     text = str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in _OPTIONAL:
+        return (
+            f"this needs the package {error.name}, which is not installed; install everything "
+            f"with pip install -r requirements.txt"
+        )
     if traceback.extract_tb(error.__traceback__)[-1].filename.endswith("jax/_src/xla_bridge.py"):
         asked = os.environ.get("JAX_PLATFORMS", "")
         return (

@@ -52,6 +52,7 @@ def fill_cheaply(
 ):
     """Returns how many images were drawn."""
     arguments = {"draw": draw, "max_attempts": 3.0, "filters": {"drop_duplicates": True}, **changes}
+    filters = Filters(min_deviation=0.02, **arguments["filters"])
     with filling(
         Path(folder),
         settings=settings,
@@ -59,13 +60,14 @@ def fill_cheaply(
         wanted=wanted,
         process_index=share[0],
         process_count=share[1],
+        repeated=filters.repeated,
         finish=lambda records: write_card(Path(folder), classes, settings, records),
     ) as store:
         return fill(
             store,
             arguments["draw"],
             lambda label, index: {"prompt": f"{label} {index}"},
-            Filters(min_deviation=0.02, **arguments["filters"]),
+            filters,
             batch_size=4,
             max_attempts=arguments["max_attempts"],
         )

@@ -26,6 +26,8 @@ def failing(error):
         (ValueError("stack of Orbax\nwrite failed: No space left on device"), 2, "write failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Stopped(15), 143, "ended by SIGTERM; the same command continues"),
+        (ModuleNotFoundError("No module", name="tensorflow"), 2, "needs the package tensorflow"),
+        (ModuleNotFoundError("No module", name="numpyy"), 1, "No module"),
         (RuntimeError("a defect"), 1, "a defect"),
     ],
 )

@@ -144,6 +144,9 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
     ranks = [1 + order[i].tolist().index(r["label"]) for i, r in enumerate(kept)]
     assert ranks == [r["classifier_rank"] for r in kept]
     assert all(r["feature_distance"] > 0 for r in kept)
+    settings = json.loads((tmp_path / "store" / "store.json").read_text())["settings"]
+    named = settings["filters"]["classifier"]
+    assert named == f"sha256:{classifier.weights_sha256()}" and "/" not in named
     # The same judge, asked to be stricter, of images that are there.
     strict = max(min(ranks[i : i + 2]) for i in range(0, 20, 2))  # one of each class at least
     judged.generation.update(classifier_top_k=strict, filtered_dir=str(tmp_path / "selected"))

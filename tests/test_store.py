@@ -12,9 +12,11 @@ from osed_jax.commands.verify import problems
 from osed_jax.data.generated import check_images, load_generated
 from osed_jax.digests import sealed
 from osed_jax.errors import UserError
+from osed_jax.generation.card import write_contact_sheet
 from osed_jax.generation.fill import arranged
 from osed_jax.generation.store import filling
 from osed_jax.generation.store_metadata import encode, read_lines
+from osed_jax.generation.store_settings import RECIPE
 from tests.cheap_store import (
     CLASSES,
     SETTINGS,
@@ -316,6 +318,19 @@ def test_nothing_is_deleted_before_a_store_is_full_again(store):
     stray.write_bytes(encode(image(2, 1)))
     fill_cheaply(store)
     assert problems(store) == [] and not stray.exists()
+    aside = store.parent / "store.unlisted" / "store" / "dog" / "000900.png"
+    assert aside.read_bytes() == encode(image(2, 1))
+
+
+def test_lost_lines_cost_no_image_of_a_store_that_is_asked_for_fewer(store, capsys):
+    images = {name: c for name, c in tree(store).items() if name.endswith(".png")}
+    (store / "metadata.jsonl").unlink()
+    fill_cheaply(store, wanted=(0, 2, 2))
+    assert problems(store) == []
+    assert "images of" in (said := capsys.readouterr().out) and "store.unlisted now" in said
+    aside = tree(store.parent / "store.unlisted" / "store")
+    kept = {name: c for name, c in tree(store).items() if name.endswith(".png")}
+    assert len(kept) == 4 and kept | aside == images
 
 
 def test_a_first_try_that_made_no_image_binds_nobody(tmp_path):
@@ -329,6 +344,102 @@ def test_a_first_try_that_made_no_image_binds_nobody(tmp_path):
     assert problems(tmp_path / "store") == []
     with pytest.raises(UserError, match="images made with other settings"):
         fill_cheaply(tmp_path / "store")
+
+
+def test_a_store_of_rejected_images_alone_takes_new_settings(tmp_path):
+    black = {"draw": lambda names: draw([(0, 4) for _ in names])}
+    with pytest.raises(UserError, match="too few images of these"):
+        fill_cheaply(tmp_path / "store", **black)
+    assert read_lines(tmp_path / "store" / "rejected.jsonl")[0]
+    fill_cheaply(tmp_path / "store", settings={"model": "another", "prompts": {}})
+    assert problems(tmp_path / "store") == []
+    fill_cheaply(tmp_path / "other", settings={"model": "another", "prompts": {}})
+    assert tree(tmp_path / "other") == tree(tmp_path / "store")
+
+
+def test_duplicates_of_other_processes_are_found_at_the_end(tmp_path, capsys):
+    """Index 3 shows what index 2 shows, which another process draws."""
+    twins = {"draw": lambda names: draw([(c, 10 if i == 3 else 5 * i) for c, i in names])}
+    shared = tmp_path / "shared"
+    fill_cheaply(shared, share=(0, 2), **twins)
+    assert "repeat" not in capsys.readouterr().out
+    fill_cheaply(shared, share=(1, 2), **twins)
+    assert "2 images of" in (said := capsys.readouterr().out) and "sea_lion/000003.png" in said
+    rejected = read_lines(shared / "rejected.jsonl")[0]
+    assert [(r["label"], r["index"], r["reason"]) for r in rejected] == [
+        (1, 3, "duplicate"),
+        (2, 3, "duplicate"),
+    ]
+    assert not (shared / "dog" / "000003.png").exists()
+    assert fill_cheaply(shared, share=(1, 2), **twins) == 2
+    assert problems(shared) == []
+
+
+def test_a_broken_image_is_named_as_such(tmp_path):
+    """One of another process, which this one does not make again."""
+    fill_cheaply(tmp_path / "store", share=(0, 2))
+    path = tmp_path / "store" / "dog" / "000002.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    records = [r for r in read_lines(tmp_path / "store" / "metadata.jsonl")[0] if r["label"] == 2]
+    with pytest.raises(UserError, match=r"dog/000002\.png is no whole PNG image; run the same"):
+        write_contact_sheet(tmp_path / "store", CLASSES, records)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_names": None}, "no class_names as a list"),
+        ({"class_names": [1, 2, 3]}, "class_names that are no texts"),
+        ({"wanted": []}, "no wanted as a JSON object"),
+        ({"wanted": {"cat": 0, "sea_lion": "12", "dog": 17}}, "a whole number for each class"),
+        ({"wanted": {"cat": 0}}, "a whole number for each class"),
+        ({"settings": 3}, "no settings as a JSON object"),
+    ],
+)
+def test_a_store_file_changed_by_hand_is_told_in_one_line(store, change, message):
+    content = json.loads((store / "store.json").read_text())
+    del content["digest"]
+    (store / "store.json").write_text(json.dumps({**content, **change}))
+    for use in (fill_cheaply, problems, load):
+        with pytest.raises(UserError, match=message):
+            use(store)
+
+
+@pytest.mark.parametrize(
+    "change", [{"label": "2"}, {"index": None}, {"index": -1}, {"sha256": 5}, {"verdict": []}]
+)
+def test_lines_changed_by_hand_count_as_damaged(store, change):
+    before = tree(store)
+    lines = (store / "metadata.jsonl").read_text().splitlines()
+    record = {k: v for k, v in json.loads(lines[2]).items() if k != "digest"}
+    lines[2] = json.dumps({**record, **change})
+    (store / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    assert problems(store)[0] == "broken line: metadata.jsonl, line 3"
+    assert fill_cheaply(store) == 0
+    assert tree(store) == before
+
+
+def test_lines_of_a_class_that_the_store_does_not_have_are_refused(store):
+    before = tree(store)
+    lines = (store / "metadata.jsonl").read_text()
+    record = {**json.loads(lines.splitlines()[0]), "label": 7, "class": "eel"}
+    (store / "metadata.jsonl").write_text(lines + json.dumps(sealed(record)) + "\n")
+    with pytest.raises(UserError, match=r"1 lines in .* class 'eel' with label 7"):
+        fill_cheaply(store)
+    images = {name: c for name, c in before.items() if name.endswith(".png")}
+    assert images.items() <= tree(store).items()
+
+
+def test_a_store_of_an_earlier_version_says_so_and_goes_on(store, capsys):
+    content = json.loads((store / "store.json").read_text())
+    assert content.pop("recipe") == RECIPE
+    (store / "store.json").write_text(json.dumps(sealed(content)))
+    fill_cheaply(store)
+    assert "was begun by another version" in capsys.readouterr().out
+    assert "recipe" not in {
+        k for k, v in json.loads((store / "store.json").read_text()).items() if v
+    }
+    assert problems(store) == []
 
 
 def test_a_changed_image_of_a_store_is_not_trained_on(store, capsys):

@@ -19,7 +19,13 @@ from osed_jax.data.images import FileImages
 from osed_jax.data.listing import class_folders, files_of_classes, say_what_is_left_out
 from osed_jax.digests import write_digests
 from osed_jax.errors import UserError
-from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
+from osed_jax.generation.classifier_filter import (
+    FILTERS,
+    filter_settings,
+    load_judge,
+    make_filters,
+    only_subset,
+)
 from osed_jax.generation.filters import Filters
 from osed_jax.loading import Config
 
@@ -50,7 +56,8 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
     found = files_of_classes(folders)
     say_what_is_left_out(source, found)
     batch_size = _BATCH * jax.local_device_count()
-    filters = make_filters(gen, train, batch_size, only_subset(split_set.rows, split_set.held_out))
+    judge, only = load_judge(gen), only_subset(split_set.rows, split_set.held_out)
+    filters = make_filters(gen, judge, train, batch_size, only)
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
     try:
@@ -65,7 +72,8 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
                 f"folder for each class: {', '.join(train.class_names)}"
             )
         settings = {"generated_dir": str(source), **{name: gen[name] for name in FILTERS}}
-        workdir.write_json(unfinished / FILE, {"settings": settings, "images": verdicts})
+        judged = {"classifier": filter_settings(gen, judge)["classifier"]}
+        workdir.write_json(unfinished / FILE, {"settings": settings, **judged, "images": verdicts})
         write_digests(unfinished)
         unfinished.chmod(0o755)
         unfinished.rename(target)

@@ -24,7 +24,12 @@ from osed_jax.generation.additions import (
     with_additions,
 )
 from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
-from osed_jax.generation.classifier_filter import FILTERS, make_filters, only_subset
+from osed_jax.generation.classifier_filter import (
+    filter_settings,
+    load_judge,
+    make_filters,
+    only_subset,
+)
 from osed_jax.generation.fill import fill, rates
 from osed_jax.generation.model_files import PARTS
 from osed_jax.generation.prompts import class_prompts, read_own
@@ -80,12 +85,14 @@ def generate(config: Config) -> None:
     model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
     model = with_additions(model, gen)
     starts = _starts(gen, found)
-    settings = _settings(gen, model, train, own)
+    judge = load_judge(gen)
+    settings = _settings(gen, model, train, own) | {"filters": filter_settings(gen, judge)}
     texts = [text for prompts in settings["prompts"].values() for text in prompts]
     check_words(model.tokenizer.words, [*texts, settings["negative_prompt"]])
     sampler = _sampler(settings, model, gen)
     # The sampler has made its batch size a multiple of the devices' number.
-    filters = make_filters(gen, train, sampler.batch_size, only_subset(found.rows, found.held_out))
+    only = only_subset(found.rows, found.held_out)
+    filters = make_filters(gen, judge, train, sampler.batch_size, only)
     with filling(
         folder,
         settings=settings,
@@ -93,6 +100,7 @@ def generate(config: Config) -> None:
         wanted=wanted,
         process_index=gen["process_index"],
         process_count=gen["process_count"],
+        repeated=filters.repeated,
         finish=functools.partial(_overview, folder, settings, train.class_names),
     ) as store:
         _say_what_is_there(store)
@@ -189,7 +197,6 @@ def _settings(
         "size": train.images.image_size,
         "resize_method": gen["resize_method"],
         "keep_full_size": gen["keep_full_size"],
-        "filters": {name: gen[name] for name in FILTERS},
         "prompts": {
             name: list(
                 class_prompts(name, templates=gen["templates"], modifiers=gen["modifiers"], own=own)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from osed_jax import loading
 from osed_jax.console import progress, say
-from osed_jax.data.generated import STORE_FILE
+from osed_jax.data.generated import STORE_FILE, read_store_file
 from osed_jax.errors import UserError
 from osed_jax.generation.store_metadata import (
     METADATA,
@@ -22,7 +22,6 @@ from osed_jax.generation.store_metadata import (
     shards,
 )
 from osed_jax.loading import Config
-from osed_jax.workdir import read_json
 
 
 def verify(config: Config) -> None:
@@ -51,7 +50,7 @@ def verify(config: Config) -> None:
 
 def problems(folder: Path) -> list[str]:
     """The problems of a store, one text each; [] for a complete store."""
-    content = read_json(folder / STORE_FILE)
+    content = read_store_file(folder)
     records, found = _read(folder)
     names = content["class_names"]
     found += _wrong_files(folder, records)

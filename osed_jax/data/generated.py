@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from osed_jax.digests import (
 from osed_jax.errors import UserError
 
 STORE_FILE = "store.json"  # in a folder that --mode=generate filled
+_JSON = {list: "list", dict: "JSON object"}
 METADATA = "metadata.jsonl"  # in such a folder, with one line for each image
 
 
@@ -207,6 +209,30 @@ def _check_filtered(folder: Path) -> None:
         ) from error
 
 
+def read_store_file(folder: Path) -> dict[str, Any]:
+    """The content of a store's `store.json`: class_names, wanted, settings and others.
+
+    Raises:
+      UserError: if it is missing, damaged or changed by hand into something else.
+    """
+    path = folder / STORE_FILE
+    remedy = "restore it, or remove it to use the images like those of another tool"
+    try:
+        content = unsealed(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+    for key, kind in {"class_names": list, "wanted": dict, "settings": dict}.items():
+        if not isinstance(content.get(key), kind):
+            raise UserError(f"{path} has no {key} as a {_JSON[kind]}; {remedy}")
+    names = content["class_names"]
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path} has class_names that are no texts; {remedy}")
+    wanted = content["wanted"]
+    if list(wanted) != names or not all(isinstance(n, int) and n >= 0 for n in wanted.values()):
+        raise UserError(f"{path} must have in wanted a whole number for each class; {remedy}")
+    return content
+
+
 def check_classes(folder: Path, class_names: Sequence[str]) -> None:
     """Raises UserError if `folder` is not a folder, or has images of other classes than these."""
     unknown = sorted(set(class_folders(folder)) - set(class_names))
@@ -217,13 +243,7 @@ def check_classes(folder: Path, class_names: Sequence[str]) -> None:
         )
     if not (folder / STORE_FILE).exists():  # made by another tool
         return
-    try:
-        made_for = unsealed(json.loads((folder / STORE_FILE).read_text()))["class_names"]
-    except (ValueError, KeyError, AttributeError, DamageError) as error:
-        raise UserError(
-            f"{folder / STORE_FILE} is damaged ({error}); restore it, or remove it to use the "
-            "images like those of another tool"
-        ) from error
+    made_for = read_store_file(folder)["class_names"]
     if list(class_names) != made_for:
         raise UserError(
             f"{folder} was generated for the classes {', '.join(made_for)}, but the data set's are "

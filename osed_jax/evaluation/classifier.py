@@ -1,6 +1,7 @@
 """A trained net from its work directory, and the subject of a report."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ class Classifier:
     state: TrainState
     model: nn.Module
     augmentation: Augmentation
+
+    def weights_sha256(self) -> str:
+        """Digest of the weights and running statistics: their names, shapes and values."""
+        digest = hashlib.sha256()
+        for part in (self.state.params, self.state.batch_stats):
+            for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(part)):
+                digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+                digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
 
     def check_same_images(self, given: str, train: ImageSet) -> None:
         """Raises UserError if its classes or image size are not those of a data set.

@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from osed_jax.generation.store_metadata import METADATA, REJECTED, Record, is_kept
+from osed_jax.errors import UserError
+from osed_jax.generation.store_metadata import METADATA, REJECTED, Record, decode, is_kept
 from osed_jax.workdir import write_atomically
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -97,9 +98,18 @@ def write_contact_sheet(
 
 
 def _thumbnail(file: Path) -> Image.Image:
-    """The image at 64 to 128 pixels; small ones enlarged by whole pixels."""
-    with Image.open(file) as opened:
-        image = opened.convert("RGB")
+    """The image at 64 to 128 pixels; small ones enlarged by whole pixels.
+
+    Raises:
+      UserError: for a damaged file.
+    """
+    pixels = decode(file)
+    if pixels is None:
+        raise UserError(
+            f"{file} is no whole PNG image; run the same command again, which makes it anew "
+            f"(--mode=verify names all such files)"
+        )
+    image = Image.fromarray(pixels)
     if image.width > 128:
         return image.resize((128, 128))
     factor = max(1, -(-64 // image.width))

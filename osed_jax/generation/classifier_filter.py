@@ -9,7 +9,7 @@ import numpy as np
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.long_tail import subset_sha256
 from osed_jax.errors import UserError
-from osed_jax.evaluation.classifier import load_classifier
+from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.predict import Predictor
 from osed_jax.generation.filters import Filters, Opinions, Prototypes, ranks
 from osed_jax.sharding import make_mesh
@@ -35,22 +35,40 @@ def only_subset(rows: np.ndarray, held_out: np.ndarray) -> str | None:
     return subset_sha256(rows) if len(held_out) else None
 
 
+def load_judge(gen: dict[str, Any]) -> Classifier | None:
+    """The classifier of `classifier_workdir`; None where none is asked for."""
+    directory = gen["classifier_workdir"]
+    return load_classifier(Path(directory), make_mesh()) if directory else None
+
+
+def filter_settings(gen: dict[str, Any], judge: Classifier | None) -> dict[str, Any]:
+    """The filters of section `generation`; the judge is named by a digest of its weights."""
+    values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
+    return {**values, "classifier": f"sha256:{judge.weights_sha256()}" if judge else ""}
+
+
 def make_filters(
-    gen: dict[str, Any], train: ImageSet, batch_size: int, only_of_subset: str | None
+    gen: dict[str, Any],
+    judge: Classifier | None,
+    train: ImageSet,
+    batch_size: int,
+    only_of_subset: str | None,
 ) -> Filters:
     """The filters of section `generation`.
 
     Args:
       gen: the section.
+      judge: the classifier that it names.
       train: the long-tailed training set.
       batch_size: of the classifier, images over all devices.
       only_of_subset: see `only_subset`.
     """
     values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
     opinions = None
-    if gen["classifier_workdir"]:
+    if judge:
         opinions = classifier_opinions(
-            Path(gen["classifier_workdir"]),
+            judge,
+            gen["classifier_workdir"],
             train,
             batch_size=batch_size,
             only_of_subset=only_of_subset,
@@ -59,12 +77,18 @@ def make_filters(
 
 
 def classifier_opinions(
-    directory: Path, train: ImageSet, *, batch_size: int, only_of_subset: str | None
+    classifier: Classifier,
+    directory: str,
+    train: ImageSet,
+    *,
+    batch_size: int,
+    only_of_subset: str | None,
 ) -> Callable[[np.ndarray, np.ndarray], Opinions]:
     """The judge that `Filters` takes, from a classifier and the real images it compares with.
 
     Args:
-      directory: work directory of the classifier.
+      classifier: the judge.
+      directory: its work directory, for messages.
       train: real training images, some of every class. Test images have no part in this.
       batch_size: images at a time, over all devices.
       only_of_subset: see `only_subset`.
@@ -73,8 +97,6 @@ def classifier_opinions(
       UserError: where the classifier has other classes or another image size, or was trained on
         another subset than the one it must be of.
     """
-    mesh = make_mesh()
-    classifier = load_classifier(directory, mesh)
     classifier.check_same_images(f"config.generation.classifier_workdir is {directory}", train)
     if only_of_subset not in (None, classifier.facts["subset_sha256"]):
         raise UserError(
@@ -90,7 +112,7 @@ def classifier_opinions(
             f"other content than these, so it may have seen the validation images; train "
             f"a classifier with the same config.dataset"
         )
-    net = Predictor(classifier.model, classifier.augmentation, mesh, batch_size=batch_size)
+    net = Predictor(classifier.model, classifier.augmentation, make_mesh(), batch_size=batch_size)
     features = net.of_images(classifier.state, train.images, label="real images").features
     prototypes = Prototypes(features, train.label, len(train.class_names))
 

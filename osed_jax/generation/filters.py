@@ -113,6 +113,25 @@ class Filters:
             return "far from real images"
         return None
 
+    def repeated(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Of all records, those of images that repeat an earlier one, each with its verdict.
+
+        Processes side by side do not know each other's images; afterwards this finds what each
+        alone could not.
+        """
+        fresh = Filters(
+            drop_duplicates=self._drop_duplicates, near_duplicate_bits=self._near_duplicate_bits
+        )
+        found = []
+        for record in records:
+            if record["verdict"] != "kept":
+                continue
+            if reason := fresh.reason(record):
+                found.append({**record, "verdict": "rejected", "reason": reason})
+            else:
+                fresh.remember(record)
+        return found
+
     def remember(self, record: Mapping[str, Any]) -> None:
         """Takes note of an image that was kept."""
         self._files.add((record["label"], record["sha256"]))

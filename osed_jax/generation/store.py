@@ -6,6 +6,7 @@
     FOLDER/rejected.jsonl     the same for images that a filter rejected; their files are not kept
     FOLDER/README.md          dataset card
     FOLDER.full_size/CLASS/   images as the model drew them, where asked for
+    FOLDER.unlisted/          whole images that a full store had no use for
 
 A process writes an image under a temporary name, renames it, then appends its line to a shard of
 its own, `.metadata-I-of-N.jsonl`, which it holds locked as long as it lives. So a process killed at
@@ -26,9 +27,8 @@ from typing import IO, Any
 import numpy as np
 
 from osed_jax import digests
-from osed_jax.config import differences
 from osed_jax.console import say
-from osed_jax.data.generated import METADATA, STORE_FILE
+from osed_jax.data.generated import METADATA
 from osed_jax.errors import UserError, disk_problems_explained
 from osed_jax.generation.store_metadata import (
     IMAGE,
@@ -45,8 +45,10 @@ from osed_jax.generation.store_metadata import (
     merge,
     read_records,
     shards,
+    unlisted_folder,
+    write_records,
 )
-from osed_jax.workdir import read_json, write_json
+from osed_jax.generation.store_settings import write_settings
 
 
 class Store:
@@ -145,6 +147,7 @@ def filling(
     wanted: Sequence[int],
     process_index: int = 0,
     process_count: int = 1,
+    repeated: Callable[[Sequence[Record]], Sequence[Record]] = lambda records: (),
     finish: Callable[[list[Record]], None] = lambda records: None,
 ) -> Iterator[Store]:
     """Opens a store, new or not, to add the images of one process; merges what is there after.
@@ -156,6 +159,8 @@ def filling(
       wanted: C numbers of images.
       process_index: which of the processes this is, from 0.
       process_count: how many processes, on however many hosts, fill the store at the same time.
+      repeated: of all records, those of images that repeat earlier ones, each as it is to be
+        rejected; called after the last merge.
       finish: called with all records after the last merge, while no other process merges.
 
     Raises:
@@ -178,10 +183,11 @@ def filling(
             for partial in folder.glob(".*.partial"):  # of a process killed while it merged
                 partial.unlink()
             _refuse_living(folder, share)
-            _write_settings(folder, content)
+            write_settings(folder, content)
             _say_damaged(folder)
             merge(folder)
             records = read_records(folder)
+            _check_classes(folder, class_names, records)
             _say_gaps(folder, class_names, share, records)
             changed = changed_images(folder, records)
             if changed:
@@ -197,10 +203,11 @@ def filling(
                 size = settings.get("size")
                 yield Store(folder, class_names, wanted, share, records, shard, size, changed)
             # Only now: until a store is filled, what has no line may replace what is missing.
-            _drop_unlisted(folder, class_names, share, records)
+            _put_aside_unlisted(folder, class_names, share, records)
         finally:
             with _locked(folder):
                 merge(folder)
+                _reject_repeated(folder, repeated)
                 finish(list(read_records(folder).values()))
 
 
@@ -211,33 +218,18 @@ def _write_image(path: Path, content: bytes) -> None:
     partial.rename(path)
 
 
-def _write_settings(folder: Path, content: dict[str, Any]) -> None:
-    path = folder / STORE_FILE
-    if not path.exists():
-        foreign = sorted(p.name for p in folder.iterdir() if p.name[0] != ".")
-        if foreign:
-            raise UserError(
-                f"{folder} contains {foreign[0]!r} but no {STORE_FILE}, so it is not a store of "
-                "generated images; give a new folder in config.oversampling.generated_dir"
-            )
-        write_json(path, content)
-    before = read_json(path)
-    fixed = {"class_names", "settings"}
-    changed = differences(*({k: c.get(k) for k in fixed} for c in (before, content)))
-    if changed and not _is_empty(folder):
+def _check_classes(
+    folder: Path, class_names: Sequence[str], records: Mapping[Name, Record]
+) -> None:
+    names = dict(enumerate(class_names))
+    foreign = [r for (label, _), r in records.items() if names.get(label) != r["class"]]
+    if foreign:
+        first = foreign[0]
         raise UserError(
-            f"{folder} has images made with other settings ({'; '.join(changed)}); give "
-            "another config.oversampling.generated_dir, or the old values to continue with "
-            "this store"
+            f"{len(foreign):,} lines in {folder} are of classes that the store does not have (the "
+            f"first: class {first['class']!r} with label {first['label']}); remove them from "
+            f"{METADATA} and {REJECTED}: images that are there get new lines"
         )
-    if before != content:  # another number of images, or no image yet
-        write_json(path, content)
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether a store holds nothing yet, so that its settings bind nobody."""
-    at_work = any(map(lives, shards(folder)))
-    return not (at_work or read_records(folder) or any(folder.glob("*/*.png")))
 
 
 def _say_gaps(
@@ -263,18 +255,51 @@ def _say_damaged(folder: Path) -> None:
             say(f"note: {digests.describe_damaged(path, damaged)}; images that exist get new lines")
 
 
-def _drop_unlisted(
+def _put_aside_unlisted(
     folder: Path, class_names: Sequence[str], share: tuple[int, int], records: dict[Name, Record]
 ) -> None:
-    """Removes this share's images without a line, which a full store has no use for."""
+    """Moves this share's images without a line out of a full store; half files are removed."""
+    aside = unlisted_folder(folder)
+    moved = 0
     for root in (folder, full_size_folder(folder)):
         for label, name in enumerate(class_names):
             for path in (root / name).glob("*") if (root / name).is_dir() else ():
                 match = IMAGE.fullmatch(path.name)
                 index = int(match[1] or match[2]) if match else 0
                 listed = is_listed(records, label, index) and not path.name.startswith(".")
-                if match and index % share[1] == share[0] and not listed:
+                if not match or index % share[1] != share[0] or listed:
+                    continue
+                if path.name.startswith(".") or decode(path) is None:
                     path.unlink()
+                    continue
+                target = aside / path.relative_to(folder.parent)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)
+                moved += 1
+    if moved:
+        say(f"note: {moved:,} images of {folder} that it has no use for are in {aside} now")
+
+
+def _reject_repeated(
+    folder: Path, repeated: Callable[[Sequence[Record]], Sequence[Record]]
+) -> None:
+    """Rejects images that equal those of other processes, once no process is at work."""
+    if any(map(lives, shards(folder))):
+        return
+    records = read_records(folder)
+    rejected = repeated(list(records.values()))
+    if not rejected:
+        return
+    records |= {(r["label"], r["index"]): r for r in rejected}
+    write_records(folder, list(records.values()))
+    for record in rejected:
+        for root in (folder, full_size_folder(folder)):
+            (root / record["file_name"]).unlink(missing_ok=True)
+    say(
+        f"note: {len(rejected):,} images of {folder} were rejected, as they repeat images that "
+        f"other processes made (the first: {rejected[0]['file_name']}); run the same command "
+        f"again to replace them"
+    )
 
 
 def _refuse_living(folder: Path, share: tuple[int, int]) -> None:

@@ -5,8 +5,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,17 @@ _SHARD = re.compile(r"\.metadata-(\d+)-of-(\d+)\.jsonl")
 _FILE_NAME = re.compile(r"[^/\0]+/\d{6,}\.png")
 IMAGE = re.compile(r"(\d{6,})\.png|\.(\d{6,})\.png\.partial")
 
-_NEEDED = ("label", "index", "file_name", "verdict", "sha256")
+# What every line has, and of which type.
+_NEEDED: Mapping[str, type | UnionType] = {
+    "label": int,
+    "index": int,
+    "class": str,
+    "file_name": str,
+    "verdict": str,
+    "reason": str | None,
+    "sha256": str,
+    "full_size_sha256": str | None,
+}
 
 Record = dict[str, Any]
 Name = tuple[int, int]  # label, index
@@ -35,9 +46,16 @@ def merge(folder: Path) -> None:
     ended = [path for path in shards(folder) if not lives(path)]
     records = read_records(folder)
     found = [r for r in records.values() if not is_kept(r) or (folder / r["file_name"]).is_file()]
+    write_records(folder, found)
+    for path in ended:
+        path.unlink()
+
+
+def write_records(folder: Path, records: Sequence[Record]) -> None:
+    """Writes `metadata.jsonl` and `rejected.jsonl`, each whole or not at all."""
     for file, lines in (
-        (METADATA, [r for r in found if is_kept(r)]),
-        (REJECTED, [r for r in found if not is_kept(r)]),
+        (METADATA, [r for r in records if is_kept(r)]),
+        (REJECTED, [r for r in records if not is_kept(r)]),
     ):
         if lines or file == METADATA:
             write_atomically(
@@ -45,8 +63,6 @@ def merge(folder: Path) -> None:
             )
         else:
             (folder / file).unlink(missing_ok=True)
-    for path in ended:
-        path.unlink()
 
 
 def changed_images(folder: Path, records: Mapping[Name, Record]) -> set[Name]:
@@ -72,10 +88,13 @@ def read_lines(file: Path) -> tuple[list[Record], list[int]]:
     """
 
     def inside(record: Record) -> bool:
-        name = str(record["file_name"])
+        typed = all(isinstance(record[key], kind) for key, kind in _NEEDED.items())
+        if not typed or min(record["label"], record["index"]) < 0:
+            return False
+        name = record["file_name"]
         return bool(_FILE_NAME.fullmatch(name)) and not name.startswith("../")
 
-    return digests.read_lines(file, _NEEDED, growing=False, allowed=inside)
+    return digests.read_lines(file, tuple(_NEEDED), growing=False, allowed=inside)
 
 
 def shards(folder: Path) -> list[Path]:
@@ -91,6 +110,11 @@ def is_kept(record: Record) -> bool:
 def full_size_folder(folder: Path) -> Path:
     """Where images as drawn are: beside the store, for some readers take any folder for a class."""
     return folder.with_name(f"{folder.name}.full_size")
+
+
+def unlisted_folder(folder: Path) -> Path:
+    """Where whole images are moved that a full store has no line for: beside it, as above."""
+    return folder.with_name(f"{folder.name}.unlisted")
 
 
 def file_name(class_name: str, index: int) -> str:
