@@ -45,3 +45,20 @@ def test_kept_runs_are_those_of_the_commands(row, tmp_path):
     for run in kept(folder):
         assert run.summary["config"] == runs[run.seed] and run.summary["method"] == method
         assert run.correct.mean() == pytest.approx(run.summary["top1"])
+
+
+@pytest.mark.parametrize(
+    ("row", "alone", "with_fill"),
+    [
+        ("ERM", "erm", "fill_shared_third"),
+        ("logit adjustment", "la", "fill_la"),
+        ("LDAM-DRW (with `fill`: LDAM)", "ldam_drw", "fill_ldam"),
+        ("mixup-DRW (with `fill`: mixup)", "mixup_drw", "fill_mixup"),
+    ],
+)
+def test_the_short_table_has_the_first_seed_of_the_kept_runs(row, alone, with_fill):
+    (first,), (second,) = (
+        find_runs(ROOT / "results" / "tenth" / f"{name}.seed_0") for name in (alone, with_fill)
+    )
+    line = f"| {row} | {100 * first.correct.mean():.2f} | {100 * second.correct.mean():.2f} |"
+    assert line in (ROOT / "docs" / "methods.md").read_text()
