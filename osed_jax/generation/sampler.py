@@ -10,15 +10,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from osed_jax.choices import RESIZES
 from osed_jax.errors import UserError
+from osed_jax.generation.image_noise import ImageNoise
 from osed_jax.generation.resize import fitted, resize
 from osed_jax.generation.safety import FOLDER, SafetyChecker
 from osed_jax.generation.samples import Samples
 from osed_jax.generation.schedulers import Steps, advance, first_steps, sampling_steps
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion
 from osed_jax.generation.starts import Start
-
-# Keep the keys of other noise apart from that which an image starts from.
-_FRESH, _POSTERIOR = 0x46524553, 0x504F5354
 
 
 class Sampler:
@@ -82,6 +80,8 @@ class Sampler:
         self._guidance_scale, self._keep_full_size = guidance_scale, keep_full_size
         self._safety_checker = safety_checker
         self._start_deviation, self._steps = sampling_steps(model.schedule, scheduler, steps)
+        side = image_size // model.downscale
+        self._noise = ImageNoise((side, side, model.latent_channels), len(self._steps.timestep))
         devices = list(devices or jax.local_devices())
         self.batch_size = -(-batch_size // len(devices)) * len(devices)
         mesh = Mesh(np.asarray(devices), ("data",))
@@ -91,10 +91,7 @@ class Sampler:
         self._checker_params = jax.device_put(checker, self._everywhere)
         self.use(model.params)
         self._one_program = devices[0].platform != "cpu" if one_program is None else one_program
-        self._jit_noise = jax.jit(self._draw)
-        self._jit_posterior = jax.jit(self._draw_posterior)
         self._jit_encode = jax.jit(self._encode, out_shardings=self._rows)
-        self._jit_fresh = jax.jit(self._draw_fresh)
         self._jit_begin = jax.jit(self._begin, out_shardings=self._rows)
         self._jit_step = jax.jit(self._step, out_shardings=self._rows)
         self._jit_finish = jax.jit(self._finish, out_shardings=self._rows)
@@ -123,12 +120,12 @@ class Sampler:
         Raises:
             UserError: As `from_noise` and `from_image`.
         """
-        names = np.uint32(seed), np.asarray(labels, np.uint32), np.asarray(indices, np.uint32)
-        fresh = np.asarray(self._jit_fresh(*names)) if self._takes_fresh_noise else None
-        noise = self.noise(seed, labels, indices)
+        names = seed, labels, indices
+        fresh = self._noise.fresh(*names) if self._takes_fresh_noise else None
+        noise = self._noise.start(*names)
         if start is None:
             return self.from_noise(noise, prompts, negative_prompt, fresh)[1]
-        real = self.encode(start.image, np.asarray(self._jit_posterior(*names)))
+        real = self.encode(start.image, self._noise.posterior(*names))
         return self.from_image(real, start.strength, noise, prompts, negative_prompt, fresh)[1]
 
     def use(self, params: Params) -> None:
@@ -137,8 +134,7 @@ class Sampler:
 
     def noise(self, seed: int, labels: Sequence[int], indices: Sequence[int]) -> np.ndarray:
         """The unit noise that images start from, float32 `[N, h, w, c]`."""
-        names = np.asarray(labels, np.uint32), np.asarray(indices, np.uint32)
-        return np.asarray(self._jit_noise(np.uint32(seed), *names))
+        return self._noise.start(seed, labels, indices)
 
     def encode(self, image: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Latents of real images, drawn from the VAE's posterior, float32 `[N, h, w, c]`.
@@ -273,24 +269,6 @@ class Sampler:
         except jax.errors.JaxRuntimeError as error:
             raise self._explained(error) from error
 
-    def _draw(self, seed: jax.Array, labels: jax.Array, indices: jax.Array) -> jax.Array:
-        """The noise that images start from, `[N, h, w, c]`."""
-        return self._normal(_image_keys(seed, labels, indices))
-
-    def _draw_posterior(self, seed: jax.Array, labels: jax.Array, indices: jax.Array) -> jax.Array:
-        """The noise of real images' latents, `[N, h, w, c]`."""
-        return self._normal(_image_keys(seed, labels, indices, _POSTERIOR))
-
-    def _draw_fresh(self, seed: jax.Array, labels: jax.Array, indices: jax.Array) -> jax.Array:
-        """The noise mixed in after every step, `[N, S, h, w, c]`."""
-        keys = _image_keys(seed, labels, indices, _FRESH)
-        return self._normal(keys, len(self._steps.timestep))
-
-    def _normal(self, keys: jax.Array, *more: int) -> jax.Array:
-        side = self._image_size // self._model.downscale
-        shape = (*more, side, side, self._model.latent_channels)
-        return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
-
     def _encode(self, params: Params, image: jax.Array, noise: jax.Array) -> jax.Array:
         return self._model.encode_image(params, fitted(image, self._image_size), noise)
 
@@ -398,15 +376,3 @@ class Sampler:
             f"out of device memory with batch_size={self.batch_size}. "
             f"Try batch_size={self.batch_size // 2}."
         )
-
-
-def _image_keys(
-    seed: jax.Array, labels: jax.Array, indices: jax.Array, stream: int | None = None
-) -> jax.Array:
-    """A key of each image, for one use of noise; without a stream, for what it starts from."""
-
-    def of_image(label: jax.Array, index: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), label), index)
-        return key if stream is None else jax.random.fold_in(key, stream)
-
-    return jax.vmap(of_image)(labels, indices)
