@@ -338,7 +338,7 @@ def test_what_does_not_fit_the_data_is_refused(adapted, tmp_path):
     ):
         finetune(check(small_config(tmp_path / "six", batch_size=6)))
     base = str(adapted[1] / "base")
-    with pytest.raises(UserError, match=r"have 7 pixels .*; this model draws multiples of 2"):
+    with pytest.raises(UserError, match=r"have 7 pixels .*, but this model draws multiples of 2"):
         finetune(check(small_config(tmp_path / "odd", image_size=7, base=base)))
     with pytest.raises(UserError, match="even sizes only"):
         miniature.build(7, seed=0)
