@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from osed_jax.errors import UserError
 
@@ -88,7 +89,7 @@ class TextTower(nn.Module):
     """
 
     config: TextConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -100,7 +101,7 @@ class ImageTower(nn.Module):
     """Images to features."""
 
     config: ImageConfig
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -110,7 +111,7 @@ class ImageTower(nn.Module):
 
 class _TextTransformer(nn.Module):
     config: TextConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -134,7 +135,7 @@ class _TextEmbeddings(nn.Module):
 
 class _ImageTransformer(nn.Module):
     config: ImageConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -148,7 +149,7 @@ class _ImageEmbeddings(nn.Module):
     """One row for each patch, after that of the class token."""
 
     config: ImageConfig
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -165,7 +166,7 @@ class _ImageEmbeddings(nn.Module):
 
 class _Encoder(nn.Module):
     config: _Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -174,7 +175,7 @@ class _Encoder(nn.Module):
 
 class _Layers(nn.Module):
     config: _Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -185,7 +186,7 @@ class _Layers(nn.Module):
 
 class _Layer(nn.Module):
     config: _Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -196,7 +197,7 @@ class _Layer(nn.Module):
 
 class _Attention(nn.Module):
     config: _Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -211,7 +212,7 @@ class _Attention(nn.Module):
 
 class _Mlp(nn.Module):
     config: _Config
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

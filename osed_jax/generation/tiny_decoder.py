@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from osed_jax.errors import UserError
 from osed_jax.generation.hub import locate_part
@@ -51,7 +52,7 @@ class TinyDecoder(nn.Module):
     channels: tuple[int, ...]
     num_blocks: tuple[int, ...]
     scaling_factor: float = 1.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, latents: jax.Array) -> jax.Array:
@@ -77,7 +78,7 @@ class TinyDecoder(nn.Module):
 
 class _Block(nn.Module):
     channels: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
