@@ -1,6 +1,7 @@
 """Stores: resumed, shared, refused, verified, read."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -221,9 +222,13 @@ def test_generating_again_repairs_what_verify_named(store, tmp_path):
     (store / "dog" / "000003.png").unlink()
     (store / "dog" / "000055.png").write_bytes(b"unlisted")
     (store / "dog" / ".000056.png.partial").write_bytes(b"half")
+    (tmp_path / "store.full_size" / "dog" / "000006.png").unlink()
     lines = (store / "metadata.jsonl").read_text()
     (store / "metadata.jsonl").write_text(lines[:-40])
-    assert fill_cheaply(store) == 1, "the image of the cut line is there"
+    assert fill_cheaply(store) == 2, "the image of the cut line is there"
+    aside = tmp_path / "store.unlisted"
+    assert (aside / "store" / "dog" / "000055.png").read_bytes() == b"unlisted"
+    shutil.rmtree(aside)
     assert tree(tmp_path) == before
 
 
@@ -282,7 +287,7 @@ def test_images_whose_lines_are_damaged_are_kept_and_get_new_lines(store, capsys
     assert any(p.startswith("unlisted: ") for p in problems(store))
     assert fill_cheaply(store) == 0, "nothing is drawn"
     assert "4 damaged lines" in (said := capsys.readouterr().out) and "(line 4, 10, 15, 29)" in said
-    assert "4 images exist without a line" in said
+    assert "4 images existed without a line" in said
     assert tree(store) == before and problems(store) == []
     assert written.keys() == {p: 0 for p in store.rglob("*.png")}.keys()
 
@@ -318,8 +323,12 @@ def test_nothing_is_deleted_before_a_store_is_full_again(store):
     stray.write_bytes(encode(image(2, 1)))
     fill_cheaply(store)
     assert problems(store) == [] and not stray.exists()
-    aside = store.parent / "store.unlisted" / "store" / "dog" / "000900.png"
-    assert aside.read_bytes() == encode(image(2, 1))
+    aside = store.parent / "store.unlisted" / "store" / "dog"
+    assert (aside / "000900.png").read_bytes() == encode(image(2, 1))
+    stray.write_bytes(grey := encode(np.zeros((8, 8), np.uint8)))
+    fill_cheaply(store)
+    assert (aside / "000900.png").read_bytes() == encode(image(2, 1)), "it is not overwritten"
+    assert (aside / "000900.1.png").read_bytes() == grey
 
 
 def test_lost_lines_cost_no_image_of_a_store_that_is_asked_for_fewer(store, capsys):

@@ -43,10 +43,13 @@ def fill(
     started, drawn = time.monotonic(), 0
     with progress(total=sum(store.missing()), unit="image", label="generating") as bar:
         while names := store.next_names(max_attempts):
-            if found := _found(store, names, filters):
-                say(f"{len(found):,} images exist without a line; they are not drawn again")
-                for name, one in found.items():
+            found = 0
+            for name in names:  # one at a time: there may be more than fit into memory
+                if one := _found(store, name, filters):
                     bar.update(_add(store, {0: name}, one, describe, filters))
+                    found += 1
+            if found:
+                say(f"{found:,} images existed without a line; they are not drawn again")
                 continue
             for batch in arranged(names, store.position, batch_size):
                 bar.update(_add(store, batch, _draw(batch, draw, batch_size), describe, filters))
@@ -97,16 +100,12 @@ def rates(class_names: Sequence[str], records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _found(store: Store, names: Sequence[Name], filters: Filters) -> dict[Name, Samples]:
-    """Images that are there already, of those to make; none where judging needs the drawing."""
-    if filters.needs_drawing:
-        return {}
-    there = {name: store.found(name) for name in names}
-    return {
-        name: Samples(image[0][None], None if image[1] is None else image[1][None])
-        for name, image in there.items()
-        if image is not None
-    }
+def _found(store: Store, name: Name, filters: Filters) -> Samples | None:
+    """An image that is there already; None for none, and where judging needs the drawing."""
+    if filters.needs_drawing or (there := store.found(name)) is None:
+        return None
+    image, full_size = there
+    return Samples(image[None], None if full_size is None else full_size[None])
 
 
 def _draw(

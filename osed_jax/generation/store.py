@@ -18,6 +18,7 @@ Shards are merged, sorted, whenever a process starts or ends.
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from osed_jax.generation.store_metadata import (
     is_listed,
     lives,
     merge,
+    read_lines,
     read_records,
     shards,
     unlisted_folder,
@@ -251,14 +253,14 @@ def _say_gaps(
 def _say_damaged(folder: Path) -> None:
     growing = shards(folder)
     for path in (folder / METADATA, folder / REJECTED, *growing):
-        if damaged := digests.read_lines(path, growing=path in growing)[1]:
+        if damaged := read_lines(path, growing=path in growing)[1]:
             say(f"note: {digests.describe_damaged(path, damaged)}; images that exist get new lines")
 
 
 def _put_aside_unlisted(
     folder: Path, class_names: Sequence[str], share: tuple[int, int], records: dict[Name, Record]
 ) -> None:
-    """Moves this share's images without a line out of a full store; half files are removed."""
+    """Moves this share's images without a line out of a full store; half-written ones go."""
     aside = unlisted_folder(folder)
     moved = 0
     for root in (folder, full_size_folder(folder)):
@@ -269,15 +271,21 @@ def _put_aside_unlisted(
                 listed = is_listed(records, label, index) and not path.name.startswith(".")
                 if not match or index % share[1] != share[0] or listed:
                     continue
-                if path.name.startswith(".") or decode(path) is None:
+                if path.name.startswith("."):
                     path.unlink()
                     continue
-                target = aside / path.relative_to(folder.parent)
+                target = _free(aside / path.relative_to(folder.parent))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.rename(target)
                 moved += 1
     if moved:
         say(f"note: {moved:,} images of {folder} that it has no use for are in {aside} now")
+
+
+def _free(path: Path) -> Path:
+    """The path, or with a number before its suffix where there is a file of an earlier time."""
+    names = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(1))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def _reject_repeated(

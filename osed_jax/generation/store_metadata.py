@@ -66,12 +66,19 @@ def write_records(folder: Path, records: Sequence[Record]) -> None:
 
 
 def changed_images(folder: Path, records: Mapping[Name, Record]) -> set[Name]:
-    """Kept images whose file is no longer the one that was written, by its sha256."""
-    return {
-        name
-        for name, record in records.items()
-        if is_kept(record) and digests.file_sha256(folder / record["file_name"]) != record["sha256"]
-    }
+    """Kept images whose files are no longer those that were written, by their sha256.
+
+    An image as drawn counts too, unless the folder of all of them is gone.
+    """
+    drawn = full_size_folder(folder)
+
+    def changed(record: Record) -> bool:
+        name, of_drawn = record["file_name"], record["full_size_sha256"]
+        files = [(folder / name, record["sha256"])]
+        files += [(drawn / name, of_drawn)] if of_drawn and drawn.is_dir() else []
+        return any(not path.is_file() or digests.file_sha256(path) != of for path, of in files)
+
+    return {name for name, record in records.items() if is_kept(record) and changed(record)}
 
 
 def read_records(folder: Path) -> dict[Name, Record]:
@@ -81,10 +88,11 @@ def read_records(folder: Path) -> dict[Name, Record]:
     return dict(sorted(records.items(), key=lambda item: item[0]))
 
 
-def read_lines(file: Path) -> tuple[list[Record], list[int]]:
+def read_lines(file: Path, *, growing: bool = False) -> tuple[list[Record], list[int]]:
     """The records of a file of lines, and the numbers of damaged lines, from 1.
 
-    A line whose image would lie outside the store is damaged, as no store of ours has such.
+    A line whose image would lie outside the store is damaged, as no store of ours has such. The
+    last line of a file that is `growing` may be half-written.
     """
 
     def inside(record: Record) -> bool:
@@ -94,7 +102,7 @@ def read_lines(file: Path) -> tuple[list[Record], list[int]]:
         name = record["file_name"]
         return bool(_FILE_NAME.fullmatch(name)) and not name.startswith("../")
 
-    return digests.read_lines(file, tuple(_NEEDED), growing=False, allowed=inside)
+    return digests.read_lines(file, tuple(_NEEDED), growing=growing, allowed=inside)
 
 
 def shards(folder: Path) -> list[Path]:
