@@ -85,7 +85,11 @@ def test_settings_of_other_kinds_and_unreadable_files_are_refused(model, tmp_pat
     save_file(tensors, file, metadata)
     with pytest.raises(UserError, match=r"unet\.use_rslora=True is not supported, only False is"):
         read_lora(file, model.params)
-    file.write_bytes(file.read_bytes()[:100])
+    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(UserError, match=r"weights of 8 bits \(F8_E4M3\) are not read"):
+        read_lora(file, model.params)
+    file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(UserError, match="not a readable LoRA file"):
         read_lora(file, model.params)
     for name, message in (("lora.pt", "Pickles"), ("none.safetensors", "not a readable LoRA file")):

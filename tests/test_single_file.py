@@ -53,6 +53,19 @@ def test_a_file_is_the_model_of_its_folder(both, capsys):
         stable_diffusion.load(str(file), "v2")
 
 
+@pytest.mark.parametrize(("both", "side"), [("1.x", 64), ("2.x", 96)], indirect=["both"])
+def test_the_size_that_a_file_without_configs_draws_at(both, side):
+    file, _ = both
+    for part in PARTS:
+        (file.parent / part / "config.json").unlink()
+    path = file.parent / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | {"prediction_type": "v_prediction"}
+    if side == 64:  # the published configs of 1.x do not say it
+        del config["prediction_type"]
+    path.write_text(json.dumps(config))
+    assert single_file.SingleFile(file).configs["unet"]["sample_size"] == side
+
+
 @pytest.mark.parametrize("both", ["1.x"], indirect=True)
 def test_what_is_missing_or_surplus_is_named(both):
     file, _ = both

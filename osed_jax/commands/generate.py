@@ -210,7 +210,7 @@ def _settings(
 def _fingerprint(folder: Path) -> str:
     """Names the content of a model's folder: another adaptation may lie at the same path."""
     parts = (folder / part for part in (*PARTS, "scheduler", "tokenizer"))
-    files = [path for part in parts for path in sorted(part.iterdir())]
+    files = [path for part in parts for path in sorted(part.iterdir()) if path.is_file()]
     return f"sha256:{files_sha256(folder, files)}"
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from osed_jax.errors import UserError
 from osed_jax.generation.lora import merge
 from osed_jax.generation.stable_diffusion import StableDiffusion
-from osed_jax.generation.weights import Params, torch_name
+from osed_jax.generation.weights import Params, refuse_8_bits, torch_name
 
 # The end of a name says what it is; the spellings are of peft, of diffusers' UNets and text
 # encoders before it, of diffusers' attention processors, and of kohya.
@@ -71,6 +71,7 @@ def read_lora(file: Path, params: Params, scale: float = 1.0) -> dict[str, Param
         )
     try:
         with safe_open(file, framework="numpy") as opened:
+            refuse_8_bits(file, opened, opened.keys())
             values = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             settings = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))
     except (SafetensorError, OSError, ValueError) as error:

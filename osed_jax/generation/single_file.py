@@ -145,7 +145,8 @@ class SingleFile:
             )
         if channels != self.configs["unet"].get("in_channels", 4):
             self.configs["unet"]["in_channels"] = channels  # refused below, by what it is
-        if "unet" not in beside and self.configs["scheduler"].get("prediction_type") != "epsilon":
+        predicts = self.configs["scheduler"].get("prediction_type", "epsilon")
+        if version == "2.x" and "unet" not in beside and predicts != "epsilon":
             self.configs["unet"]["sample_size"] = 96  # Stable Diffusion 2 and 2.1 at 768 pixels
         check_configs(str(file), self.configs)
         here = file.parent / "tokenizer"

@@ -59,8 +59,8 @@ class StableDiffusion:
     """The parts of one model. `params` are passed in where they may be others (training, EMA).
 
     Attributes:
-        name: The folder or hub id it came from.
-        revision: The hub commit it came from; empty for a folder.
+        name: The folder, file or hub id it came from.
+        revision: The hub commit, or the digest of a single file; empty for a folder.
         configs: Contents of the folder's JSON files, keys as in `PARTS` and `scheduler`.
         tokenizer: CLIP's.
         text_encoder: Flax module, CLIP's text tower.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from osed_jax.errors import UserError
 from osed_jax.generation.clip import TextConfig, TextTower
 from osed_jax.generation.stable_diffusion import StableDiffusion
+from osed_jax.generation.weights import refuse_8_bits
 
 _NAMELESS = "emb_params"  # in files of AUTOMATIC1111's web UI the word is the file's name
 
@@ -59,7 +59,9 @@ def _read(file: Path, width: int) -> dict[str, np.ndarray]:
             "can run any code and are never loaded; save it as .safetensors."
         )
     try:
-        tensors = load_file(file)
+        with safe_open(file, framework="numpy") as opened:
+            refuse_8_bits(file, opened, opened.keys())
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: not a readable textual-inversion file ({error}).") from error
     for name, value in tensors.items():

@@ -8,6 +8,7 @@ the finished parameters there is never more than one tensor of the file in memor
 import contextlib
 import re
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +153,20 @@ def place_weights(
         if name is None:
             raise _misfit(where, f"the weight {torch_name(path)} is missing")
         file, tensors = left.pop(name)
-        if (kind := tensors.get_slice(name).get_dtype()).startswith("F8"):
-            raise UserError(f"{file}: weights of 8 bits ({kind}) are not read; take float16.")
+        refuse_8_bits(file, tensors, [name])
         value = _turned(tensors.get_tensor(name), path, from_torch=True)
         _check_shape(file, name, value, shape)
         params[path] = jnp.asarray(value.astype(dtype))
     if left:
         raise _misfit(where, f"{len(left)} surplus weights, the first is {min(left)}")
     return traverse_util.unflatten_dict(params)
+
+
+def refuse_8_bits(file: Path | str, tensors: Any, names: Iterable[str]) -> None:
+    """Raises UserError where an opened safetensors file has weights that NumPy cannot hold."""
+    for name in names:
+        if (kind := tensors.get_slice(name).get_dtype()).startswith("F8"):
+            raise UserError(f"{file}: weights of 8 bits ({kind}) are not read; take float16.")
 
 
 def _read_msgpack(file: Path, expected: Params, dtype: jnp.dtype) -> Params:
