@@ -11,7 +11,12 @@ from osed_jax.config import flattened
 from osed_jax.conflicts import doubts
 from osed_jax.console import say
 from osed_jax.errors import UserError
-from osed_jax.evaluation.classifier import Subject, load_classifier
+from osed_jax.evaluation.classifier import (
+    Classifier,
+    Subject,
+    load_classifier,
+    trained_classifier,
+)
 from osed_jax.evaluation.summary import (
     format_summary,
     read_predictions,
@@ -21,6 +26,7 @@ from osed_jax.evaluation.summary import (
 from osed_jax.loading import Config, Data
 from osed_jax.run import fit
 from osed_jax.sharding import check_batch_size, make_mesh
+from osed_jax.stages import stages
 from osed_jax.workdir import REPORT_FOLDER, REPORT_PAGE
 
 _COUNTS_SAID = 100  # of more classes than that, not every count is printed
@@ -73,7 +79,9 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
             write_predictions(directory / "predictions.npz", logits, data.test.label)
             workdir.write_json(directory / "summary.json", summary)
     if report["enabled"]:
-        _report(config, directory, summary, logits, data, report)
+        facts, epochs = workdir.read_facts(directory), stages(config)[-1].end
+        classifier = trained_classifier(config, facts, epochs, state)
+        _report(config, directory, summary, logits, data, classifier, report)
     return summary
 
 
@@ -83,16 +91,15 @@ def _report(
     summary: dict[str, Any],
     logits: np.ndarray,
     data: Data,
+    classifier: Classifier,
     settings: dict[str, Any],
 ) -> None:
     from osed_jax.evaluation.report import (
         write_report,
     )  # the plotting library takes seconds to import
 
-    mesh = make_mesh()
-    classifier = load_classifier(directory, mesh)
     subject = Subject(directory, config, summary, logits, data.test, classifier, data)
-    write_report(subject, settings, mesh)
+    write_report(subject, settings, make_mesh())
 
 
 def _make_missing_report(
@@ -106,7 +113,8 @@ def _make_missing_report(
         if changed := workdir.changed_images(workdir.read_facts(directory), data.facts):
             raise UserError(f"the images have changed since it was trained ({'; '.join(changed)})")
         logits, _ = read_predictions(directory / "predictions.npz", summary)
-        _report(config, directory, summary, logits, data, settings)
+        classifier = load_classifier(directory, make_mesh())
+        _report(config, directory, summary, logits, data, classifier, settings)
     except UserError as error:
         say(f"note: the run has no report, and none can be made: {error}")
 

@@ -93,13 +93,20 @@ def load_classifier(directory: Path, mesh: Mesh) -> Classifier:
         like = jax.eval_shape(
             lambda: create_state(model, tx, seed=0, image_size=facts["image_size"])
         )
-        state = saved.restore(epoch, abstract(like, mesh)).replace(opt_state=())
+        state = saved.restore(epoch, abstract(like, mesh))
+    return trained_classifier(run, facts, epoch, state)
+
+
+def trained_classifier(
+    config: Config, facts: dict[str, Any], epoch: int, state: TrainState
+) -> Classifier:
+    """The classifier of a state that is at hand, after so many epochs of a run."""
     return Classifier(
         facts=facts,
         epoch=epoch,
-        state=state,
-        model=experiment.make_model(run, len(facts["class_names"]), routed=False),
-        augmentation=experiment.make_augmentation(run, facts, noise=False),
+        state=state.replace(opt_state=()),
+        model=experiment.make_model(config, len(facts["class_names"]), routed=False),
+        augmentation=experiment.make_augmentation(config, facts, noise=False),
     )
 
 
