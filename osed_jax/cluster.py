@@ -25,10 +25,8 @@ from osed_jax.errors import UserError
 from osed_jax.stopping import end
 
 JOIN_TIMEOUT = 45  # seconds; the default of --join_timeout
-_BEAT, _SILENCE = (
-    2.0,
-    30.0,
-)  # seconds between two heartbeats, and until a silent process counts as gone
+# Seconds between two heartbeats, and until a silent process counts as gone.
+_BEAT, _SILENCE = 2.0, 30.0
 _LEFT = "left"
 
 _share = (0, 1)

@@ -22,9 +22,8 @@ from osed_jax.reporting import diagnose_page as report
 from osed_jax.reporting.records import LayerGradient
 from osed_jax.sharding import check_batch_size, make_mesh
 
-_REPLACED = (
-    0.5  # share of rows that are not natural: half, so that both parts are measured equally well
-)
+# Share of rows that are not natural: half, so that both parts are measured equally well.
+_REPLACED = 0.5
 
 
 def diagnose(config: Config, directory: Path) -> list[LayerGradient]:

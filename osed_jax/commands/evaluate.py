@@ -66,9 +66,8 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     if not writable:
         say(f"note: {directory} is read-only, so the figures and their report are not saved")
     elif config["report"]["enabled"]:
-        from osed_jax.evaluation.report import (
-            write_report,
-        )  # the plotting library takes seconds to import
+        # Here, since the plotting library takes seconds to import.
+        from osed_jax.evaluation.report import write_report
 
         data = _training_data(run, facts, loading.open_cache(directory))
         subject = Subject(directory, run, result, logits, test, saved, data, other)

@@ -94,9 +94,8 @@ def _report(
     classifier: Classifier,
     settings: dict[str, Any],
 ) -> None:
-    from osed_jax.evaluation.report import (
-        write_report,
-    )  # the plotting library takes seconds to import
+    # Here, since the plotting library takes seconds to import.
+    from osed_jax.evaluation.report import write_report
 
     subject = Subject(directory, config, summary, logits, data.test, classifier, data)
     write_report(subject, settings, make_mesh())

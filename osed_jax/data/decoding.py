@@ -129,9 +129,8 @@ def naming_the_file(path: Path) -> Iterator[None]:
 
 def _decode(image: Image.Image, image_size: int, white: float) -> Decoded:
     stored = image.size
-    image.draft(
-        None, (2 * image_size, 2 * image_size)
-    )  # the second half of the reduction is done by Lanczos
+    # The second half of the reduction is done by Lanczos.
+    image.draft(None, (2 * image_size, 2 * image_size))
     _check_size(stored, image.size)
     large = math.prod(image.size) > _LARGE or math.prod(stored) > MOST_PIXELS
     with _one_large if large else contextlib.nullcontext():
@@ -155,9 +154,7 @@ def _orientation(image: Image.Image) -> tuple[int, tuple[str, ...]]:
         if block := image.info.get("exif"):
             Image.Exif().load(block)  # `getexif` does not report this for a JPEG
         return image.getexif().get(_ORIENTATION, 1), ()
-    except (
-        Exception
-    ):  # a damaged block can raise many kinds of error, and the pixels do not need it
+    except Exception:  # many kinds, where the block is damaged; the pixels do not need it
         return 1, (NO_EXIF,)
 
 

@@ -243,9 +243,7 @@ def _each(do: Callable, paths: Sequence[Path], label: str) -> Iterator:
                 bar.update()
                 if isinstance(result, UnreadableError):
                     failed.append(result)
-                elif (
-                    not failed
-                ):  # after a failure nothing is cached: the other files are only checked
+                elif not failed:  # after a failure the other files are only checked
                     yield result
     if len(failed) == 1:
         raise failed[0]

@@ -36,9 +36,7 @@ def class_counts(
     if not imbalance_ratio >= 1:
         raise UserError(f"imbalance_ratio is {imbalance_ratio}; it must be at least 1")
     if profile == "exp":
-        tail = (
-            1 / imbalance_ratio
-        )  # in the form of Cao's code: the published subset has its rounding
+        tail = 1 / imbalance_ratio  # as in Cao's code: the published subset has its rounding
         counts = [int(num_max * tail ** (c / (num_classes - 1))) for c in range(num_classes)]
     elif profile == "step":
         half = num_classes // 2

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 from flax import traverse_util
-from safetensors import SafetensorError, safe_open
 
 from osed_jax.errors import UserError
 from osed_jax.generation.lora import merge
 from osed_jax.generation.stable_diffusion import StableDiffusion
-from osed_jax.generation.weights import Params, refuse_8_bits, torch_name
+from osed_jax.generation.weights import Params, read_addition, torch_name
 
 # The end of a name says what it is; the spellings are of peft, of diffusers' UNets and text
 # encoders before it, of diffusers' attention processors, and of kohya.
@@ -64,17 +63,10 @@ def read_lora(file: Path, params: Params, scale: float = 1.0) -> dict[str, Param
     Raises:
         UserError: As `with_lora`.
     """
-    if file.suffix != ".safetensors":
-        raise UserError(
-            f"{file}: LoRA files are read as .safetensors only. Pickles (.bin, .pt, .ckpt) can run "
-            "any code and are never loaded; save it as .safetensors."
-        )
+    values, metadata = read_addition(file, "LoRA")
     try:
-        with safe_open(file, framework="numpy") as opened:
-            refuse_8_bits(file, opened, opened.keys())
-            values = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            settings = json.loads((opened.metadata() or {}).get(_METADATA, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+        settings = json.loads(metadata.get(_METADATA, "{}"))
+    except ValueError as error:
         raise UserError(f"{file}: not a readable LoRA file ({error}).") from error
     for name, value in settings.items():
         if (key := name.split(".")[-1]) in _ONLY and value != _ONLY[key]:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from osed_jax.errors import UserError
 from osed_jax.generation.clip import TextConfig, TextTower
 from osed_jax.generation.stable_diffusion import StableDiffusion
-from osed_jax.generation.weights import refuse_8_bits
+from osed_jax.generation.weights import read_addition
 
 _NAMELESS = "emb_params"  # in files of AUTOMATIC1111's web UI the word is the file's name
 
@@ -53,17 +52,7 @@ def with_words(model: StableDiffusion, file: str) -> StableDiffusion:
 
 def _read(file: Path, width: int) -> dict[str, np.ndarray]:
     """Vectors `[n, D]` by word."""
-    if file.suffix != ".safetensors":
-        raise UserError(
-            f"{file}: textual-inversion files are read as .safetensors only. Pickles (.bin, .pt) "
-            "can run any code and are never loaded; save it as .safetensors."
-        )
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            refuse_8_bits(file, opened, opened.keys())
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file}: not a readable textual-inversion file ({error}).") from error
+    tensors, _ = read_addition(file, "textual-inversion")
     for name, value in tensors.items():
         if value.ndim not in (1, 2) or value.shape[-1] != width or not value.size:
             raise UserError(

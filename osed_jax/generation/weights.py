@@ -169,6 +169,30 @@ def refuse_8_bits(file: Path | str, tensors: Any, names: Iterable[str]) -> None:
             raise UserError(f"{file}: weights of 8 bits ({kind}) are not read; take float16.")
 
 
+def read_addition(file: Path, what: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a safetensors file that is added to a model, by name, and its metadata.
+
+    Args:
+        file: `.safetensors`.
+        what: Kind of file, for messages: `LoRA`.
+
+    Raises:
+        UserError: It is a pickle or of another kind, cannot be read, or has weights of 8 bits.
+    """
+    if file.suffix != ".safetensors":
+        raise UserError(
+            f"{file}: {what} files are read as .safetensors only. Pickles (.bin, .pt, .ckpt) can "
+            "run any code and are never loaded; save it as .safetensors."
+        )
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            names = list(opened.keys())
+            refuse_8_bits(file, opened, names)
+            return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: not a readable {what} file ({error}).") from error
+
+
 def _read_msgpack(file: Path, expected: Params, dtype: jnp.dtype) -> Params:
     def decode(code: int, data: bytes) -> jax.Array:
         if code != _MSGPACK_ARRAY:
