@@ -28,9 +28,8 @@ from osed_jax.training.checkpoint import Checkpoints
 from osed_jax.training.fork import fork_state
 from osed_jax.training.state import TrainState, adopt_auxiliary, renew_head
 
-_STEPS_AHEAD = (
-    2  # most steps that the host may be ahead of the device, so that the progress bar is right
-)
+# Most steps that the host may be ahead of the device, so that the progress bar is right.
+_STEPS_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,15 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # They start first, so that the two processes of `make test` end at about the same time.
-LONGEST = ("test_cluster", "test_tune", "test_finetune", "test_cli", "test_generate", "test_stages")
+LONGEST = (
+    "test_cluster",
+    "test_tune",
+    "test_finetune",
+    "test_cli",
+    "test_photographs",
+    "test_generate",
+    "test_stages",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
