@@ -151,7 +151,8 @@ def test_forward_pass_equals_numpy(model, oracle, image_size):
 @pytest.mark.parametrize(
     ("size", "stride", "side", "channels"),
     [
-        (3, 1, 6, (4, 5)),
+        (3, 1, 6, (4, 5)),  # pairs of pixels
+        (3, 1, 7, (4, 5)),  # odd: no pairs
         (3, 2, 6, (4, 5)),
         (3, 2, 7, (4, 5)),
         (1, 2, 7, (4, 5)),

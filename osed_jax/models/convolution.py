@@ -7,6 +7,8 @@ from osed_jax.models import winograd
 
 # Up to so many channels transforming inputs for minimal filtering costs more than it saves.
 _NARROW = 128
+# Up to so many channels an output pixel alone does not fill the processor's matrix product.
+_PAIRED = 16
 # Rows of a block of inputs: 0.6 MB with 16 channels, of the 1 MB or so of a second-level cache.
 _BLOCK_ROWS = 1024
 
@@ -49,27 +51,46 @@ def _tiles(x: jax.Array, size: int, stride: int) -> int:
     return n * height * width // 4 if applies else 0
 
 
-def _direct_or_winograd(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _on_cpu(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Few channels do not pay for the transformed input, few tiles not for the kernel."""
-    channels = kernel.shape[2:]
+    size, channels = kernel.shape[0], kernel.shape[2:]
     wide = max(channels) > _NARROW and min(channels) >= 32
-    if wide and _tiles(x, kernel.shape[0], stride) >= max(channels) / 4:
+    if wide and _tiles(x, size, stride) >= max(channels) / 4:
         return winograd.convolve(x, kernel)
+    if max(channels) <= _PAIRED and size == 3 and stride == 1 and x.shape[2] % 2 == 0:
+        return _convolve_in_pairs(x, kernel)
     return _convolve(x, kernel, stride)
 
 
-_convolve_on_cpu = jax.custom_vjp(_direct_or_winograd, nondiff_argnums=(2,))
+def _convolve_in_pairs(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Two neighbouring pixels of the output at once, as one pixel with twice the channels.
+
+    Their inputs are 3x4 pixels, so a quarter of the products are with zeros. But XLA's convolution
+    reaches less than half of its speed with 16 channels of the output, and all of it with 32.
+    """
+    left, right = (jnp.pad(kernel, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1))
+    y = jax.lax.conv_general_dilated(
+        x,
+        jnp.concatenate([left, right], axis=-1),
+        window_strides=(1, 2),
+        padding=((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y.reshape(*x.shape[:3], kernel.shape[-1])
+
+
+_convolve_on_cpu = jax.custom_vjp(_on_cpu, nondiff_argnums=(2,))
 
 
 def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, tuple]:
-    return _direct_or_winograd(x, kernel, stride), (x, kernel)
+    return _on_cpu(x, kernel, stride), (x, kernel)
 
 
 def _backward(stride: int, saved: tuple, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     if stride == 1:
         flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-        input_grad = _direct_or_winograd(grad, flipped, 1)
+        input_grad = _on_cpu(grad, flipped, 1)
     else:
         _, input_vjp = jax.vjp(lambda x: _convolve(x, kernel, stride), x)
         (input_grad,) = input_vjp(grad)
