@@ -197,7 +197,8 @@ QUESTIONS = {
         "erm",
         "drs",
         "open_from_0",
-        *(f"fill_{norm}_{name}" for name in DELTAS for norm in _FILL_NORMS),
+        "fill_shared_third",
+        "fill_shared_one",
     ),
     "8 Levers of fill": (
         "fill_shared_third",
@@ -209,6 +210,9 @@ QUESTIONS = {
     ),
     "9 Losses and mixing": ("erm", "la", "ldam_drw", "mixup_drw", "fill_shared_third"),
     "9 Losses and mixing with fill": ("fill_shared_third", "fill_la", "fill_ldam", "fill_mixup"),
+    "10 Norm and δ of fill": tuple(
+        f"fill_{norm}_{name}" for norm in _FILL_NORMS for name in DELTAS
+    ),
 }
 
 
