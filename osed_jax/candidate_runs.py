@@ -18,7 +18,7 @@ from osed_jax.stages import common_epochs, num_epochs, stages
 _KEPT_SHARE = 1 / 3
 _KEPT_AT_LEAST = 2
 # Fields of the section oversampling that describe the data, so that candidates keep them.
-_OF_THE_DATA = ("generated_dir", "noise_space")
+_OF_THE_DATA = ("generated_dir", "noise_space", "soft_label_exponent")
 
 
 def named(config: Mapping[str, Any]) -> tuple[dict[str, Candidate], list[str]]:

@@ -3,7 +3,7 @@
 PLACEHOLDER = "{class}"  # in a prompt template, where the class's name goes
 SCHEDULERS = ("ddim", "dpmsolver++", "euler", "lcm", "tcd")
 RESIZES = ("area", "bicubic", "lanczos")
-STARTS = ("noise", "train")  # what a generated image is made from
+STARTS = ("noise", "train", "other_class")  # what a generated image is made from
 STRENGTH_DRAWS = ("in_turn", "uniform")
 # training/losses.py makes them.
 LOSSES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "ldam")

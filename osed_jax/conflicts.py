@@ -60,6 +60,7 @@ _SERVING = (
             "oversampling.noise_share",
             "oversampling.generated_classes",
             "oversampling.max_gap",
+            "oversampling.soft_label_exponent",
             "loss.generated_weight",
         ),
         _MODE,
@@ -75,8 +76,8 @@ _SERVING = (
     _Serving(
         ("generation.strength", "generation.strength_draw"),
         "generation.start_from",
-        ("train",),
-        "with config.generation.start_from=train",
+        ("train", "other_class"),
+        "with config.generation.start_from=train or other_class",
     ),
 )
 
@@ -259,7 +260,7 @@ def _generation_conflicts(f: Mapping[str, Any]) -> Iterator[str]:
             f"no effect without guidance; leave it empty or set guidance_scale above 1"
         )
     strength, steps = f["generation.strength"], f["generation.steps"]
-    if f["generation.start_from"] == "train" and int(steps * min(strength)) < 1:
+    if f["generation.start_from"] != "noise" and int(steps * min(strength)) < 1:
         yield (
             f"config.generation.strength is {min(strength):g}, which takes none of "
             f"config.generation.steps={steps} steps; it must be at least {1 / steps:.2g}"

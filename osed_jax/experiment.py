@@ -186,11 +186,24 @@ def make_plan(config: Config, data: Data, epoch: int) -> Plan:
     if data.generated:
         shown = data.facts["generated_classes"]
         replace_prob = np.where(np.isin(data.train.class_names, shown), replace_prob, 0)
-    return epoch_plan.balanced_plan(
+    plan = epoch_plan.balanced_plan(
         **common,
         generated_label=data.generated.label if data.generated else np.zeros(0, np.int64),
         replace_prob=replace_prob,
         noise_share=1.0 if over["mode"] == "noise" else over["noise_share"],
+    )
+    return with_soft_labels(config, data, plan)
+
+
+def with_soft_labels(config: Config, data: Data, plan: Plan) -> Plan:
+    """The plan, with two classes for images that started from one of another class, if any did."""
+    if not (started := data.started_from):
+        return plan
+    return epoch_plan.with_soft_labels(
+        plan,
+        first=len(data.train.label),
+        other=started.label,
+        share=started.own_share(config["oversampling"]["soft_label_exponent"]),
     )
 
 

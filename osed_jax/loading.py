@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from osed_jax.config import defaults
 from osed_jax.console import say
 from osed_jax.data import datasets, generated, long_tail
 from osed_jax.data.cache_folder import CACHE_VARIABLE
 from osed_jax.data.image_set import ImageSet, long_tailed_rows, split_fold
 from osed_jax.data.images import channel_statistics
 from osed_jax.data.same_images import check_sets
+from osed_jax.data.started_from import StartedFrom, content_sha256, read_started_from
 from osed_jax.digests import file_sha256
 from osed_jax.errors import UserError
 from osed_jax.training import pretrained
@@ -34,6 +36,8 @@ class Data:
       facts: the content of `dataset.json`: name, class_names, class_counts,
         num_train_images, num_validation_images, subset_sha256, content_sha256 (of each part), mean,
         std, image_size, generated_counts, generated_classes (those that may show generated images).
+      started_from: what the generated images started from, which has a share of their labels; None
+        if each has the label of its own class alone.
     """
 
     train: ImageSet
@@ -41,6 +45,7 @@ class Data:
     test: ImageSet
     generated: ImageSet | None
     facts: dict[str, Any]
+    started_from: StartedFrom | None = None
 
 
 def open_cache(workdir: Path) -> Path:
@@ -190,13 +195,14 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
     folder = generated_dir(config) if over["mode"] == "generated" else None
     split_set = load_train(config, cache_dir)
     train = split_set.train
-    made, shown = None, []
+    made, started, shown = None, None, []
     if folder:
         only, max_gap = over["generated_classes"], over["max_gap"]
         shown = generated.classes_shown(folder, train.class_names, only=only, max_gap=max_gap)
         made = load_generated(config, train, cache_dir, shown)
         if max_gap:
             generated.check_measured(folder, made.content_sha256())
+        started = _started_from(folder, made, over["soft_label_exponent"])
     validation = split_set.validation
     mean, std = dataset["mean"], dataset["std"]
     if not mean:
@@ -213,7 +219,7 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
             "training": train.content_sha256(),
             "validation": validation.content_sha256(),
             "test": None,
-            "generated": made.content_sha256() if made else None,
+            "generated": content_sha256(made, started) if made else None,
         },
         "mean": list(mean),
         "std": list(std),
@@ -221,4 +227,27 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         "generated_classes": shown if made else None,
     }
     nothing = train.select(np.zeros(0, np.int64))
-    return Data(train, validation, nothing, made, facts)
+    return Data(train, validation, nothing, made, facts, started)
+
+
+def _started_from(folder: Path, made: ImageSet, exponent: float) -> StartedFrom | None:
+    """What generated images started from; prints their labels if that has a share of them.
+
+    Raises:
+      UserError: if it is not known of an image, or an exponent is given and there is no such share.
+    """
+    started = read_started_from(folder, made)
+    if started is None:
+        if exponent != (usual := defaults()["oversampling"]["soft_label_exponent"]):
+            raise UserError(
+                f"config.oversampling.soft_label_exponent is {exponent:g}, but the images of "
+                f"{folder} did not start from images of other classes, so their labels are not "
+                f"soft; set it to {usual:g}"
+            )
+        return None
+    share = started.own_share(exponent)
+    say(
+        f"{folder}: its images started from images of other classes, so their labels are soft: "
+        f"{share.min():.0%} to {share.max():.0%} their own class, the rest the other"
+    )
+    return started

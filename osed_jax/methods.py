@@ -26,7 +26,12 @@ class Method(NamedTuple):
 
 
 # Values, if nothing is replaced, of fields that are about replacing.
-_SHOWS_NO_GENERATED: dict[str, Any] = {"noise_share": 0.0, "generated_classes": (), "max_gap": 0.0}
+_SHOWS_NO_GENERATED: dict[str, Any] = {
+    "noise_share": 0.0,
+    "generated_classes": (),
+    "max_gap": 0.0,
+    "soft_label_exponent": 0.5,
+}
 _REPLACES_NOTHING = {
     **_SHOWS_NO_GENERATED,
     "replace_in": "tail",

@@ -239,6 +239,14 @@ _OVERSAMPLING: Section = {
         "classes",
         at_least(0),
     ),
+    "soft_label_exponent": Field(
+        0.5,
+        "mode generated: images that started from one of another class "
+        "(generation.start_from=other_class) count as their own class by strength to this power, "
+        "as the other class by the rest (Diff-Mix; Wang et al., CVPR 2024); 0: as their own class "
+        "alone",
+        at_least(0),
+    ),
     "real_only_epochs": Field(
         0,
         "last epochs in which nothing is replaced: class-balanced draws of real images",
@@ -333,13 +341,15 @@ _GENERATION: Section = {
     "start_from": Field(
         "noise",
         "what an image is made from; train: from a real training image of its class, which is "
-        "noised and denoised again (SDEdit; Meng et al. 2022)",
+        "noised and denoised again (SDEdit; Meng et al. 2022); other_class: from one of another "
+        "class, so that its label is soft (Diff-Mix; Wang et al. 2024)",
         one_of(*STARTS),
     ),
     "strength": Field(
         (0.5,),
-        "start_from=train: share of the denoising steps that are taken; small numbers stay near "
-        "the real image, 1 keeps hardly anything of it; several are taken in turn by image index",
+        "start_from=train or other_class: share of the denoising steps that are taken; small "
+        "numbers stay near the real image, 1 keeps hardly anything of it; several are taken in "
+        "turn by image index",
         Rule(
             lambda x: x and all(isinstance(v, int | float) and 0 < v <= 1 for v in x),
             "numbers greater than 0 and at most 1, at least one",

@@ -11,6 +11,7 @@ _OF_REPLACING = (
     "replace_in",
     "generated_classes",
     "max_gap",
+    "soft_label_exponent",
     "noise_share",
     "noise_space",
     "noise_norm",

@@ -131,6 +131,7 @@ def test_what_follows_from_num_epochs_moves_along():
         ("oversampling.replace_schedule", "cosine"),
         ("oversampling.generated_classes", ("cat", "cat")),
         ("oversampling.max_gap", -1.0),
+        ("oversampling.soft_label_exponent", -1.0),
         ("loss.generated_weight", -0.5),
         ("train.head_epochs", -1),
         ("optimizer.head_learning_rate", 0.0),
@@ -217,6 +218,11 @@ def test_unknown_and_missing_fields_are_named():
             "open",
             {"oversampling.generated_classes": ("a",)},
             "generated only; config.oversampling.mode is noise",
+        ),
+        (
+            "drs",
+            {"oversampling.soft_label_exponent": 1.0},
+            "generated only; config.oversampling.mode is resample",
         ),
         (
             "open",

@@ -91,6 +91,32 @@ def test_a_class_goes_round_all_of_its_images():
     assert starts.describe(1, 1) == described
 
 
+def test_other_classes_are_drawn_uniformly_then_their_images():
+    """The class with one image is started from as often as that with four."""
+    images = np.arange(8, dtype=np.uint8)[:, None, None, None].repeat(3, -1)
+    label, names = np.array([0, 1, 1, 1, 2, 1, 0, 0]), ("cat", "dog", "emu")
+    train = ImageSet(ArrayImages(images), label, names)
+    made = {"seed": 3, "strength": (0.7,), "uniform": False, "other_class": True}
+    starts, same = (Starts(train, 10 * np.arange(8), **made) for _ in range(2))
+    count = 1200
+    rows = np.array([[starts.row(c, index) for index in range(count)] for c in range(3)])
+    for c, of_class in enumerate(rows):
+        drawn = np.bincount(of_class, minlength=8) / count
+        want = np.where(label == c, 0, 1 / 2 / np.bincount(label)[label])
+        np.testing.assert_allclose(drawn, want, atol=0.05)
+    assert [same.row(c, i) for c, i in ((2, 7), (0, 1), (2, 3))] == rows[
+        [2, 0, 2], [7, 1, 3]
+    ].tolist()
+    other_seed = Starts(train, np.arange(8), **{**made, "seed": 4})
+    assert (rows[1, :40] != [other_seed.row(1, index) for index in range(40)]).any()
+    row = rows[1, 5]
+    assert starts.describe(1, 5) == {
+        "start_image": 10 * row,
+        "start_class": names[label[row]],
+        "strength": 0.7,
+    }
+
+
 def test_uniform_strengths_fill_their_range():
     starts = starts_of([0, 1], uniform=True)
     drawn = np.sort([starts.strength(1, index) for index in range(200)])
@@ -158,6 +184,7 @@ def test_only_the_long_tailed_training_images_are_started_from(photos, tmp_path,
     ("changes", "message"),
     [
         ({"start_from": "noise", "strength": (0.3,)}, "with config.generation.start_from=train"),
+        ({"start_from": "other_class", "strength": (0.4,)}, "it must be at least 0.5"),
         ({"strength": ()}, "strength is .*; it must be numbers greater than 0"),
         ({"strength": (0.5, 1.5)}, "greater than 0 and at most 1"),
         ({"strength": (0.4,)}, "takes none of config.generation.steps=2 steps; .* at least 0.5"),

@@ -101,11 +101,12 @@ def make_plan(config: Config, data: Data) -> Plan:
         return flat[used][:num_slots].reshape(num_batches, batch_size)
 
     used = np.concatenate([e.kind.ravel() for e in epochs]) != Kind.PADDING
-    return Plan(
+    plan = Plan(
         label=fold(e.label for e in epochs),
         kind=fold(e.kind for e in epochs),
         row=fold(e.row for e in epochs),
     )
+    return experiment.with_soft_labels(config, data, plan)
 
 
 def _load(config: Config, directory: Path) -> Data:

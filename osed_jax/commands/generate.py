@@ -177,6 +177,7 @@ def _settings(
 ) -> dict[str, Any]:
     """All that the images follow from, so that a store never holds two kinds."""
     sample_size = model.configs["unet"].get("sample_size", 64)
+    start_from = gen["start_from"]
     start = {
         "images_sha256": train.content_sha256(),
         "strength": gen["strength"],
@@ -184,7 +185,7 @@ def _settings(
     }
     return {
         # Absent from noise, as in stores of earlier versions.
-        **({"start_from_train": start} if gen["start_from"] == "train" else {}),
+        **({f"start_from_{start_from}": start} if start_from != "noise" else {}),
         "model": gen["model"],
         "revision": model.revision or _fingerprint(Path(gen["model"])),
         "dtype": gen["dtype"],
@@ -249,6 +250,7 @@ def _starts(gen: dict[str, Any], found: loading.TrainSplit) -> Starts | None:
         seed=gen["seed"],
         strength=gen["strength"],
         uniform=gen["strength_draw"] == "uniform",
+        other_class=gen["start_from"] == "other_class",
     )
 
 

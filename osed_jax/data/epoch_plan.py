@@ -16,21 +16,29 @@ _STREAM = 0x504C414E  # keeps these draws apart from any other use of the same s
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """One epoch, every array int32 [num_steps, batch_size].
+    """One epoch, every array int32 [num_steps, batch_size] but for `share`, which is float32.
 
     Attributes:
       label: the class of each slot.
       kind: its `Kind`.
       row: its image: natural images are counted from 0, generated ones follow them. 0 if no
         stored image is shown (noise, padding).
+      other: the second class of each slot; None if each slot has one class alone.
+      share: of the label that `label` has, in [0, 1]; `other` has the rest. None with `other`.
     """
 
     label: np.ndarray
     kind: np.ndarray
     row: np.ndarray
+    other: np.ndarray | None = None
+    share: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def slots(self) -> dict[str, np.ndarray]:
+        """The arrays that there are, by name."""
+        return {name: array for name, array in vars(self).items() if array is not None}
 
 
 def replace_probability(
@@ -98,6 +106,24 @@ def balanced_plan(
     row[noise] = 0
     kind = np.select([noise, generated], [Kind.NOISE, Kind.GENERATED], Kind.NATURAL)
     return _in_batches(drawn, kind, row, batch_size)
+
+
+def with_soft_labels(plan: Plan, *, first: int, other: np.ndarray, share: np.ndarray) -> Plan:
+    """The plan with the second class of generated images; other slots have one class alone.
+
+    Args:
+      plan: with one class for each slot.
+      first: row of the first generated image.
+      other: [M] second classes of the generated images.
+      share: [M] share of the label that the image's own class has.
+    """
+    generated = plan.kind == Kind.GENERATED
+    image = np.where(generated, plan.row - first, 0)
+    return dataclasses.replace(
+        plan,
+        other=np.where(generated, other[image], plan.label).astype(np.int32),
+        share=np.where(generated, share[image], 1).astype(np.float32),
+    )
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

@@ -29,8 +29,8 @@ class ResidentFeeder:
     def batches(self, plan: Plan) -> Iterator[dict[str, jax.Array]]:
         """The batches of an epoch in order: see `training.step.Batch`."""
         own = own_rows(self._sharding, plan.row.shape[1])
-        slots = {"label": plan.label, "kind": plan.kind, "row": plan.row}
-        slots = place({name: array[:, own] for name, array in slots.items()}, self._of_epoch)
+        slots = {name: array[:, own] for name, array in plan.slots().items()}
+        slots = place(slots, self._of_epoch)
         for step in range(len(plan.row)):
             yield self._batch(self._images, slots, np.int32(step))
 

@@ -41,10 +41,9 @@ class TfDataFeeder:
         def with_images(slots: dict) -> dict:
             image = tf.numpy_function(take, [slots["row"]], tf.uint8)
             image.set_shape((own.stop - own.start, size, size, 3))
-            return {"image": image, "label": slots["label"], "kind": slots["kind"]}
+            return {"image": image, **{n: slot for n, slot in slots.items() if n != "row"}}
 
-        slots = {"label": plan.label, "kind": plan.kind, "row": plan.row}
-        slots = {name: array[:, own] for name, array in slots.items()}
+        slots = {name: array[:, own] for name, array in plan.slots().items()}
         batches = (
             tf.data.Dataset.from_tensor_slices(slots)
             .map(with_images, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

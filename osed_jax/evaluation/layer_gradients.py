@@ -1,7 +1,9 @@
 """Gradients by layer, kind of row and batch norm."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import add
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -18,7 +20,7 @@ from osed_jax.reporting.records import LayerGradient
 from osed_jax.sharding import replicated, split
 from osed_jax.training.losses import ClassWeights, LossFn
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
-from osed_jax.training.step import Batch, as_target, of_rows
+from osed_jax.training.step import Batch, Labels, loss_parts
 
 _STREAM = 2  # stream of the keys used here; training uses another one
 _Path = tuple[str, ...]
@@ -36,7 +38,7 @@ class _Shown(NamedTuple):
     """One batch as the net sees it; weight [K, B]: the rows of each kind, summing to 1."""
 
     image: jax.Array
-    label: jax.Array
+    labels: Labels
     kind: jax.Array
     dropout_key: jax.Array
     weight: jax.Array
@@ -155,7 +157,7 @@ def _make_show(augmentation: Augmentation, seed: int) -> Callable[[Batch, jax.Ar
         num_rows = member.sum(axis=1)
         return _Shown(
             image=augment(batch["image"], kind, augment_key, augmentation),
-            label=batch["label"],
+            labels=cast(Labels, {n: v for n, v in batch.items() if n in Labels.__annotations__}),
             kind=kind,
             dropout_key=dropout_key,
             weight=member / jnp.maximum(num_rows, 1)[:, None],
@@ -179,12 +181,12 @@ def _make_step(
                 mutable=["batch_stats"],
                 rngs={"dropout": shown.dropout_key},
             )
-            target = as_target(shown.label, logits.shape[-1])
-            weight = shown.weight[which]
-            if class_weights:
-                weight *= of_rows(class_weights(epoch), target)
-                weight /= jnp.maximum(weight.sum(), 1e-12)  # a batch may have no rows of the kind
-            return (loss_fn(logits, target, epoch) * weight).sum()
+            of_class = class_weights(epoch) if class_weights else None
+            parts = loss_parts(shown.labels, shown.weight[which], logits.shape[-1], of_class)
+            if of_class is not None:  # a batch may have no rows of the kind
+                total = jnp.maximum(reduce(add, [w for _, w in parts]).sum(), 1e-12)
+                parts = [(t, w / total) for t, w in parts]
+            return reduce(add, [(loss_fn(logits, t, epoch) * w).sum() for t, w in parts])
 
         return jax.grad(mean_loss)(state.params)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from osed_jax.data.image_set import ImageSet
 
-_ORDER, _STRENGTH = 0, 1  # streams of random numbers
+_ORDER, _STRENGTH, _OTHER = 0, 1, 2  # streams of random numbers
 
 
 class Start(NamedTuple):
@@ -25,8 +25,9 @@ class Start(NamedTuple):
 class Starts:
     """Chooses for every image of a store; the choice follows from seed, class and index alone.
 
-    A class goes round all of its real images, in a new random order each time, so that they meet
-    all prompts and strengths, which take turns, too.
+    From the images of its own class, a class goes round all of them, in a new random order each
+    time, so that they meet all prompts and strengths, which take turns, too. From other classes,
+    each image draws a class, then one of its images, uniformly (Diff-Mix; Wang et al. 2024).
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Starts:
         seed: int,
         strength: Sequence[float],
         uniform: bool,
+        other_class: bool = False,
     ) -> None:
         """Finds the images of each class; opens none.
 
@@ -46,14 +48,20 @@ class Starts:
           seed: of the store.
           strength: taken in turn by index; with `uniform`, the two ends of a range.
           uniform: draw each image's strength from that range.
+          other_class: start from images of the other classes, of which there is at least one.
         """
         self._train, self._positions = train, positions
         self._seed, self._strength = seed, tuple(strength)
-        self._uniform = uniform
+        self._uniform, self._other_class = uniform, other_class
         self._rows = [np.flatnonzero(train.label == c) for c in range(len(train.class_names))]
 
     def row(self, label: int, index: int) -> int:
         """The position in the training images of the one that an image starts from."""
+        if self._other_class:
+            random = np.random.default_rng([self._seed, _OTHER, label, index])
+            drawn = int(random.integers(len(self._rows) - 1))
+            others = self._rows[drawn + (drawn >= label)]
+            return int(others[random.integers(len(others))])
         rows = self._rows[label]
         turn, place = divmod(index, len(rows))
         order = np.random.default_rng([self._seed, _ORDER, label, turn]).permutation(len(rows))
@@ -75,7 +83,9 @@ class Starts:
     def describe(self, label: int, index: int) -> dict[str, Any]:
         """The same for the line of one image."""
         row, paths = self.row(label, index), self._train.images.paths
+        start_class = self._train.class_names[self._train.label[row]]
         return {
             "start_image": int(self._positions[row]) if paths is None else str(paths[row]),
+            **({"start_class": start_class} if self._other_class else {}),
             "strength": self.strength(label, index),
         }

@@ -97,6 +97,7 @@ def read_lines(file: Path, *, growing: bool = False) -> tuple[list[Record], list
 
     def inside(record: Record) -> bool:
         typed = all(isinstance(record[key], kind) for key, kind in _NEEDED.items())
+        typed &= isinstance(record.get("start_class", ""), str)
         if not typed or min(record["label"], record["index"]) < 0:
             return False
         name = record["file_name"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import reduce
 from operator import add
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import flax.linen as nn
 import jax
@@ -20,17 +20,30 @@ from osed_jax.training.state import TrainState
 _STREAM = 1  # streams of random keys in training; initialisation uses the key of the seed itself
 
 
-class Batch(TypedDict):
+class Labels(TypedDict):
+    """The classes of the rows of a batch.
+
+    Attributes:
+      label: int32 [B], or float32 [B, K] if rows have shares of several classes.
+      other: second class of each row, int32 [B], where some generated rows have two; a row of one
+        class has that one again.
+      share: of `label`, in [0, 1], float32 [B], where there is `other`, which has the rest.
+    """
+
+    label: jax.Array
+    other: NotRequired[jax.Array]
+    share: NotRequired[jax.Array]
+
+
+class Batch(Labels):
     """A batch.
 
     Attributes:
       image: uint8 [B, H, W, 3].
-      label: int32 [B], or float32 [B, K] if rows have shares of several classes.
       kind: `kinds.Kind`, int32 [B].
     """
 
     image: jax.Array
-    label: jax.Array
     kind: jax.Array
 
 
@@ -67,29 +80,28 @@ def make_train_step(
     All randomness comes from fold_in(key(seed), stream) folded with the step; the seed, uint32 [],
     is an argument, so that runs of several seeds share one compiled program. Padding rows are not
     used in loss, statistics or metrics. The loss of a mixed row is the sum of the losses of its two
-    images times their shares, each with the weight and the margin of its own class. Metrics are
-    float32 []: `loss` (mean over rows), `natural` (number of natural rows), and `correct` (number
-    of those that are predicted right; of a mixed row, the class with the larger share).
+    images times their shares, each with the weight and the margin of its own class; so is the loss
+    of a row that has two classes. Metrics are float32 []: `loss` (mean over rows), `natural`
+    (number of natural rows), and `correct` (number of those that are predicted right; of a mixed
+    row, the class with the larger share).
     """
 
     def train_step(state: TrainState, batch: Batch, seed: jax.Array) -> tuple[TrainState, Metrics]:
         root = jax.random.fold_in(jax.random.key(seed), _STREAM)
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(root, state.step))
         kind = batch["kind"]
-        target = as_target(batch["label"], num_classes)
         image = augment(batch["image"], kind, augment_key, augmentation)
         weight = jnp.where(kind == Kind.GENERATED, generated_weight, 1.0)
         weight *= kind != Kind.PADDING
         epoch = state.step // steps_per_epoch
-        if class_weights:
-            weight *= of_rows(class_weights(epoch), target)
-        parts = [(target, weight)]  # the loss of a row is their mean
+        of_class = class_weights(epoch) if class_weights else None
+        parts = loss_parts(batch, weight, num_classes, of_class)
+        target = parts[0][0]  # rows of two classes are generated, and metrics are of natural rows
         if augmentation.mix != "none":
             image, kind, partner, share = mix(image, kind, augment_key, augmentation)
-            parts = [
-                (target, weight * share),
-                (target[partner], weight[partner] * (1 - share)),
-            ]
+            own = [(t, w * share) for t, w in parts]
+            mixed_in = [(t[partner], w[partner] * (1 - share)) for t, w in parts]
+            parts = own + mixed_in
             target = share[:, None] * target + (1 - share[:, None]) * target[partner]
 
         def mean_loss(params: dict) -> tuple[jax.Array, tuple]:
@@ -130,6 +142,32 @@ def make_train_step(
 def as_target(label: jax.Array, num_classes: int) -> jax.Array:
     """Labels as shares of the classes, float32 [B, K]; shares stay as they are."""
     return jax.nn.one_hot(label, num_classes) if label.ndim == 1 else label
+
+
+def loss_parts(
+    labels: Labels,
+    weight: jax.Array,
+    num_classes: int,
+    class_weight: jax.Array | None,
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Targets [B, K] and weights [B]; the loss of a batch is the weighted mean over all of them.
+
+    There is one pair; if rows have a second class, there are two, one for each class.
+
+    Args:
+      labels: of the rows.
+      weight: of each row, [B].
+      num_classes: K.
+      class_weight: of the rows of each class, [K]; None: all 1.
+    """
+    parts = [(as_target(labels["label"], num_classes), weight)]
+    if "other" in labels:
+        (target, _), share = parts[0], labels["share"]
+        other = as_target(labels["other"], num_classes)
+        parts = [(target, weight * share), (other, weight * (1 - share))]
+    if class_weight is not None:
+        parts = [(target, w * of_rows(class_weight, target)) for target, w in parts]
+    return parts
 
 
 def of_rows(class_weight: jax.Array, target: jax.Array) -> jax.Array:
