@@ -30,6 +30,12 @@ from osed_jax.renames import completed
 from osed_jax.reporting.bars import Trend, draw_changes, draw_groups, draw_trends
 
 GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
+# What the distances are held against: the first of these rows that are there, with the row that
+# they are compared with. Images shown late, as many as can be; images shown from the start.
+_GAP_ROWS = {
+    "drs": tuple(f"osed_{norm}_one" for norm in NORMS),
+    "ros": ("fill_shared_third", "fill_shared_one"),
+}
 
 
 def variants(folder: Path, seeds: Collection[int] | None = None) -> dict[str, Variant]:
@@ -88,12 +94,14 @@ class Gap(NamedTuple):
     Attributes:
       classes: of `gap.json`, C of them.
       counts: training images of each.
-      changes: of rows that show as many generated images as can be, the change of each class's
-        accuracy from that of deferred resampling, means over the seeds that all have.
+      base: title of the row that the others are compared with.
+      changes: of the other rows, the change of each class's accuracy from that of the base, means
+        over the seeds that all have.
     """
 
     classes: list[dict[str, Any]]
     counts: list[int]
+    base: str
     changes: dict[str, tuple[float, ...]]
 
 
@@ -103,19 +111,20 @@ def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
     Raises:
       UserError: if it is of another data set than the runs.
     """
-    names = [f"osed_{norm}_one" for norm in NORMS]
-    if not (folder / GAP).is_file() or not {"drs", *names} <= rows.keys():
+    there = [(b, o) for b, o in _GAP_ROWS.items() if {b, *o} <= rows.keys()]
+    if not (folder / GAP).is_file() or not there:
         return None
-    found, run = workdir.read_json(folder / GAP), rows["drs"].runs[0]
+    base, others = there[0]
+    found, run = workdir.read_json(folder / GAP), rows[base].runs[0]
     kept = completed({"dataset": found["dataset"]})
     if changed := differences(kept["dataset"], run.summary["config"]["dataset"]):
         raise UserError(
             f"{folder / GAP} is of other data than {run.directory} ({'; '.join(changed)}); "
             "make it with the config of the runs"
         )
-    drs, *osed = on_shared_seeds([rows["drs"], *(rows[name] for name in names)])
-    changes = {pair.second: pair.by_class for pair in pairs_with(drs, osed)}
-    return Gap(found["classes"], run.summary["class_counts"], changes)
+    first, *rest = on_shared_seeds([rows[base], *(rows[name] for name in others)])
+    changes = {pair.second: pair.by_class for pair in pairs_with(first, rest)}
+    return Gap(found["classes"], run.summary["class_counts"], first.name, changes)
 
 
 def answers(
@@ -242,4 +251,4 @@ def draw_gap(path: Path, gap: Gap) -> None:
         for c in order
     ]
     changes = {name: [change[c] for c in order] for name, change in gap.changes.items()}
-    draw_changes(path, names, changes, "Against deferred resampling, by Fréchet distance")
+    draw_changes(path, names, changes, f"Against {gap.base}, by Fréchet distance")
