@@ -133,8 +133,8 @@ def answers(
     """For each question that has two rows: its title, their figures and paired differences.
 
     A question's tables are of the seeds that all its rows have. For the second also the differences
-    from OPeN; for the second and the seventh the accuracy of each class. Last, what the gap says of
-    the classes.
+    from OPeN, for the seventh those of `fill` from deferred resampling; for both the accuracy of
+    each class. Last, what the gap says of the classes.
     """
     found = []
     for title, names in QUESTIONS.items():
@@ -143,10 +143,13 @@ def answers(
         if len(there) > 1 and QUESTIONS[title][0] in there and _is_asked(title, rows):
             first, *others = there.values()
             shown = [tables.overall([first, *others]), tables.paired(pairs_with(first, others))]
-            if title == BY_CLASS:
-                osed = [row for name, row in there.items() if name.startswith("osed")]
-                if "open" in there and osed:
-                    shown.append(tables.paired(pairs_with(there["open"], osed)))
+            for question, base, method in (
+                (BY_CLASS, "open", "osed"),
+                (FROM_THE_START, "drs", "fill"),
+            ):
+                of_method = [row for name, row in there.items() if name.startswith(method)]
+                if title == question and base in there and of_method:
+                    shown.append(tables.paired(pairs_with(there[base], of_method)))
             if title in (BY_CLASS, FROM_THE_START):
                 shown.append(tables.classes([first, *others]))
             found.append((title, shown))
