@@ -120,6 +120,7 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
     config = config_of(tmp_path / "store", model)
     config.oversampling.mode = "none"
     config.train.num_epochs = 1
+    config.report.enabled = False
     train(check(config), tmp_path / "run")
     judged = config.copy_and_resolve_references()
     judged.generation.update(

@@ -124,6 +124,15 @@ def test_random_weights_follow_the_seed(folder):
         stable_diffusion.load(str(folder))
 
 
+def test_equal_models_are_traced_once(folder):
+    first, again = (stable_diffusion.parameter_shapes(str(folder)) for _ in range(2))
+    assert all(a is b for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again)))
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layers_per_block": 2}))
+    other = stable_diffusion.parameter_shapes(str(folder))
+    assert len(jax.tree.leaves(other["unet"])) > len(jax.tree.leaves(first["unet"]))
+
+
 def test_published_parameter_counts():
     if not V14.is_dir():
         pytest.skip(f"the configurations of Stable Diffusion v1.4 are not at {V14}")

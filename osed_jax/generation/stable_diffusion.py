@@ -5,7 +5,8 @@ and VAE; all else is this project's own code. Images and latents are channels-la
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +194,9 @@ def load(
             f"{error}; make the generator again, or remove {folder / DIGESTS} if you changed it on "
             f"purpose"
         ) from error
-    parts, inits = _build_folder(folder, dtype)
+    parts = _build_folder(folder, dtype)
     params = {
-        part: read_weights(folder / part, jax.eval_shape(inits[part]), param_dtype or dtype)
+        part: read_weights(folder / part, _shapes(parts[part]), param_dtype or dtype)
         for part in PARTS
     }
     return StableDiffusion(name=model, revision=revision, params=params, **parts)
@@ -208,8 +209,8 @@ def _load_file(
         raise UserError(f"revision={revision!r} with the local file {model}; leave it empty.")
     refuse_pickle(Path(model))
     file = SingleFile(Path(model))
-    parts, inits = _build(model, file.configs, file.tokenizer, dtype)
-    params = {part: file.read(part, jax.eval_shape(inits[part]), param_dtype) for part in PARTS}
+    parts = _build(model, file.configs, file.tokenizer, dtype)
+    params = {part: file.read(part, _shapes(parts[part]), param_dtype) for part in PARTS}
     return StableDiffusion(name=model, revision=file.revision, params=params, **parts)
 
 
@@ -231,26 +232,36 @@ def init_random(
     Raises:
         UserError: A file is missing or describes another kind of model.
     """
-    parts, inits = _build_folder(Path(folder), dtype)
-    shapes = {part: jax.eval_shape(inits[part]) for part in PARTS}
+    parts = _build_folder(Path(folder), dtype)
+    shapes = {part: _shapes(parts[part]) for part in PARTS}
     params = random_weights(shapes, seed, param_dtype or dtype)
     return StableDiffusion(name=str(folder), revision="", params=params, **parts)
 
 
 def parameter_shapes(folder: str) -> Params:
     """Shapes of all parameters by part, without making any."""
-    _, inits = _build_folder(Path(folder), FLOAT32)
-    return {part: jax.eval_shape(inits[part]) for part in PARTS}
+    parts = _build_folder(Path(folder), FLOAT32)
+    return {part: _shapes(parts[part]) for part in PARTS}
 
 
-def _build_folder(folder: Path, dtype: jnp.dtype) -> tuple[dict[str, Any], dict[str, Callable]]:
+@functools.lru_cache(maxsize=16)
+def _shapes(module: nn.Module) -> Params:
+    """Shapes of a part's parameters, to be read only; traced once for modules that are equal."""
+    key = jax.random.key(0)
+    if isinstance(module, TextTower):
+        token = jnp.zeros((1, 1), jnp.int32)
+        return jax.eval_shape(lambda: module.init(key, token)["params"])
+    return jax.eval_shape(lambda: module.init_weights(key))
+
+
+def _build_folder(folder: Path, dtype: jnp.dtype) -> dict[str, Any]:
     return _build(str(folder), read_configs(str(folder), folder), folder / "tokenizer", dtype)
 
 
 def _build(
     name: str, configs: Mapping[str, Mapping[str, Any]], tokenizer_folder: Path, dtype: jnp.dtype
-) -> tuple[dict[str, Any], dict[str, Callable]]:
-    """The model's parts without parameters, and functions to trace for the shapes of these."""
+) -> dict[str, Any]:
+    """The model's parts without parameters."""
     unet = _module(FlaxUNet2DConditionModel, configs["unet"], _UNET_ONLY, dtype)
     vae = _module(FlaxAutoencoderKL, configs["vae"], _VAE_ONLY, dtype)
     text = TextTower(TextConfig.from_json(configs["text_encoder"]), dtype)
@@ -260,14 +271,7 @@ def _build(
             f"{name}: its tokenizer has {tokenizer.size} tokens, its text encoder "
             f"{text.config.vocab_size}. Take both from the same model."
         )
-    token = jnp.zeros((1, 1), jnp.int32)
-    key = jax.random.key(0)
-    inits = {
-        "text_encoder": lambda: text.init(key, token)["params"],
-        "unet": lambda: unet.init_weights(key),
-        "vae": lambda: vae.init_weights(key),
-    }
-    parts = {
+    return {
         "configs": configs,
         "tokenizer": tokenizer,
         "text_encoder": text,
@@ -278,7 +282,6 @@ def _build(
             {**configs["scheduler"], "clip_sample": False, "steps_offset": 1}
         ),
     }
-    return parts, inits
 
 
 def _module(
