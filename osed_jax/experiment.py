@@ -40,6 +40,22 @@ _OF_A_RUN = (
     "evaluate",
 )
 
+# What a training step is made from: these sections, and these fields of others.
+_OF_A_STEP = ("model", "optimizer", "loss", "augment")
+_EPOCHS = ("num_epochs", "head_epochs")
+_OF_ROUTED_ROWS = ("mode", "generated_norm", "noise_norm", "noise_share", "noise_space")
+_FACTS_OF_A_STEP = ("class_counts", "mean", "std", "image_size")
+
+
+def of_a_step(config: Config, facts: dict[str, Any], *, routed: bool) -> dict[str, Any]:
+    """Arguments of `make_training` with nothing that it does not use: runs that are alike agree."""
+    of_rows = ("start_epoch", *(_OF_ROUTED_ROWS if routed else ()))
+    parts = {name: config[name] for name in _OF_A_STEP}
+    parts["train"] = {name: config["train"][name] for name in _EPOCHS}
+    parts["oversampling"] = {name: config["oversampling"][name] for name in of_rows}
+    known = {name: facts[name] for name in _FACTS_OF_A_STEP}
+    return {"config": parts, "facts": known, "routed": routed}
+
 
 def of_a_run(config: Config) -> Config:
     """The part of a config that fixes a run's numbers; it is saved in `config.json`.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -34,11 +35,23 @@ _STEPS_AHEAD = 2
 
 @dataclasses.dataclass(frozen=True)
 class _Program:
-    """A net and its compiled step, which stages of one kind share."""
+    """A net and its compiled step, which stages of one kind share, and runs that are alike."""
 
     init: Callable[[jax.Array | int], TrainState]
     like: TrainState  # shapes, dtypes and shardings of its state
     train_step: Callable
+
+
+@functools.lru_cache(maxsize=8)
+def _program(settings: str, mesh: Mesh) -> _Program:
+    """The program of these arguments of `make_training`, in JSON.
+
+    It is made from nothing else, so runs with the same ones, as those of a sweep, share it.
+    """
+    init, train_step = experiment.make_training(**json.loads(settings))
+    seed = jax.ShapeDtypeStruct((), np.uint32)
+    like = abstract(jax.eval_shape(init, seed), mesh)
+    return _Program(init, like, jit_train_step(train_step, mesh))
 
 
 class Run:
@@ -58,7 +71,6 @@ class Run:
         self._predictor = Predictor(
             plain_model, augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
         )
-        self._programs: dict[tuple[bool, bool], _Program] = {}
 
     def train(self, saved: Checkpoints) -> TrainState:
         """Trains all epochs that are not yet in a checkpoint."""
@@ -117,18 +129,12 @@ class Run:
         return self._made(routed=stage.routed, head_only=stage.head_only)
 
     def _made(self, *, routed: bool, head_only: bool) -> _Program:
-        if (routed, head_only) not in self._programs:
-            init, train_step = experiment.make_training(
-                self._config,
-                self._data.facts,
-                steps_per_epoch=self._steps_per_epoch,
-                routed=routed,
-                head_only=head_only,
-            )
-            like = abstract(jax.eval_shape(init, self._seed), self._mesh)
-            step = jit_train_step(train_step, self._mesh)
-            self._programs[routed, head_only] = _Program(init, like, step)
-        return self._programs[routed, head_only]
+        settings = {
+            **experiment.of_a_step(self._config, self._data.facts, routed=routed),
+            "steps_per_epoch": self._steps_per_epoch,
+            "head_only": head_only,
+        }
+        return _program(json.dumps(settings, sort_keys=True), self._mesh)
 
     def _like(self, epochs: int) -> TrainState:
         """Shapes, dtypes and shardings of the state after `epochs` epochs."""

@@ -14,11 +14,13 @@ from osed_jax.config import check
 from osed_jax.data.generated import check_measured, classes_shown
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier
-from osed_jax.experiment import learning_rates, make_plan
+from osed_jax.experiment import learning_rates, make_plan, make_training, of_a_step
 from osed_jax.kinds import Kind
 from osed_jax.loading import load_data
+from osed_jax.methods import METHODS
 from osed_jax.models.layers import HEAD
 from osed_jax.models.wide_resnet import WideResNet
+from osed_jax.run import _program
 from osed_jax.sharding import make_mesh
 from osed_jax.stages import Stage, common_epochs, num_epochs, replaced_share, stage_of, stages
 from osed_jax.training.losses import LossFacts, cross_entropy
@@ -234,8 +236,26 @@ def small_runs(tmp_path_factory) -> Path:
 
     run("fill")
     run("in_full", train__head_epochs=2)
+    made = _program.cache_info().misses
     run("forked", train__head_epochs=2, init__fork_from=str(folder / "fill"))
+    assert _program.cache_info().misses == made, "it shares the programs of the run in full"
     return folder
+
+
+def test_runs_that_are_alike_are_made_from_the_same_settings():
+    facts = {"class_counts": [3, 2], "mean": [0.5] * 3, "std": [0.2] * 3, "image_size": 8}
+
+    def step(method, facts=facts, routed=False, **changes):
+        return of_a_step(of(method, **changes), {**facts, "dataset": "digits"}, routed=routed)
+
+    erm = step("erm", train__batch_size=32)
+    assert erm == step("drs") == step("osed") and erm["facts"] == facts
+    assert erm != step("erm", optimizer__learning_rate=0.2)
+    assert erm != step("erm", facts={**facts, "class_counts": [3, 1]})
+    assert step("osed", routed=True) != step("open", routed=True) != erm
+    for method in METHODS:  # nothing else is needed
+        made_of = json.loads(json.dumps(step(method, routed=True)))
+        assert make_training(**made_of, steps_per_epoch=3)
 
 
 def test_a_head_stage_forked_from_the_finished_run_equals_the_run_in_full(small_runs):

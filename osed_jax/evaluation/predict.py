@@ -1,5 +1,7 @@
 """Predictions at test time: logits, and features, which are the input of the last layer."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -20,6 +22,12 @@ class Outputs(NamedTuple):
 
     logits: np.ndarray
     features: np.ndarray
+
+
+@functools.lru_cache(maxsize=8)
+def _eval_step(model: nn.Module, augmentation: Augmentation, mesh: Mesh) -> Callable:
+    """The jitted step; runs whose nets and normalisations are equal share it."""
+    return jit_eval_step(make_eval_step(model=model, augmentation=augmentation), mesh)
 
 
 class Predictor:
@@ -43,9 +51,7 @@ class Predictor:
         """
         self._sharding = split(mesh)
         self._batch_size = shared_evenly(self._sharding, batch_size)
-        self._eval_step = jit_eval_step(
-            make_eval_step(model=model, augmentation=augmentation), mesh
-        )
+        self._eval_step = _eval_step(model, augmentation, mesh)
 
     def of_array(self, state: TrainState, image: np.ndarray) -> Outputs:
         """Outputs for uint8 images [N, H, W, 3], N at most the batch size.
