@@ -26,8 +26,10 @@ SMALL = (
 )
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    flags = f"{UNOPTIMISED} --xla_force_host_platform_device_count={devices}"
+def environment(devices: int = 1, *, many_steps: bool = False) -> dict[str, str]:
+    """That of a command; `many_steps`: it trains for longer than optimised programs compile."""
+    flags = UNOPTIMISED.replace("level=0", "level=1") if many_steps else UNOPTIMISED
+    flags += f" --xla_force_host_platform_device_count={devices}"
     return {**os.environ, "XLA_FLAGS": flags, "PYTHONWARNINGS": "ignore"}
 
 
@@ -71,6 +73,7 @@ def run_together(
     devices: int = 1,
     dies: Mapping[int, tuple[str, int]] | None = None,
     folders: Sequence[Path] = (),
+    many_steps: bool = False,
 ) -> list:
     """Runs one process for each of several lists of arguments, side by side.
 
@@ -79,12 +82,13 @@ def run_together(
       devices: of each process.
       dies: number of a process -> `at` and `call`, see `run_killed`.
       folders: in which each starts; by default all in the project's.
+      many_steps: see `environment`.
     """
     with tempfile.TemporaryDirectory() as folder:
         jobs = [
             {
                 "arguments": command(*arguments)[2:],
-                "environment": environment(devices),
+                "environment": environment(devices, many_steps=many_steps),
                 "stdout": f"{folder}/{i}.stdout",
                 "stderr": f"{folder}/{i}.stderr",
                 "dies": (dies or {}).get(i),

@@ -28,12 +28,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # They start first, so that the two processes of `make test` end at about the same time.
 LONGEST = (
     "test_cluster",
-    "test_tune",
     "test_finetune",
+    "test_tune",
     "test_cli",
     "test_photographs",
+    "test_sampler",
     "test_generate",
-    "test_stages",
+    "test_stable_diffusion",
+    "test_report",
+    "test_digests",
+    "test_evidence",
+    "test_when_it_pays",
+    "test_bad_input",
+    "test_diagnose",
+    "test_models",
 )
 
 

@@ -155,6 +155,11 @@ def test_the_chosen_config_file_gives_the_chosen_config(tmp_path):
         assert check(module.get_config()) == wanted
 
 
+# Given, not measured on each fold's images, so that the folds share compiled programs.
+STATISTICS = (
+    "--config.dataset.mean=(0.3,0.3,0.3)",
+    "--config.dataset.std=(0.4,0.4,0.4)",
+)
 SMALL = (
     "--mode=tune",
     f"--config={ROOT}/configs/digits.py",
@@ -169,15 +174,13 @@ SMALL = (
     "--config.train.batch_size=16",
     "--config.train.eval_every_epochs=8",
     "--config.optimizer.warmup_epochs=1",
-    # Of all images, so that the folds share compiled programs.
-    "--config.dataset.mean=(0.3,0.3,0.3)",
-    "--config.dataset.std=(0.4,0.4,0.4)",
+    *STATISTICS,
 )
 
 
 def run_in(folder, *arguments) -> str:
     """Runs main.py in a folder; returns what it printed."""
-    (done,) = run_together([arguments], folders=[folder])
+    (done,) = run_together([arguments], folders=[folder], many_steps=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -258,6 +261,7 @@ def test_own_images_with_a_natural_tail_and_no_look_at_the_test_images(tmp_path)
         "--config.train.num_epochs=4",
         "--config.train.batch_size=8",
         "--config.tune.candidates=erm,ros",
+        *STATISTICS,
     )
     run_well("--mode=tune", *arguments, f"--workdir={tmp_path / 'tune'}")
     result = json.loads((tmp_path / "tune" / "tune.json").read_text())
