@@ -5,7 +5,8 @@
 
 Digits with 100 images of the most frequent class and 1 of the rarest. A half-trained and a good
 generator, those of benchmarks/when_it_pays.py after so many steps, each fill a store from noise and
-one from the long tail's own images at each strength. `fill` is trained with every store, beside
+one from the long tail's own images at each strength, and one from images of other classes with soft
+labels (Diff-Mix; its strengths in turn). `fill` is trained with every store, beside
 resampling (`ros`). What is finished is skipped, and the figures are kept after each run.
 """
 
@@ -34,7 +35,8 @@ STEPS = {500: "half-trained", 1500: "good"}  # of the generators
 STRENGTHS = (0.3, 0.6, 0.9)
 SEEDS = (0, 1, 2)  # of the runs; generators and stores have one
 RAREST = 1
-NOISE = "noise"
+NOISE, OTHER = "noise", "other_class"
+OTHER_STRENGTHS = (0.5, 0.7, 0.9)  # Diff-Mix's
 
 
 def study(folder: Path) -> Study:
@@ -45,7 +47,7 @@ def study(folder: Path) -> Study:
 def stores() -> Iterator[tuple[int, str]]:
     """What is drawn: a generator's steps, and what its images start from."""
     for steps in STEPS:
-        yield from ((steps, start) for start in (NOISE, *map(str, STRENGTHS)))
+        yield from ((steps, start) for start in (NOISE, *map(str, STRENGTHS), OTHER))
 
 
 def store_config(of: Study, steps: int, start: str, **changes: Any) -> Config:
@@ -54,7 +56,9 @@ def store_config(of: Study, steps: int, start: str, **changes: Any) -> Config:
         "generation.model": str(of.generator(steps)),
         "oversampling.generated_dir": str(_store(of, steps, start)),
     }
-    if start != NOISE:
+    if start == OTHER:
+        fields |= {"generation.start_from": OTHER, "generation.strength": OTHER_STRENGTHS}
+    elif start != NOISE:
         fields |= {"generation.start_from": "train", "generation.strength": (float(start),)}
     return of.config("fill", RAREST, **fields, **changes)
 
@@ -137,7 +141,12 @@ def table(kept: Path) -> Table:
     rows = []
     for steps, start in ((0, "none"), *stores()):
         recognised = shares[steps, start]["recognised"] if steps else ""
-        from_what = start if start in (NOISE, "none") else f"real images, strength {start}"
+        in_turn = ", ".join(map(str, OTHER_STRENGTHS))
+        from_what = {
+            NOISE: NOISE,
+            "none": "none",
+            OTHER: f"other classes, strengths {in_turn} in turn",
+        }.get(start, f"real images, strength {start}")
         share = f"{100 * float(recognised):.1f}" if recognised else ""
         row = [STEPS.get(steps, "none (resampling)"), from_what, share]
         row.append(str(len(values(steps, start, "top1"))))

@@ -10,10 +10,12 @@ from tests.conftest import ROOT
 
 def test_stores_differ_in_their_start_alone(tmp_path):
     of = benchmark.study(tmp_path)
-    assert [start for _, start in benchmark.stores()] == 2 * ["noise", "0.3", "0.6", "0.9"]
+    assert [start for _, start in benchmark.stores()] == 2 * [
+        *("noise", "0.3", "0.6", "0.9", "other_class")
+    ]
     noise = benchmark.store_config(of, 500, "noise")
-    for strength in benchmark.STRENGTHS:
-        changed = differences(noise, benchmark.store_config(of, 500, str(strength)))
+    for start in (*map(str, benchmark.STRENGTHS), "other_class"):
+        changed = differences(noise, benchmark.store_config(of, 500, start))
         assert [line.partition(":")[0] for line in changed] == [
             "generation.start_from",
             "generation.strength",
@@ -32,7 +34,7 @@ def test_the_page_shows_the_table_of_the_kept_runs():
 def test_runs_are_kept_with_their_place(tmp_path):
     of = benchmark.study(tmp_path)
     planned = [directory.name for directory, _ in benchmark.runs(of)]
-    assert len(planned) == len(set(planned)) == 27
+    assert len(planned) == len(set(planned)) == 33
     for name, top1 in {"run_500_noise.seed_1": 0.5, "run_500_0.3.seed_1": 0.75}.items():
         summary = {"top1": top1, "groups": {"group_1": {"accuracy": top1}}, "wall_seconds": 1.0}
         facts = {"devices": 1, "machine": {}, "versions": {}, "config": {}}
