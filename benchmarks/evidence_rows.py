@@ -163,7 +163,7 @@ _OF_ALL_ROWS = {
 # Fields in which rows may differ: sections, or fields of them.
 VARIED = ("oversampling.", "loss.", "augment.mix:", "model.cosine_scale:", "train.head_epochs:")
 
-FIGURE = ("erm", "ros", "drs", "open", LIFTED_ROW, "fill_shared_third")
+FIGURE = ("erm", "ros", "drs", "la", "open", LIFTED_ROW, "fill_shared_third")
 
 BY_CLASS = "2 OSeD against the others"
 FROM_THE_START = "7 Images from the start"
@@ -208,6 +208,7 @@ QUESTIONS = {
         "fill_head",
         "fill_filtered",
     ),
+    "9 Logit adjustment": ("la", "erm", "drs", "fill_shared_third"),
     "9 Losses and mixing": ("erm", "la", "ldam_drw", "mixup_drw", "fill_shared_third"),
     "9 Losses and mixing with fill": ("fill_shared_third", "fill_la", "fill_ldam", "fill_mixup"),
     "10 Norm and δ of fill": tuple(
