@@ -7,7 +7,7 @@
 A layer CHANNELSxSIDE is a 3x3 convolution with as many channels before as after, and the batch norm
 with ReLU behind it. The matrix product is the one that the convolution is by definition:
 [N * SIDE * SIDE, 9 * CHANNELS] times [9 * CHANNELS, CHANNELS]. PyTorch computes eagerly, on tensors
-with channels first and with channels last. All take turns in one process; a time is the median.
+with channels first and with channels last. A time is the median of several calls in a row.
 """
 
 import argparse
@@ -64,14 +64,21 @@ def main() -> None:
 
 
 def _times(contenders: dict[str, Run], rounds: int) -> list[float]:
-    """Median seconds of each; they take turns, after two calls that warm up."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 2):
-        for name, run in contenders.items():
+    """Median seconds of each, after two calls that warm up.
+
+    Threads of PyTorch wait for work without sleeping for some milliseconds after a call, so a
+    contender starts when those of the one before it sleep.
+    """
+    found = []
+    for run in contenders.values():
+        time.sleep(0.1)
+        times = []
+        for _ in range(rounds + 2):
             began = time.perf_counter()
             run()
-            times[name].append(time.perf_counter() - began)
-    return [statistics.median(seconds[2:]) for seconds in times.values()]
+            times.append(time.perf_counter() - began)
+        found.append(statistics.median(times[2:]))
+    return found
 
 
 def _arrays(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
