@@ -267,7 +267,7 @@ def test_the_script_trains_what_is_missing(tmp_path):
             "--config.dataset.imbalance_ratio=2",
         ],
         cwd=ROOT,
-        env=environment(),
+        env=environment(many_steps=True),
         capture_output=True,
         text=True,
     )
