@@ -4,17 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from osed_jax.choices import RESIZES
 from osed_jax.errors import UserError
+from osed_jax.generation.denoising import Denoising
 from osed_jax.generation.image_noise import ImageNoise
-from osed_jax.generation.resize import fitted, resize
 from osed_jax.generation.safety import FOLDER, SafetyChecker
 from osed_jax.generation.samples import Samples
-from osed_jax.generation.schedulers import Steps, advance, first_steps, sampling_steps
+from osed_jax.generation.schedulers import first_steps, sampling_steps
 from osed_jax.generation.stable_diffusion import Params, StableDiffusion
 from osed_jax.generation.starts import Start
 
@@ -76,12 +75,19 @@ class Sampler:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}; choose 1 or more.")
         self._model = model
-        self._image_size, self._size, self._resize_method = image_size, size, resize_method
-        self._guidance_scale, self._keep_full_size = guidance_scale, keep_full_size
-        self._safety_checker = safety_checker
-        self._start_deviation, self._steps = sampling_steps(model.schedule, scheduler, steps)
+        self._start_deviation, tables = sampling_steps(model.schedule, scheduler, steps)
+        self._programs = programs = Denoising(
+            model=model,
+            steps=tables,
+            guidance_scale=guidance_scale,
+            image_size=image_size,
+            size=size,
+            resize_method=resize_method,
+            keep_full_size=keep_full_size,
+            safety_checker=safety_checker,
+        )
         side = image_size // model.downscale
-        self._noise = ImageNoise((side, side, model.latent_channels), len(self._steps.timestep))
+        self._noise = ImageNoise((side, side, model.latent_channels), len(tables.timestep))
         devices = list(devices or jax.local_devices())
         self.batch_size = -(-batch_size // len(devices)) * len(devices)
         mesh = Mesh(np.asarray(devices), ("data",))
@@ -91,11 +97,11 @@ class Sampler:
         self._checker_params = jax.device_put(checker, self._everywhere)
         self.use(model.params)
         self._one_program = devices[0].platform != "cpu" if one_program is None else one_program
-        self._jit_encode = jax.jit(self._encode, out_shardings=self._rows)
-        self._jit_begin = jax.jit(self._begin, out_shardings=self._rows)
-        self._jit_step = jax.jit(self._step, out_shardings=self._rows)
-        self._jit_finish = jax.jit(self._finish, out_shardings=self._rows)
-        self._jit_all = jax.jit(self._all, out_shardings=self._rows)
+        self._jit_encode = jax.jit(programs.encode, out_shardings=self._rows)
+        self._jit_begin = jax.jit(programs.begin, out_shardings=self._rows)
+        self._jit_step = jax.jit(programs.step, out_shardings=self._rows)
+        self._jit_finish = jax.jit(programs.finish, out_shardings=self._rows)
+        self._jit_all = jax.jit(programs.whole, out_shardings=self._rows)
 
     def __call__(
         self,
@@ -121,7 +127,7 @@ class Sampler:
             UserError: As `from_noise` and `from_image`.
         """
         names = seed, labels, indices
-        fresh = self._noise.fresh(*names) if self._takes_fresh_noise else None
+        fresh = self._noise.fresh(*names) if self._programs.takes_fresh_noise else None
         noise = self._noise.start(*names)
         if start is None:
             return self.from_noise(noise, prompts, negative_prompt, fresh)[1]
@@ -190,9 +196,10 @@ class Sampler:
         Raises:
             UserError: As above, or a strength that leaves no step.
         """
-        first = first_steps(len(self._steps.timestep), strength)
+        first = first_steps(len(self._programs.steps.timestep), strength)
         alpha, sigma = (
-            share[first][:, None, None, None] for share in (self._steps.alpha, self._steps.sigma)
+            share[first][:, None, None, None]
+            for share in (self._programs.steps.alpha, self._programs.steps.sigma)
         )
         latents = alpha * real + sigma * noise
         return self._denoised(latents, first, prompts, negative_prompt, fresh)
@@ -206,16 +213,16 @@ class Sampler:
         fresh: np.ndarray | None,
     ) -> tuple[np.ndarray, Samples]:
         """Final latents and images of noisy latents, each begun at its step of `first` [N]."""
-        if negative_prompt and not self._guided:
+        if negative_prompt and not self._programs.guided:
             raise UserError(
                 f"negative_prompt={negative_prompt!r} has no effect with guidance_scale=1. Leave "
                 "it empty or choose a scale above 1."
             )
         if not 0 < len(prompts) == len(latents) <= self.batch_size:
             raise ValueError(f"{len(prompts)} prompts, {len(latents)} images, {self.batch_size=}")
-        if (fresh is not None) != self._takes_fresh_noise:
+        if (fresh is not None) != self._programs.takes_fresh_noise:
             raise ValueError("fresh noise is for the schedulers lcm and tcd, which need it")
-        begin = self._steps.timestep[first][:, None, None, None]
+        begin = self._programs.steps.timestep[first][:, None, None, None]
         tokens = self._tokens(prompts, negative_prompt)
         batch = self._on_devices(latents, begin, tokens, *([] if fresh is None else [fresh]))
         made = self._fetched(lambda: self._run(np.int32(first.min()), *batch))
@@ -232,27 +239,19 @@ class Sampler:
         """Floating point operations of one denoising step over the whole batch, by XLA's count."""
         zeros = [0] * self.batch_size
         batch = self.noise(0, zeros, zeros), self._tokens([""] * self.batch_size, "")
-        carry, context = jax.eval_shape(self._begin, self._params, *batch)
-        row, begin = self._row(0), np.zeros((self.batch_size, 1, 1, 1), np.float32)
-        fresh = batch[0] if self._takes_fresh_noise else None
-        step = jax.jit(self._step)
+        carry, context = jax.eval_shape(self._programs.begin, self._params, *batch)
+        row, begin = self._programs.row(0), np.zeros((self.batch_size, 1, 1, 1), np.float32)
+        fresh = batch[0] if self._programs.takes_fresh_noise else None
+        step = jax.jit(self._programs.step)
         lowered = step.lower(self._params["unet"], carry, context, begin, row, fresh)
         cost = lowered.cost_analysis()
         assert cost is not None
         return cost["flops"]
 
-    @property
-    def _guided(self) -> bool:
-        return self._guidance_scale != 1
-
-    @property
-    def _takes_fresh_noise(self) -> bool:
-        return bool(np.any(self._steps.fresh))
-
     def _tokens(self, prompts: Sequence[str], negative_prompt: str) -> np.ndarray:
         """Token ids `[N, 1, L]`, or `[N, 2, L]` with the negative prompt before each."""
         tokens = self._model.tokenize(prompts)[:, None]
-        if not self._guided:
+        if not self._programs.guided:
             return tokens
         negative = self._model.tokenize([negative_prompt])[None].repeat(len(tokens), 0)
         return np.concatenate([negative, tokens], axis=1)
@@ -269,9 +268,6 @@ class Sampler:
         except jax.errors.JaxRuntimeError as error:
             raise self._explained(error) from error
 
-    def _encode(self, params: Params, image: jax.Array, noise: jax.Array) -> jax.Array:
-        return self._model.encode_image(params, fitted(image, self._image_size), noise)
-
     def _run(
         self,
         first: np.int32,
@@ -285,83 +281,13 @@ class Sampler:
             return self._jit_all(self._params, first, latents, begin, tokens, fresh)
         carry, context = self._jit_begin(self._params, latents, tokens)
         unet = self._params["unet"]
-        for index in range(first, len(self._steps.timestep)):
+        for index in range(first, len(self._programs.steps.timestep)):
             of_step = None if fresh is None else fresh[:, index]
-            carry = self._jit_step(unet, carry, context, begin, self._row(index), of_step)
+            carry = self._jit_step(unet, carry, context, begin, self._programs.row(index), of_step)
         last = {
             part: self._params[part] for part in (self._model.decoder_part, *self._checker_params)
         }
         return carry[0], *self._jit_finish(last, carry[0])
-
-    def _row(self, index: int) -> Steps:
-        return Steps(*(column[index] for column in self._steps))
-
-    def _all(
-        self,
-        params: Params,
-        first: jax.Array,
-        latents: jax.Array,
-        begin: jax.Array,
-        tokens: jax.Array,
-        fresh: jax.Array | None,
-    ) -> tuple[jax.Array, Samples, jax.Array]:
-        carry, context = self._begin(params, latents, tokens)
-        by_step = None if fresh is None else jnp.moveaxis(fresh, 1, 0)
-        rows = jax.tree.map(jnp.asarray, self._steps), by_step
-        carry = jax.lax.fori_loop(
-            first,
-            len(self._steps.timestep),
-            lambda index, carry: self._step(
-                params["unet"], carry, context, begin, *jax.tree.map(lambda r: r[index], rows)
-            ),
-            carry,
-        )
-        return carry[0], *self._finish(params, carry[0])
-
-    def _begin(
-        self, params: Params, latents: jax.Array, tokens: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-        """First latents (and zeros for the previous data prediction), and text embeddings."""
-        # An image's two prompts stay side by side, so that guidance never crosses devices.
-        flat = tokens.reshape(-1, tokens.shape[-1])
-        context = self._model.encode_text(params["text_encoder"], flat)
-        return (latents, jnp.zeros_like(latents)), context
-
-    def _step(
-        self,
-        params: Params,
-        carry: tuple[jax.Array, jax.Array],
-        context: jax.Array,
-        begin: jax.Array,
-        step: Steps,
-        fresh: jax.Array | None,
-    ) -> tuple[jax.Array, jax.Array]:
-        latents, previous = carry
-        repeats = len(context) // len(latents)
-        rows = jnp.repeat(latents, repeats, axis=0)
-        timesteps = jnp.broadcast_to(step.timestep, len(rows))
-        prediction = self._model.denoise(params, rows, timesteps, context)
-        if self._guided:
-            without, given = jnp.moveaxis(prediction.reshape(-1, 2, *latents.shape[1:]), 1, 0)
-            prediction = without + self._guidance_scale * (given - without)
-        # An image's first step has no step before it to be corrected by.
-        step = step._replace(correction=jnp.where(step.timestep < begin, step.correction, 0))
-        kind = self._model.schedule.prediction_type
-        moved, data = advance(step, latents, prediction, previous, kind, fresh)
-        return jnp.where(step.timestep <= begin, moved, latents), data
-
-    def _finish(self, params: Params, latents: jax.Array) -> tuple[Samples, jax.Array]:
-        """The images, and which of them are made of finite numbers, bool [N]."""
-        full = self._model.decode_image(params[self._model.decoder_part], latents)
-        small = resize(full, self._size, self._resize_method)
-        to_bytes = lambda x: jnp.round(jnp.clip(x, 0, 1) * 255).astype(jnp.uint8)  # noqa: E731
-        checker = self._safety_checker
-        samples = Samples(
-            to_bytes(small),
-            to_bytes(full) if self._keep_full_size else None,
-            checker.margin(params[FOLDER], full) if checker else None,
-        )
-        return samples, jnp.isfinite(full).all(axis=(1, 2, 3))
 
     def _explained(self, error: Exception) -> Exception:
         """The error to raise for one of the device's."""
@@ -369,8 +295,8 @@ class Sampler:
             return error
         if self.batch_size == len(self._rows.mesh.devices):
             return UserError(
-                f"out of device memory with one image of {self._image_size} pixels per device. "
-                "Try bfloat16 or a smaller image_size."
+                f"out of device memory with one image of {self._programs.image_size} pixels per "
+                "device. Try bfloat16 or a smaller image_size."
             )
         return UserError(
             f"out of device memory with batch_size={self.batch_size}. "
