@@ -163,7 +163,16 @@ _OF_ALL_ROWS = {
 # Fields in which rows may differ: sections, or fields of them.
 VARIED = ("oversampling.", "loss.", "augment.mix:", "model.cosine_scale:", "train.head_epochs:")
 
-FIGURE = ("erm", "ros", "drs", "la", "open", LIFTED_ROW, "fill_shared_third")
+FIGURE = (
+    "erm",
+    "ros",
+    "drs",
+    "la",
+    "open",
+    LIFTED_ROW,
+    "fill_shared_third",
+    "fill_shared_two_thirds",
+)
 
 BY_CLASS = "2 OSeD against the others"
 FROM_THE_START = "7 Images from the start"
@@ -197,8 +206,7 @@ QUESTIONS = {
         "erm",
         "drs",
         "open_from_0",
-        "fill_shared_third",
-        "fill_shared_one",
+        *(f"fill_shared_{name}" for name in DELTAS),
     ),
     "8 Levers of fill": (
         "fill_shared_third",
@@ -208,11 +216,12 @@ QUESTIONS = {
         "fill_head",
         "fill_filtered",
     ),
-    "9 Logit adjustment": ("la", "erm", "drs", "fill_shared_third"),
+    "9 Logit adjustment": ("la", "erm", "drs", "fill_shared_third", "fill_shared_two_thirds"),
     "9 Losses and mixing": ("erm", "la", "ldam_drw", "mixup_drw", "fill_shared_third"),
     "9 Losses and mixing with fill": ("fill_shared_third", "fill_la", "fill_ldam", "fill_mixup"),
-    "10 Norm and δ of fill": tuple(
-        f"fill_{norm}_{name}" for norm in _FILL_NORMS for name in DELTAS
+    "10 Norm of fill": (
+        "fill_shared_third",
+        *(f"fill_{norm}_{name}" for name in DELTAS for norm in _FILL_NORMS[1:]),
     ),
 }
 

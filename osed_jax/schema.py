@@ -208,8 +208,8 @@ _OVERSAMPLING: Section = {
     ),
     "replace_ratio": Field(
         1 / 3,
-        "the paper's delta: P(replace) = (1 - n_c / n_max) * delta for a draw of class c "
-        "(Zada, section 3)",
+        "the paper's delta: P(replace) = (1 - n_c / n_max) * delta for a draw of class c (Zada, "
+        "section 3); the method fill sets 2/3, in a sweep only where this is 1/3",
         SHARE,
     ),
     "replace_in": Field(

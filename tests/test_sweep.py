@@ -60,7 +60,7 @@ def test_fill_starts_at_once_in_the_shared_norm_unless_a_person_says_otherwise(t
     over = run["oversampling"]
     assert path == tmp_path / "fill" / "seed_0" and run["init"]["fork_from"] == ""
     assert (over["mode"], over["start_epoch"]) == ("generated", 0)
-    assert (over["generated_norm"], over["replace_ratio"]) == ("shared", pytest.approx(1 / 3))
+    assert (over["generated_norm"], over["replace_ratio"]) == ("shared", pytest.approx(2 / 3))
     config = digits.get_config()
     config.oversampling.update({"generated_dir": str(tmp_path), "generated_norm": "aux"})
     config.oversampling.replace_ratio = 0.5
