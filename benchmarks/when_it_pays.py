@@ -243,7 +243,6 @@ class Judge:
         return load_generated(
             str(store),
             class_names=self._train.class_names,
-            class_counts=self._train.class_counts,
             image_size=self._train.images.image_size,
             cache_dir=self._study.folder / ".cache" / "images",
             max_decoded_gib=1.0,

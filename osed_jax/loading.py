@@ -16,6 +16,7 @@ from osed_jax.data.cache_folder import CACHE_VARIABLE
 from osed_jax.data.image_set import ImageSet, long_tailed_rows, split_fold
 from osed_jax.data.images import channel_statistics
 from osed_jax.data.same_images import check_sets
+from osed_jax.data.start_images import read_image_lines, start_rows, starts_from_real, usable
 from osed_jax.data.started_from import StartedFrom, content_sha256, read_started_from
 from osed_jax.digests import file_sha256
 from osed_jax.errors import UserError
@@ -38,6 +39,7 @@ class Data:
         std, image_size, generated_counts, generated_classes (those that may show generated images).
       started_from: what the generated images started from, which has a share of their labels; None
         if each has the label of its own class alone.
+      left_out: how many generated images are left out and why, in words; "" if none is.
     """
 
     train: ImageSet
@@ -46,6 +48,7 @@ class Data:
     generated: ImageSet | None
     facts: dict[str, Any]
     started_from: StartedFrom | None = None
+    left_out: str = ""
 
 
 def open_cache(workdir: Path) -> Path:
@@ -148,19 +151,32 @@ def load_train(config: Config, cache_dir: Path) -> TrainSplit:
     return TrainSplit(whole, rows, held_out, listed)
 
 
-def load_generated(
-    config: Config, train: ImageSet, cache_dir: Path, shown: Sequence[str] = ()
-) -> ImageSet:
-    """The configured generated images; `shown` is that of `generated.load_generated`."""
+def load_generated(config: Config, train: ImageSet, cache_dir: Path) -> ImageSet:
+    """All of the configured generated images."""
     return generated.load_generated(
         str(generated_dir(config)),
         class_names=train.class_names,
-        class_counts=train.class_counts,
         image_size=train.images.image_size,
         cache_dir=cache_dir,
         max_decoded_gib=config["dataset"]["max_decoded_gib"],
+    )
+
+
+def check_need(
+    config: Config,
+    train: ImageSet,
+    made: ImageSet,
+    shown: Sequence[str] = (),
+    left_out: str = "",
+) -> None:
+    """See `generated.check_need`."""
+    generated.check_need(
+        generated_dir(config),
+        made,
+        train.class_counts,
         shown=shown,
         in_all_classes=config["oversampling"]["replace_in"] == "all",
+        left_out=left_out,
     )
 
 
@@ -195,14 +211,17 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
     folder = generated_dir(config) if over["mode"] == "generated" else None
     split_set = load_train(config, cache_dir)
     train = split_set.train
-    made, started, shown = None, None, []
+    made, started, shown, left_out = None, None, [], ""
     if folder:
         only, max_gap = over["generated_classes"], over["max_gap"]
         shown = generated.classes_shown(folder, train.class_names, only=only, max_gap=max_gap)
-        made = load_generated(config, train, cache_dir, shown)
+        made = load_generated(config, train, cache_dir)
         if max_gap:
             generated.check_measured(folder, made.content_sha256())
-        started = _started_from(folder, made, over["soft_label_exponent"])
+        if starts_from_real(folder):
+            made, started, left_out = _usable(config, split_set, made)
+        check_need(config, train, made, shown, left_out)
+        _check_labels(folder, started, over["soft_label_exponent"])
     validation = split_set.validation
     mean, std = dataset["mean"], dataset["std"]
     if not mean:
@@ -227,16 +246,37 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         "generated_classes": shown if made else None,
     }
     nothing = train.select(np.zeros(0, np.int64))
-    return Data(train, validation, nothing, made, facts, started)
+    return Data(train, validation, nothing, made, facts, started, left_out)
 
 
-def _started_from(folder: Path, made: ImageSet, exponent: float) -> StartedFrom | None:
-    """What generated images started from; prints their labels if that has a share of them.
+def _usable(
+    config: Config, split_set: TrainSplit, made: ImageSet
+) -> tuple[ImageSet, StartedFrom | None, str]:
+    """Those generated images that may be shown, what they started from, and why not the others."""
+    dataset, folder = config["dataset"], generated_dir(config)
+    lines = read_image_lines(folder, made)
+    started = read_started_from(folder, made, lines)
+    root = Path(dataset["data_dir"] or Path(dataset["train_list"]).parent)
+    rows, left_out = usable(
+        folder,
+        lines,
+        start_rows(lines, split_set.whole, root),
+        train=split_set.rows,
+        held_out=split_set.held_out,
+        validates=bool(len(split_set.held_out) or split_set.listed),
+    )
+    if not left_out:  # a selection would be a copy in memory
+        return made, started, left_out
+    say(f"note: {left_out}")
+    return made.select(rows), started and started.select(rows), left_out
+
+
+def _check_labels(folder: Path, started: StartedFrom | None, exponent: float) -> None:
+    """Prints the labels of generated images if other classes have a share of them.
 
     Raises:
-      UserError: if it is not known of an image, or an exponent is given and there is no such share.
+      UserError: if an exponent is given and there is no such share.
     """
-    started = read_started_from(folder, made)
     if started is None:
         if exponent != (usual := defaults()["oversampling"]["soft_label_exponent"]):
             raise UserError(
@@ -244,10 +284,9 @@ def _started_from(folder: Path, made: ImageSet, exponent: float) -> StartedFrom 
                 f"{folder} did not start from images of other classes, so their labels are not "
                 f"soft; set it to {usual:g}"
             )
-        return None
+        return
     share = started.own_share(exponent)
     say(
         f"{folder}: its images started from images of other classes, so their labels are soft: "
         f"{share.min():.0%} to {share.max():.0%} their own class, the rest the other"
     )
-    return started

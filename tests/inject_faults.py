@@ -103,7 +103,6 @@ def use_by_loading(folder: Path) -> Any:
     loaded = load_generated(
         str(folder / "store"),
         class_names=CLASSES,
-        class_counts=(20, 8, 3),
         image_size=8,
         cache_dir=folder / "cache",
         max_decoded_gib=1,

@@ -7,7 +7,7 @@ from PIL import Image
 from osed_jax.data import images
 from osed_jax.data.decoding import decode
 from osed_jax.data.folder import load_folder
-from osed_jax.data.generated import load_generated
+from osed_jax.data.generated import check_need, load_generated
 from osed_jax.data.images import ArrayImages, Bank, FileImages, channel_statistics
 from osed_jax.errors import UserError
 
@@ -205,15 +205,15 @@ def test_streaming_checks_the_files_too(tmp_path):
 
 
 def generated(root, counts=(5, 2), names=("cat", "dog"), **settings):
-    return load_generated(
+    data = load_generated(
         str(root),
         class_names=names,
-        class_counts=counts,
         image_size=12,
         cache_dir=root / ".cache",
         max_decoded_gib=1.0,
-        **settings,
     )
+    check_need(root, data, counts, **settings)
+    return data
 
 
 def test_generated_images_of_any_tool(tmp_path, capsys):

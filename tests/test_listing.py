@@ -81,7 +81,6 @@ def test_a_name_in_two_unicode_forms_is_one_class(root, tmp_path):
     made = load_generated(
         str(tmp_path / "made"),
         class_names=(COMPOSED, "cat"),
-        class_counts=(1, 1),
         image_size=12,
         cache_dir=tmp_path / "cache",
         max_decoded_gib=1.0,

@@ -48,7 +48,6 @@ def load(folder, classes=CLASSES):
     return load_generated(
         str(folder),
         class_names=classes,
-        class_counts=(20, 8, 3),
         image_size=8,
         cache_dir=folder.parent / "cache",
         max_decoded_gib=1,

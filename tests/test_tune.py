@@ -25,6 +25,7 @@ from osed_jax.evaluation.selection import Score, best, score, simplest_good
 from osed_jax.stages import num_epochs
 from tests.command_line import run, run_together, run_well
 from tests.conftest import ROOT
+from tests.test_start_images import write_store
 
 STORE = ROOT / "demo" / "generated"
 
@@ -251,6 +252,10 @@ def test_own_images_with_a_natural_tail_and_no_look_at_the_test_images(tmp_path)
         test = tmp_path / "images" / "test" / f"class_{c}"
         test.mkdir(parents=True)
         (test / "0.png").write_bytes(b"whoever opens this fails")
+    classes = [f"class_{c}" for c in range(3)]
+    started = [("class_1", i) for i in range(6)] + [("class_2", i) for i in range(3)]
+    starts = [(name, f"/elsewhere/train/{name}/{i}.png") for name, i in started]
+    store = write_store(tmp_path / "store", classes, starts)
     arguments = (
         "--config=configs/folder.py",
         f"--config.dataset.data_dir={tmp_path / 'images'}",
@@ -260,10 +265,13 @@ def test_own_images_with_a_natural_tail_and_no_look_at_the_test_images(tmp_path)
         "--config.model.widen_factor=1",
         "--config.train.num_epochs=4",
         "--config.train.batch_size=8",
-        "--config.tune.candidates=erm,ros",
+        "--config.tune.candidates=ros,fill",
+        f"--config.oversampling.generated_dir={store}",
         *STATISTICS,
     )
-    run_well("--mode=tune", *arguments, f"--workdir={tmp_path / 'tune'}")
+    said = run_well("--mode=tune", *arguments, f"--workdir={tmp_path / 'tune'}")
+    for fold in (1, 2, 3):
+        assert f"note: in fold {fold} of 3, 3 of 9 images of {store} are left out: 3" in said
     result = json.loads((tmp_path / "tune" / "tune.json").read_text())
     judged = result["candidates"][0]["num_images"]
     assert judged == [9, 6, 3] and result["folds"] == 3

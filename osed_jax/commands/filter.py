@@ -17,6 +17,7 @@ from osed_jax.data.generated import METADATA, check_classes, check_images
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import FileImages
 from osed_jax.data.listing import class_folders, files_of_classes, say_what_is_left_out
+from osed_jax.data.start_images import starts_from_real
 from osed_jax.data.started_from import starts_elsewhere
 from osed_jax.digests import write_digests
 from osed_jax.errors import UserError
@@ -52,11 +53,11 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
     split_set = loading.load_train(config, loading.open_cache(target))
     train = split_set.train
     check_classes(source, train.class_names)
-    if starts_elsewhere(source):
+    if starts_from_real(source):
+        lost = "their soft labels" if starts_elsewhere(source) else "which of them are held out"
         raise UserError(
-            f"the images of {source} started from images of other classes, and without their "
-            f"lines in {METADATA} their soft labels would be lost; set the filters in "
-            "--mode=generate, for a new store"
+            f"the images of {source} started from real images, and without their lines in "
+            f"{METADATA} {lost} would be lost; set the filters in --mode=generate, for a new store"
         )
     check_images(source)
     folders = class_folders(source)

@@ -132,6 +132,7 @@ def _load(config: Config, directory: Path, classifier: Classifier) -> dict[str, 
     train = loading.load_train(config, cache_dir).train
     classifier.check_same_images(f"--workdir is {directory}", train)
     generated = loading.load_generated(config, train, cache_dir)
+    loading.check_need(config, train, generated)
     test = loading.load_split(config, "test", cache_dir)
     return {"training": train, "test": test, "generated": generated}
 

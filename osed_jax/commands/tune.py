@@ -111,11 +111,15 @@ def _try_all(config: Config, tried: list[_Tried], directory: Path) -> dict[str, 
     num_classes = len(whole["class_names"])
     for fold in range(folds):
         finished: dict[Path, Config] = {}
+        said = ""  # the same for all runs of a fold that show generated images
         for each in remaining:
             path = directory / f"fold_{fold + 1}" / each.name
             run = _of_fold(each.config, config, fold, finished)
             with muted():
-                _train(run, path, each)
+                left_out = _train(run, path, each)
+            if left_out not in ("", said):
+                say(f"note: in fold {fold + 1} of {folds}, {left_out}")
+                said = left_out
             finished[path] = run
             found = each.score(num_classes)
             say(
@@ -155,15 +159,20 @@ def _of_fold(
     return made
 
 
-def _train(run: Config, directory: Path, tried: _Tried) -> None:
-    """Trains a run that is not finished yet, and adds its predictions and curve."""
-    done = directory / "held_out.npz"
+def _train(run: Config, directory: Path, tried: _Tried) -> str:
+    """Trains a run that is not finished yet, and adds its predictions and curve.
+
+    Returns:
+      Which generated images it left out, see `Data.left_out`; "" if it was finished.
+    """
+    done, left_out = directory / "held_out.npz", ""
     with workdir.claimed(directory, run):
         if not done.exists():
             mesh = make_mesh()
             data = loading.load_training_data(run, loading.open_cache(directory.parent))
             data = loading.with_weights_digest(run, data)
             workdir.keep_facts(directory, data.facts)
+            left_out = data.left_out
             trained, state = fit(run, directory, mesh, data)
             logits = trained.evaluate(state, data.validation)
             write_predictions(done, logits, data.validation.label)
@@ -182,6 +191,7 @@ def _train(run: Config, directory: Path, tried: _Tried) -> None:
     tried.curves.append(
         {r["epoch"] + 1: r["validation_accuracy"] for r in records if "validation_accuracy" in r}
     )
+    return left_out
 
 
 def _result(

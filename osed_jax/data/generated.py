@@ -31,28 +31,22 @@ def load_generated(
     generated_dir: str,
     *,
     class_names: Sequence[str],
-    class_counts: Sequence[int],
     image_size: int,
     cache_dir: Path,
     max_decoded_gib: float,
-    shown: Sequence[str] = (),
-    in_all_classes: bool = False,
 ) -> ImageSet:
-    """Reads generated images; prints a note if there are fewer than the classes lack.
+    """Reads all generated images of a folder.
 
     Args:
-      generated_dir: contains a folder for every class that lacks images.
+      generated_dir: contains a folder for every class that has some.
       class_names: C names of the training set.
-      class_counts: C counts of its natural images.
       image_size: side in pixels; images of another size are resized, with a message.
       cache_dir: where decoded images are kept.
       max_decoded_gib: see `images.read_files`.
-      shown: names of the classes that may show generated images; () for all.
-      in_all_classes: whether the most frequent class shows generated images, too.
 
     Raises:
       UserError: for a missing folder, one filled for other classes, a folder of an unknown class,
-        a class that must show generated images and has none, an image that cannot be read.
+        an image that cannot be read.
     """
     if not generated_dir:
         raise UserError(
@@ -62,7 +56,7 @@ def load_generated(
     folder = Path(generated_dir)
     check_classes(folder, class_names)
     check_images(folder)
-    generated = read_class_folders(
+    return read_class_folders(
         folder,
         class_names,
         image_size=image_size,
@@ -70,9 +64,6 @@ def load_generated(
         max_decoded_gib=max_decoded_gib,
         may_be_empty=True,
     )
-    used = np.isin(class_names, shown) if len(shown) else np.ones(len(class_names), bool)
-    _compare_with_need(folder, generated, np.asarray(class_counts), used, in_all_classes)
-    return generated
 
 
 def report_path(store: Path) -> Path:
@@ -251,31 +242,51 @@ def check_classes(folder: Path, class_names: Sequence[str]) -> None:
         )
 
 
-def _compare_with_need(
-    folder: Path,
+def check_need(
+    generated_dir: str | Path,
     generated: ImageSet,
-    class_counts: np.ndarray,
-    used: np.ndarray,
-    in_all_classes: bool,
+    class_counts: Sequence[int],
+    *,
+    shown: Sequence[str] = (),
+    in_all_classes: bool = False,
+    left_out: str = "",
 ) -> None:
+    """Compares generated images with what the classes lack; prints a note if there are fewer.
+
+    Args:
+      generated_dir: their folder.
+      generated: those that may be shown.
+      class_counts: C counts of the natural images.
+      shown: names of the classes that may show generated images; () for all.
+      in_all_classes: whether the most frequent class shows generated images, too.
+      left_out: why others of the folder may not be shown, in words; "" if all may.
+
+    Raises:
+      UserError: if there is none, or none of a class that must show some.
+    """
     names, has = generated.class_names, np.asarray(generated.class_counts)
-    lacks = np.where(used, class_counts.max() - class_counts, 0)
+    why = f"; {left_out}" if left_out else ""
+    if not has.any():
+        raise UserError(f"{generated_dir} has no image that this run may show{why}")
+    used = np.isin(names, shown) if len(shown) else np.ones(len(names), bool)
+    counts = np.asarray(class_counts)
+    lacks = np.where(used, counts.max() - counts, 0)
     empty = [n for n, h, m in zip(names, has, lacks) if m and not h]
     if empty:
         raise UserError(
-            f"{folder} has no generated images of class {', '.join(map(repr, empty))}, which has "
-            f"fewer training images than the most frequent class; add some"
+            f"{generated_dir} has no generated images of class {', '.join(map(repr, empty))}, "
+            f"which has fewer training images than the most frequent class; add some{why}"
         )
     if in_all_classes and not has[used].all():
         missing = ", ".join(repr(n) for n, h, u in zip(names, has, used) if u and not h)
         raise UserError(
-            f"{folder} has no generated images of class {missing}, but "
+            f"{generated_dir} has no generated images of class {missing}, but "
             "config.oversampling.replace_in=all shows some of every class; add some, or use "
-            "replace_in=tail"
+            f"replace_in=tail{why}"
         )
     few = [f"{n} ({h:,} of {m:,})" for n, h, m in zip(names, has, lacks) if h < m]
     if few:
         say(
-            f"note: {folder} has fewer generated images than a full balance needs, so they "
+            f"note: {generated_dir} has fewer generated images than a full balance needs, so they "
             f"will repeat: {', '.join(few)}"
         )

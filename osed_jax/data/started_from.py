@@ -6,19 +6,16 @@ label (1 - s^gamma) y_i + s^gamma y_j.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from osed_jax.data.generated import METADATA, STORE_FILE, read_store_file
 from osed_jax.data.image_set import ImageSet
-from osed_jax.data.listing import class_folders
-from osed_jax.digests import read_lines
+from osed_jax.data.start_images import OTHER_CLASS, Line
 from osed_jax.errors import UserError
-
-SETTING = "start_from_other_class"  # of a store all of whose images start so
 
 
 class StartedFrom(NamedTuple):
@@ -36,27 +33,36 @@ class StartedFrom(NamedTuple):
         """Share that the generated image's own class has of its label, float32 [M]."""
         return (self.strength**exponent).astype(np.float32)
 
+    def select(self, rows: np.ndarray) -> "StartedFrom":
+        """Of these generated images alone."""
+        return StartedFrom(self.label[rows], self.strength[rows])
+
 
 def starts_elsewhere(folder: Path) -> bool:
     """Whether `folder` is a store whose images started from images of other classes."""
-    return (folder / STORE_FILE).exists() and SETTING in read_store_file(folder)["settings"]
+    return (folder / STORE_FILE).exists() and OTHER_CLASS in read_store_file(folder)["settings"]
 
 
-def read_started_from(folder: Path, generated: ImageSet) -> StartedFrom | None:
+def read_started_from(
+    folder: Path, generated: ImageSet, lines: Sequence[Line]
+) -> StartedFrom | None:
     """What the images of a folder started from; None if not from images of other classes.
+
+    Args:
+      folder: of the store.
+      generated: its M images.
+      lines: of each of them, see `start_images.read_image_lines`.
 
     Raises:
       UserError: if an image has no line that says it.
     """
     if not starts_elsewhere(folder):
         return None
-    lines = {r["file_name"]: r for r in read_lines(folder / METADATA, ("file_name",))[0]}
-    names, folders = generated.class_names, class_folders(folder)
+    names = generated.class_names
     label_of = {name: label for label, name in enumerate(names)}
     label, strength, unknown = [], [], []
     assert generated.images.paths is not None  # they were read from files
-    for path, own in zip(generated.images.paths, generated.label):
-        line = lines.get(f"{names[own]}/{path.relative_to(folders[names[own]])}", {})
+    for path, own, line in zip(generated.images.paths, generated.label, lines):
         if _is_whole(line, label_of, names[own]):
             label.append(label_of[line["start_class"]])
             strength.append(line["strength"])
@@ -83,7 +89,7 @@ def content_sha256(generated: ImageSet, started: StartedFrom | None) -> str | No
     return digest.hexdigest()
 
 
-def _is_whole(line: Mapping[str, Any], class_names: Collection[str], own: str) -> bool:
+def _is_whole(line: Line, class_names: Collection[str], own: str) -> bool:
     start_class, strength = line.get("start_class"), line.get("strength")
     if not isinstance(start_class, str) or not isinstance(strength, int | float):
         return False
