@@ -221,6 +221,7 @@ QUESTIONS = {
     "9 Losses and mixing with fill": ("fill_shared_third", "fill_la", "fill_ldam", "fill_mixup"),
     "10 Norm of fill": (
         "fill_shared_third",
+        "fill_shared_two_thirds",
         *(f"fill_{norm}_{name}" for name in DELTAS for norm in _FILL_NORMS[1:]),
     ),
 }
