@@ -75,7 +75,7 @@ def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_pa
         assert fields["generated_dir"] == ("made" if name[:4] in ("osed", "fill") else "")
     assert over["fill_aux_one"]["start_epoch"] == 0
     assert over["fill_falling"]["replace_schedule"] == "linear"
-    assert over["fill_real_last"] == {**over["fill_shared_third"], "real_only_epochs": 6}
+    assert over["fill_real_last"] == {**over["fill_shared_two_thirds"], "real_only_epochs": 6}
     assert runs["fill_weight.seed_3"]["loss"]["generated_weight"] == 0.5
     assert runs["fill_head.seed_3"]["train"]["head_epochs"] == 10
     assert runs["ldam_drw.seed_3"]["loss"]["class_weights"] == "deferred"
