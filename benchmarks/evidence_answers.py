@@ -132,15 +132,18 @@ def answers(
 ) -> list[tuple[str, list[tables.Table]]]:
     """For each question that has two rows: its title, their figures and paired differences.
 
-    A question's tables are of the seeds that all its rows have. For the second also the differences
-    from OPeN, for the seventh those of `fill` from deferred resampling; for both the accuracy of
-    each class. Last, what the gap says of the classes.
+    A question is left out if those before it show all its rows. Its tables are of the seeds that
+    all its rows have. For the second also the differences from OPeN, for the seventh those of
+    `fill` from deferred resampling; for both the accuracy of each class. Last, what the gap says of
+    the classes.
     """
-    found = []
+    found: list[tuple[str, list[tables.Table]]] = []
+    seen: set[str] = set()
     for title, names in QUESTIONS.items():
         names = [name for name in names if name in rows]
         there = dict(zip(names, on_shared_seeds(rows[name] for name in names)))
-        if len(there) > 1 and QUESTIONS[title][0] in there and _is_asked(title, rows):
+        if len(there) > 1 and QUESTIONS[title][0] in there and not there.keys() <= seen:
+            seen |= there.keys()
             first, *others = there.values()
             shown = [tables.overall([first, *others]), tables.paired(pairs_with(first, others))]
             for question, base, method in (
@@ -156,13 +159,6 @@ def answers(
     if gap:
         found.append((GAP_TITLE, [gap_table(gap)]))
     return found
-
-
-def _is_asked(title: str, rows: Collection[str]) -> bool:
-    """Whether one of the rows is of this question and of none before it."""
-    titles = list(QUESTIONS)
-    before = {name for t in titles[: titles.index(title)] for name in QUESTIONS[t]}
-    return bool((set(QUESTIONS[title]) - before) & set(rows))
 
 
 def gap_table(gap: Gap) -> tables.Table:

@@ -10,7 +10,13 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from benchmarks import evidence, evidence_answers, evidence_rows
-from configs import cifar10_lt, cifar10_lt_small, cifar10_lt_tenth, default
+from configs import (
+    cifar10_lt,
+    cifar10_lt_resnet32,
+    cifar10_lt_small,
+    cifar10_lt_tenth,
+    default,
+)
 from osed_jax import experiment
 from osed_jax.config import check
 from osed_jax.errors import UserError
@@ -301,8 +307,17 @@ def kept_runs():
 
 
 # What the page's command overrides; all else is the setting of the configs folder.
-SETTINGS = {"small": cifar10_lt_small, "tenth": cifar10_lt_tenth}
-GIVEN = {"dataset": ("name", "data_dir", "image_size"), "train": ("feeder",)}
+SETTINGS = {
+    "small": cifar10_lt_small,
+    "tenth": cifar10_lt_tenth,
+    "resnet32": cifar10_lt_resnet32,
+    "wrn_28_10": cifar10_lt,
+}
+GIVEN = {
+    "dataset": ("name", "data_dir", "image_size"),
+    "train": ("feeder", "eval_every_epochs"),
+    "model": ("dtype",),
+}
 
 
 def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
@@ -357,7 +372,13 @@ def test_the_lifted_row_is_the_best_on_validation_images_and_ships():
     assert {name: shipped[name] for name in lifted} == pytest.approx(lifted)
 
 
-PAGES = {"small": "results_40_epochs.md", "tenth": "results_few_images.md"}
+# The page of a folder, and what the titles of its sections begin with.
+PAGES = {
+    "small": ("results_40_epochs.md", ""),
+    "tenth": ("results_few_images.md", ""),
+    "resnet32": ("results_full_size.md", "ResNet-32: "),
+    "wrn_28_10": ("results_full_size.md", "WideResNet-28-10: "),
+}
 
 
 def page(name):
@@ -366,12 +387,23 @@ def page(name):
 
 @pytest.mark.parametrize("folder", PAGES)
 def test_a_page_has_every_table_of_the_kept_runs_where_its_question_is_asked(folder):
-    sections = page(PAGES[folder]).split("\n## ")
+    name, begins = PAGES[folder]
+    sections = page(name).split("\n## ")
     for title, shown in answers(RESULTS / folder):
         number = title.split()[0]
-        (section,) = (text for text in sections if text.startswith(f"{number}. "))
+        (section,) = (text for text in sections if text.startswith(f"{begins}{number}. "))
         for table in shown:
             assert f"\n\n{tables.markdown(table)}\n\n" in f"{section}\n", title
+
+
+def test_the_kept_runs_stand_beside_the_published_figures():
+    lines = [line.strip("| ").split(" | ") for line in page("results_full_size.md").splitlines()]
+    shown = {(cells[0], cells[1]): cells[2] for cells in lines if len(cells) in (3, 4, 5)}
+    for net, folder in (("ResNet-32", "resnet32"), ("WideResNet-28-10", "wrn_28_10")):
+        for variant in evidence_answers.variants(RESULTS / folder).values():
+            (run,) = variant.runs
+            assert shown.pop((net, variant.name)) == f"{100 * run.summary['top1']:.2f}"
+    assert not [net for net, _ in shown if net in ("ResNet-32", "WideResNet-28-10")]
 
 
 def test_the_answer_shows_tables_of_the_kept_runs_alone():
