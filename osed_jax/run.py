@@ -48,10 +48,12 @@ def _program(settings: str, mesh: Mesh) -> _Program:
 
     It is made from nothing else, so runs with the same ones, as those of a sweep, share it.
     """
-    init, train_step = experiment.make_training(**json.loads(settings))
+    arguments = json.loads(settings)
+    init, train_step = experiment.make_training(**arguments)
     seed = jax.ShapeDtypeStruct((), np.uint32)
     like = abstract(jax.eval_shape(init, seed), mesh)
-    return _Program(init, like, jit_train_step(train_step, mesh))
+    dtype = arguments["config"]["model"]["dtype"]
+    return _Program(init, like, jit_train_step(train_step, mesh, dtype))
 
 
 class Run:

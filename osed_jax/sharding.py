@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from osed_jax.errors import UserError
 
@@ -48,10 +50,23 @@ def abstract(tree: Any, mesh: Mesh) -> Any:
     )
 
 
-def jit_train_step(train_step: Callable, mesh: Mesh) -> Callable:
+def compiler_options(dtype: DTypeLike) -> dict[str, str] | None:
+    """Options for a program that computes in `dtype`.
+
+    On CPUs jaxlib from 0.10.2 on gets fused sums of bfloat16 wrong (XLA's YNNPACK fusions; see jax
+    issues 39103 and 40412): the features of a WideResNet come out as NaN. So they are not fused.
+    """
+    wrong = jnp.dtype(dtype) == jnp.bfloat16 and jax.__version_info__ >= (0, 10, 2)
+    if wrong and jax.default_backend() == "cpu":
+        return {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return None
+
+
+def jit_train_step(train_step: Callable, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> Callable:
     """Jits (state, batch, seed) -> (state, metrics); the state is donated, whole on every device.
 
     The program works on the global batch: all sums over it, those of batch norm too, are global.
+    The net computes in `dtype`.
     """
     whole, parts = replicated(mesh), split(mesh)
     return jax.jit(
@@ -59,13 +74,19 @@ def jit_train_step(train_step: Callable, mesh: Mesh) -> Callable:
         in_shardings=(whole, parts, whole),
         out_shardings=(whole, whole),
         donate_argnames="state",
+        compiler_options=compiler_options(dtype),
     )
 
 
-def jit_eval_step(eval_step: Callable, mesh: Mesh) -> Callable:
+def jit_eval_step(eval_step: Callable, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> Callable:
     """Jits (state, image) -> outputs; images are split over the devices, outputs whole on each."""
     whole, parts = replicated(mesh), split(mesh)
-    return jax.jit(eval_step, in_shardings=(whole, parts), out_shardings=whole)
+    return jax.jit(
+        eval_step,
+        in_shardings=(whole, parts),
+        out_shardings=whole,
+        compiler_options=compiler_options(dtype),
+    )
 
 
 def shared_evenly(sharding: NamedSharding, size: int) -> int:

@@ -3,9 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import signal, stats
 
+from configs import default
+from osed_jax import experiment
+from osed_jax.config import check
+from osed_jax.evaluation.predict import Predictor
 from osed_jax.kinds import Kind
 from osed_jax.models import convolution
 from osed_jax.models.batch_norm import EPSILON
@@ -14,7 +19,8 @@ from osed_jax.models.imagenet_resnet import ResNet18
 from osed_jax.models.layers import HEAD, make_head
 from osed_jax.models.resnet import ResNet
 from osed_jax.models.wide_resnet import WideResNet
-from osed_jax.training.state import num_parameters
+from osed_jax.sharding import make_mesh
+from osed_jax.training.state import create_state, num_parameters
 
 RANDOM = np.random.RandomState(0)
 
@@ -289,6 +295,24 @@ def test_bfloat16_computes_near_float32_and_keeps_parameters():
     )
     assert got.dtype == jnp.float32 and (got != want).any()
     np.testing.assert_allclose(got, want, atol=0.05 * float(jnp.abs(want).max()) + 0.02)
+
+
+def test_bfloat16_classifies_images_on_every_platform():
+    """On CPUs a fault of XLA makes the features NaN, unless the program is compiled without it."""
+    config = default.get_config()
+    config.model.update(depth=10, widen_factor=1)
+    facts = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32}
+    image = RANDOM.randint(256, size=(40, 32, 32, 3)).astype(np.uint8)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        config.model.dtype = dtype
+        checked = check(config)
+        model = experiment.make_model(checked, 10, routed=False)
+        state = create_state(model, optax.sgd(0.1), seed=0, image_size=32)
+        augmentation = experiment.make_augmentation(checked, facts, noise=False)
+        predictor = Predictor(model, augmentation, make_mesh(), batch_size=40)
+        found[dtype] = predictor.of_array(state, image).features
+    np.testing.assert_allclose(found["bfloat16"], found["float32"], atol=0.05, rtol=0.05)
 
 
 def test_a_cosine_head_gives_cosines_times_its_scale():

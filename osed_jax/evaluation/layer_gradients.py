@@ -17,7 +17,7 @@ from osed_jax.data.augment import Augmentation, augment
 from osed_jax.errors import UserError
 from osed_jax.kinds import KIND_NAMES, NORMS
 from osed_jax.reporting.records import LayerGradient
-from osed_jax.sharding import replicated, split
+from osed_jax.sharding import compiler_options, replicated, split
 from osed_jax.training.losses import ClassWeights, LossFn
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
 from osed_jax.training.step import Batch, Labels, loss_parts
@@ -97,7 +97,10 @@ def measure(
         routed = model.clone(generated_norm=batch_norm, noise_norm=batch_norm)
         step = _make_step(routed, loss_fn, class_weights, jnp.int32(epoch))
         steps[batch_norm] = jax.jit(
-            step, in_shardings=(whole, in_parts, whole), out_shardings=whole
+            step,
+            in_shardings=(whole, in_parts, whole),
+            out_shardings=whole,
+            compiler_options=compiler_options(model.dtype),
         )
         states[batch_norm] = jax.device_put(_adapted(state, routed, image_size), whole)
     measured: dict[str, list[_Measured]] = {batch_norm: [] for batch_norm in NORMS}

@@ -27,7 +27,8 @@ class Outputs(NamedTuple):
 @functools.lru_cache(maxsize=8)
 def _eval_step(model: nn.Module, augmentation: Augmentation, mesh: Mesh) -> Callable:
     """The jitted step; runs whose nets and normalisations are equal share it."""
-    return jit_eval_step(make_eval_step(model=model, augmentation=augmentation), mesh)
+    eval_step = make_eval_step(model=model, augmentation=augmentation)
+    return jit_eval_step(eval_step, mesh, model.dtype)
 
 
 class Predictor:
