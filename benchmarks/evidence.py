@@ -9,8 +9,9 @@ r"""The runs of the pages on results: trains missing runs, keeps figures, prints
 A row is a method and the fields in which it differs from the config. Its run with a seed is
 WORKDIR/ROW.seed_N. ERM is trained once per seed, and the deferred rows are forked from it. Finished
 runs are skipped, interrupted ones continue. Several processes, each with some of the seeds, can
-share a WORKDIR. The images of filtered rows are selected once, into WORKDIR/GENERATED.filtered, by
-the ERM net of the first seed that needs them.
+share a WORKDIR. Rows with few generated images show copies in WORKDIR/GENERATED.first_NUMBER. The
+images of filtered rows are selected once, into WORKDIR/GENERATED.filtered, by the ERM net of the
+first seed that needs them.
 
 --keep=FOLDER copies all that the tables need: of each finished run its summary.json without the
 paths of this machine, its metrics.jsonl, its predicted classes and what was filtered. With
@@ -19,6 +20,7 @@ paths of this machine, its metrics.jsonl, its predicted classes and what was fil
 
 import fcntl
 import io
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,14 +32,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from benchmarks import evidence_answers as tell
-from benchmarks.evidence_rows import ROWS, config_of, on_selected, run_directory
+from benchmarks.evidence_rows import ROWS, config_of, first_images_of, on_selected, run_directory
 from osed_jax import loading, workdir
 from osed_jax.commands.filter import FILE as FILTER_FILE
 from osed_jax.commands.filter import filter as filter_store
 from osed_jax.commands.train import train
 from osed_jax.config import check, differences
 from osed_jax.console import say
-from osed_jax.data.listing import class_folders
+from osed_jax.data.listing import class_folders, files_of_classes
 from osed_jax.errors import UserError
 from osed_jax.evaluation import tables
 from osed_jax.generation.classifier_filter import FILTERS
@@ -58,7 +60,9 @@ def main(argv: list[str]) -> None:
         seeds = numbers(given.seeds) if given.seeds else None
         if given.config is not None:
             names = list(ROWS) if given.rows == ["all"] else given.rows
-            runs = planned(check(given.config), folder, names, seeds or _SEEDS)
+            config = check(given.config)
+            runs = planned(config, folder, names, seeds or _SEEDS)
+            copy_first_images(config, names, folder)
             if any(folder.rglob("summary.json")):
                 tell.variants(
                     folder
@@ -130,6 +134,21 @@ def train_all(runs: list[tuple[Path, Config]]) -> None:
                 select_once(run)
             run = on_selected(run)
         train(run, path)
+
+
+def copy_first_images(config: Config, names: Iterable[str], folder: Path) -> None:
+    """Copies the first generated images of each class, for rows that show so many of them."""
+    for number in sorted({ROWS[name].images for name in names} - {0}):
+        source, target = loading.generated_dir(config), first_images_of(config, number, folder)
+        if target.exists():
+            continue
+        part = target.with_name(f".{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        for name, files in files_of_classes(class_folders(source)).items():
+            (part / name).mkdir(parents=True)
+            for path in sorted(files.images)[:number]:
+                shutil.copy2(path, part / name)
+        part.rename(target)
 
 
 def select_once(run: Config) -> None:

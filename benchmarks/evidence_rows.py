@@ -21,6 +21,7 @@ class Row(NamedTuple):
       others: of other sections, such as `loss`.
       real_last: in the last 15 % of the epochs only real images are shown.
       filtered: only generated images that the ERM net of the seed accepts are shown.
+      images: only the first so many generated images of each class are shown; 0: all.
     """
 
     method: str
@@ -29,6 +30,7 @@ class Row(NamedTuple):
     others: Mapping[str, Mapping[str, Any]] = {}
     real_last: bool = False
     filtered: bool = False
+    images: int = 0
 
 
 # Of filtered rows, beside those that are on by default: constant images, duplicates.
@@ -141,6 +143,12 @@ ROWS = {
     "fill_filtered": Row(
         "fill", "fill, shared, δ = 2/3, images filtered by the ERM net", _FILL, filtered=True
     ),
+    **{
+        f"fill_{number}_images": Row(
+            "fill", f"fill, shared, δ = 2/3, {number} images of a class", _FILL, images=number
+        )
+        for number in (500, 100, 20)
+    },
     # Baselines of long-tailed papers, alone and with generated images.
     "la": Row("la", "logit adjustment"),
     "ldam_drw": Row("ldam_drw", "LDAM-DRW"),
@@ -238,6 +246,10 @@ QUESTIONS = {
         "fill_shared_two_thirds",
         *(f"fill_{norm}_{name}" for name in DELTAS for norm in _FILL_NORMS[1:]),
     ),
+    "12 Number of generated images": (
+        "fill_shared_two_thirds",
+        *(f"fill_{number}_images" for number in (500, 100, 20)),
+    ),
     # Where resampling from epoch 0 did not run, and so question 7 has no answer.
     "11 Images from the start and OPeN": ("open", "erm", "drs", "fill_shared_two_thirds"),
 }
@@ -250,6 +262,8 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     run["oversampling"] |= {**_OF_ALL_ROWS, **plain(METHODS[row.method].sets), **row.fields}
     if row.real_last:
         run["oversampling"]["real_only_epochs"] = run["train"]["num_epochs"] * 3 // 20
+    if row.images:
+        run["oversampling"]["generated_dir"] = str(first_images_of(run, row.images, folder))
     if row.filtered:
         selected = folder / f"{loading.generated_dir(run).name}.filtered"
         judge = {"classifier_workdir": str(run_directory(folder, "erm", seed))}
@@ -266,6 +280,11 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     run["init"]["fork_from"] = str(run_directory(folder, "erm", seed)) if forked else ""
     check_fields(run)
     return run
+
+
+def first_images_of(config: Config, number: int, folder: Path) -> Path:
+    """The store with the first generated images of each class, in the folder of all runs."""
+    return folder / f"{loading.generated_dir(config).name}.first_{number}"
 
 
 def on_selected(run: Config) -> Config:

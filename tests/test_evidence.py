@@ -78,7 +78,9 @@ def test_deferred_rows_are_forked_and_differ_in_what_they_are_named_after(tmp_pa
     assert over["osed_shared_one_real_last"] == {**over["osed_shared_one"], "real_only_epochs": 6}
     assert over["osed_from_0"]["start_epoch"] == 0 and over["drs"]["start_epoch"] == 32
     for name, fields in over.items():
-        assert fields["generated_dir"] == ("made" if name[:4] in ("osed", "fill") else "")
+        few = evidence_rows.ROWS[name].images
+        made = str(tmp_path / f"made.first_{few}") if few else "made"
+        assert fields["generated_dir"] == (made if name[:4] in ("osed", "fill") else "")
     assert over["fill_aux_one"]["start_epoch"] == 0
     assert over["fill_falling"]["replace_schedule"] == "linear"
     assert over["fill_real_last"] == {**over["fill_shared_two_thirds"], "real_only_epochs": 6}
@@ -107,6 +109,25 @@ def test_only_what_is_asked_for_is_planned(tmp_path):
     assert evidence.numbers(["0", "12"]) == [0, 12]
     with pytest.raises(UserError, match="--seeds is 0,one; give whole numbers"):
         evidence.numbers(["0", "one"])
+
+
+def test_a_row_with_few_images_shows_the_first_ones_of_each_class(tmp_path):
+    for name, number in (("cat", 3), ("dog", 150)):
+        (tmp_path / "made" / name).mkdir(parents=True)
+        for index in range(number):
+            (tmp_path / "made" / name / f"{index:04}.png").write_bytes(bytes([index]))
+    config = cifar10_lt_small.get_config()
+    config.oversampling.generated_dir = str(tmp_path / "made")
+    rows = ["fill_100_images", "fill_shared_one"]
+    for _ in range(2):  # the second time it is there
+        evidence.copy_first_images(check(config), rows, tmp_path / "runs")
+    (store,) = (tmp_path / "runs").iterdir()
+    (run, _), _ = evidence.planned(check(config), tmp_path / "runs", rows, [0])
+    planned_run = evidence_rows.config_of(check(config), "fill_100_images", 0, tmp_path / "runs")
+    assert planned_run["oversampling"]["generated_dir"] == str(store)
+    assert run.name == "fill_100_images.seed_0"
+    assert sorted(p.name for p in (store / "cat").iterdir()) == [f"{i:04}.png" for i in range(3)]
+    assert sorted(p.read_bytes()[0] for p in (store / "dog").iterdir()) == list(range(100))
 
 
 def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_path):
@@ -328,7 +349,9 @@ def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
         for section, fields in GIVEN.items():
             setting[section].update({field: kept[section][field] for field in fields})
         if made := kept["oversampling"]["generated_dir"]:
-            setting.oversampling.generated_dir = made.removesuffix(".filtered")
+            made = made.removesuffix(".filtered")
+            few = evidence_rows.ROWS[name].images
+            setting.oversampling.generated_dir = made.removesuffix(f".first_{few}")
         row = evidence_rows.config_of(check(setting), name, int(seed), tmp_path)
         if evidence_rows.ROWS[name].filtered:
             told = json.loads((run.directory / "filter.json").read_text())["settings"]
@@ -337,6 +360,8 @@ def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
             }
             row = evidence_rows.on_selected(row)
             row["oversampling"]["generated_dir"] = "generated.filtered"
+        if evidence_rows.ROWS[name].images:
+            row["oversampling"]["generated_dir"] = made
         if kept["init"]["fork_from"]:
             row["init"]["fork_from"] = f"erm.seed_{seed}"
         assert kept == experiment.of_a_run(row), run.directory
