@@ -238,7 +238,15 @@ QUESTIONS = {
         "fill_near",
         "fill_filtered",
     ),
-    "9 Logit adjustment": ("la", "erm", "drs", "fill_shared_third", "fill_shared_two_thirds"),
+    "9 Logit adjustment": (
+        "la",
+        "erm",
+        "ros",
+        "drs",
+        "open",
+        "osed_dar_third",
+        *(f"fill_shared_{name}" for name in DELTAS),
+    ),
     "9 Losses and mixing": ("erm", "la", "ldam_drw", "mixup_drw", "fill_shared_third"),
     "9 Losses and mixing with fill": ("fill_shared_third", "fill_la", "fill_ldam", "fill_mixup"),
     "10 Norm of fill": (
