@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.typing import DTypeLike
 from PIL import Image
 
 from configs import digits
@@ -56,6 +57,7 @@ class Tiny(nn.Module):
     generated_norm: str = "natural"
     noise_norm: str = "natural"
     dropout_rate: float = 0.0
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image, kind, train):  # noqa: D102
