@@ -250,8 +250,9 @@ QUESTIONS = {
     "9 Losses and mixing": ("erm", "la", "ldam_drw", "mixup_drw", "fill_shared_third"),
     "9 Losses and mixing with fill": ("fill_shared_third", "fill_la", "fill_ldam", "fill_mixup"),
     "10 Norm of fill": (
-        "fill_shared_third",
         "fill_shared_two_thirds",
+        "fill_shared_third",
+        "fill_shared_one",
         *(f"fill_{norm}_{name}" for name in DELTAS for norm in _FILL_NORMS[1:]),
     ),
     "12 Number of generated images": (
