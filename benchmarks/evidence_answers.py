@@ -132,18 +132,19 @@ def answers(
 ) -> list[tuple[str, list[tables.Table]]]:
     """For each question that has two rows: its title, their figures and paired differences.
 
-    A question is left out if those before it show all its rows. Its tables are of the seeds that
+    A question is left out if those before it show all its rows, on the same seeds. Its tables are of the seeds that
     all its rows have. For the second also the differences from OPeN, for the seventh those of
     `fill` from deferred resampling; for both the accuracy of each class. Last, what the gap says of
     the classes.
     """
     found: list[tuple[str, list[tables.Table]]] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, int]] = set()
     for title, names in QUESTIONS.items():
         names = [name for name in names if name in rows]
         there = dict(zip(names, on_shared_seeds(rows[name] for name in names)))
-        if len(there) > 1 and QUESTIONS[title][0] in there and not there.keys() <= seen:
-            seen |= there.keys()
+        runs = {(name, seed) for name, row in there.items() for seed in row.seeds}
+        if len(there) > 1 and QUESTIONS[title][0] in there and not runs <= seen:
+            seen |= runs
             first, *others = there.values()
             shown = [tables.overall([first, *others]), tables.paired(pairs_with(first, others))]
             for question, base, method in (

@@ -238,6 +238,7 @@ QUESTIONS = {
         "fill_near",
         "fill_filtered",
     ),
+    "8 Filtered images": ("fill_shared_two_thirds", "fill_filtered"),
     "9 Logit adjustment": (
         "la",
         "erm",
