@@ -132,10 +132,10 @@ def answers(
 ) -> list[tuple[str, list[tables.Table]]]:
     """For each question that has two rows: its title, their figures and paired differences.
 
-    A question is left out if those before it show all its rows, on the same seeds. Its tables are of the seeds that
-    all its rows have. For the second also the differences from OPeN, for the seventh those of
-    `fill` from deferred resampling; for both the accuracy of each class. Last, what the gap says of
-    the classes.
+    A question is left out if those before it show all its rows, on the same seeds. Its tables are
+    of the seeds that all its rows have. For the second also the differences from OPeN, for the
+    seventh those of `fill` from deferred resampling; for both the accuracy of each class. Last,
+    what the gap says of the classes.
     """
     found: list[tuple[str, list[tables.Table]]] = []
     seen: set[tuple[str, int]] = set()

@@ -49,6 +49,16 @@ def named(config: Mapping[str, Any]) -> tuple[dict[str, Candidate], list[str]]:
     return kept, notes
 
 
+def doubts_about_length(epochs: int, num_epochs: int) -> list[str]:
+    """What to say if runs have fewer than half of the epochs of a full training."""
+    if 2 * epochs >= num_epochs:
+        return []
+    return [
+        f"the runs have {epochs} of {num_epochs} epochs, after which the candidates may rank "
+        "otherwise than after all; fewer tune.candidates or a larger tune.budget train longer"
+    ]
+
+
 def of_candidate(config: Mapping[str, Any], candidate: Candidate, epochs: int) -> dict[str, Any]:
     """The config of a candidate's run of `epochs` epochs; defaults in epochs are scaled with it.
 

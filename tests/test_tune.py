@@ -13,6 +13,7 @@ from PIL import Image
 from configs import cifar10_lt, digits
 from osed_jax.candidate_runs import (
     best_start,
+    doubts_about_length,
     epochs_within_budget,
     named,
     num_kept,
@@ -118,6 +119,7 @@ def test_all_trainings_together_keep_to_the_budget():
     assert epochs_within_budget(config, chosen) == 100
     config["tune"]["budget"] = 0.001
     assert epochs_within_budget(config, chosen) == 1
+    assert doubts_about_length(49, 100) and not doubts_about_length(50, 100)
 
 
 def test_a_run_starts_from_the_one_it_has_most_in_common_with():
@@ -266,6 +268,7 @@ def test_own_images_with_a_natural_tail_and_no_look_at_the_test_images(tmp_path)
         "--config.train.num_epochs=4",
         "--config.train.batch_size=8",
         "--config.tune.candidates=ros,fill",
+        "--config.tune.budget=1",
         f"--config.oversampling.generated_dir={store}",
         *STATISTICS,
     )
@@ -276,6 +279,8 @@ def test_own_images_with_a_natural_tail_and_no_look_at_the_test_images(tmp_path)
     judged = result["candidates"][0]["num_images"]
     assert judged == [9, 6, 3] and result["folds"] == 3
     page = (tmp_path / "tune" / "tune.html").read_text()
+    assert "note: the runs have 1 of 4 epochs, after which the candidates may rank" in said
+    assert "The runs have 1 of 4 epochs, after which the candidates may rank" in page
     assert "fewer than 10 images each: class_0 (9), class_1 (6), class_2 (3)" in page
     refused = run(*arguments, f"--workdir={tmp_path / 'run'}")
     assert refused.returncode == 2, "training would have opened the test images"

@@ -11,6 +11,7 @@ import numpy as np
 from osed_jax import experiment, loading, workdir
 from osed_jax.candidate_runs import (
     best_start,
+    doubts_about_length,
     epochs_within_budget,
     named,
     num_kept,
@@ -74,8 +75,9 @@ def tune(config: Config, directory: Path) -> dict[str, Any]:
     """
     candidates, notes = named(config)
     epochs = epochs_within_budget(config, list(candidates.values()))
+    notes += doubts_about_length(epochs, config["train"]["num_epochs"])
     for note in notes:
-        say(note)
+        say(f"note: {note}")
     say(
         f"{len(candidates)} candidates, {config['tune']['folds']} folds, {epochs} of "
         f"{config['train']['num_epochs']} epochs a run, at most {config['tune']['budget']:g} times "
