@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from configs import default
+from configs import cifar10_lt_resnet32, default
 from osed_jax import experiment
 from osed_jax.config import check
 from osed_jax.errors import UserError
@@ -15,7 +15,6 @@ from osed_jax.models.layers import Conv
 
 NUM_CLASSES, IMAGE_SIZE = 10, 32
 RECIPE, FLIP_CROP = "recipe", "flip-crop"
-BEYOND_FLIP_CROP = {"cutout": 0, "color_jitter_prob": 0.0, "grayscale_prob": 0.0, "blur_prob": 0.0}
 WANTED = "NET:BATCH or NET:BATCH:flip-crop, NET resnetDEPTH or wrn-DEPTH-WIDTH"
 
 
@@ -66,7 +65,7 @@ class Size(NamedTuple):
         config.model.dtype = dtype
         config.train.batch_size = self.batch
         if self.augmentation == FLIP_CROP:
-            config.augment.update(BEYOND_FLIP_CROP)
+            config.augment.update(cifar10_lt_resnet32.get_config().augment)
         return check(config)
 
     def forward_flops(self) -> float:
