@@ -55,7 +55,8 @@ def doubts_about_length(epochs: int, num_epochs: int) -> list[str]:
         return []
     return [
         f"the runs have {epochs} of {num_epochs} epochs, after which the candidates may rank "
-        "otherwise than after all; fewer tune.candidates or a larger tune.budget train longer"
+        "otherwise than after all; to train longer, give fewer config.tune.candidates or a larger "
+        "config.tune.budget"
     ]
 
 

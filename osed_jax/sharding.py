@@ -53,8 +53,9 @@ def abstract(tree: Any, mesh: Mesh) -> Any:
 def compiler_options(dtype: DTypeLike) -> dict[str, str] | None:
     """Options for a program that computes in `dtype`.
 
-    On CPUs jaxlib from 0.10.2 on gets fused sums of bfloat16 wrong (XLA's YNNPACK fusions; see jax
-    issues 39103 and 40412): the features of a WideResNet come out as NaN. So they are not fused.
+    On CPUs jaxlib 0.11.2 and 0.12.0.1 get fused sums of bfloat16 wrong: the features of a
+    WideResNet come out as NaN. So nothing is fused by XLA's YNNPACK fusions, which came with 0.10.2
+    (jax issues 39103 and 40412 are about their sums, too). 0.10.1 gets them right.
     """
     wrong = jnp.dtype(dtype) == jnp.bfloat16 and jax.__version_info__ >= (0, 10, 2)
     if wrong and jax.default_backend() == "cpu":
