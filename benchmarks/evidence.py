@@ -18,10 +18,12 @@ paths of this machine, its metrics.jsonl, its predicted classes and what was fil
 --gap=FILE it also copies the gap.json that --mode=gap wrote for GENERATED.
 """
 
+import contextlib
 import fcntl
 import io
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -137,18 +139,37 @@ def train_all(runs: list[tuple[Path, Config]]) -> None:
 
 
 def copy_first_images(config: Config, names: Iterable[str], folder: Path) -> None:
-    """Copies the first generated images of each class, for rows that show so many of them."""
+    """Copies the first generated images of each class, for rows that show so many of them.
+
+    Several processes may do so at once: each copies to a folder of its own, and the first one's is
+    used.
+
+    Raises:
+      UserError: if the copies that are there are of other images.
+    """
     for number in sorted({ROWS[name].images for name in names} - {0}):
         source, target = loading.generated_dir(config), first_images_of(config, number, folder)
-        if target.exists():
-            continue
-        part = target.with_name(f".{target.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        for name, files in files_of_classes(class_folders(source)).items():
-            (part / name).mkdir(parents=True)
-            for path in sorted(files.images)[:number]:
-                shutil.copy2(path, part / name)
-        part.rename(target)
+        found = files_of_classes(class_folders(source))
+        wanted = {
+            path.relative_to(source): path.stat().st_size
+            for files in found.values()
+            for path in sorted(files.images)[:number]
+        }
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{target.name}.") as part:
+                made = Path(part) / target.name
+                for path in wanted:
+                    (made / path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(source / path, made / path)
+                with contextlib.suppress(OSError):  # another process was first
+                    made.rename(target)
+        there = {p.relative_to(target): p.stat().st_size for p in target.rglob("*") if p.is_file()}
+        if there != wanted:
+            raise UserError(
+                f"{target} does not hold the first {number} images of each class of {source}; "
+                "remove it, or give another --workdir"
+            )
 
 
 def select_once(run: Config) -> None:

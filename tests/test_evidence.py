@@ -128,6 +128,9 @@ def test_a_row_with_few_images_shows_the_first_ones_of_each_class(tmp_path):
     assert run.name == "fill_100_images.seed_0"
     assert sorted(p.name for p in (store / "cat").iterdir()) == [f"{i:04}.png" for i in range(3)]
     assert sorted(p.read_bytes()[0] for p in (store / "dog").iterdir()) == list(range(100))
+    (store / "dog" / "0007.png").unlink()
+    with pytest.raises(UserError, match=r"made\.first_100 does not hold the first 100 images"):
+        evidence.copy_first_images(check(config), rows, tmp_path / "runs")
 
 
 def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_path):
