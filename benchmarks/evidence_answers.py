@@ -16,6 +16,7 @@ from benchmarks.evidence_rows import (
     QUESTIONS,
     ROWS,
     VARIED,
+    WITH_NOISE,
     WRITTEN,
 )
 from osed_jax import workdir
@@ -35,6 +36,13 @@ GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
 _GAP_ROWS = {
     "drs": tuple(f"osed_{norm}_one" for norm in NORMS),
     "ros": ("fill_shared_third", "fill_shared_one"),
+}
+# Questions that also show each class, and further rows to compare with: what the names of the rows
+# begin with that are compared with each.
+_ALSO = {
+    BY_CLASS: {"open": "osed"},
+    FROM_THE_START: {"drs": "fill", "open": "fill"},
+    WITH_NOISE: {"drs": "fill"},
 }
 
 
@@ -133,9 +141,8 @@ def answers(
     """For each question that has two rows: its title, their figures and paired differences.
 
     A question is left out if those before it show all its rows, on the same seeds. Its tables are
-    of the seeds that all its rows have. For the second also the differences from OPeN, for the
-    seventh those of `fill` from deferred resampling; for both the accuracy of each class. Last,
-    what the gap says of the classes.
+    of the seeds that all its rows have. Some questions (`_ALSO`) also show differences from other
+    rows and the accuracy of each class. Last, what the gap says of the classes.
     """
     found: list[tuple[str, list[tables.Table]]] = []
     seen: set[tuple[str, int]] = set()
@@ -147,14 +154,11 @@ def answers(
             seen |= runs
             first, *others = there.values()
             shown = [tables.overall([first, *others]), tables.paired(pairs_with(first, others))]
-            for question, base, method in (
-                (BY_CLASS, "open", "osed"),
-                (FROM_THE_START, "drs", "fill"),
-            ):
-                of_method = [row for name, row in there.items() if name.startswith(method)]
-                if title == question and base in there and of_method:
-                    shown.append(tables.paired(pairs_with(there[base], of_method)))
-            if title in (BY_CLASS, FROM_THE_START):
+            for base, begins in _ALSO.get(title, {}).items():
+                compared = [row for name, row in there.items() if name.startswith(begins)]
+                if base in there and compared:
+                    shown.append(tables.paired(pairs_with(there[base], compared)))
+            if title in _ALSO:
                 shown.append(tables.classes([first, *others]))
             found.append((title, shown))
     if gap:

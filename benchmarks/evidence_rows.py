@@ -197,6 +197,8 @@ FIGURE = (
 
 BY_CLASS = "2 OSeD against the others"
 FROM_THE_START = "7 Images from the start"
+# Of nets for which resampling from epoch 0 did not run, and so question 7 has no answer.
+WITH_NOISE = "11 Images from the start and OPeN"
 # The first row of a question is what the others are compared with.
 QUESTIONS = {
     "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_shared"),
@@ -226,9 +228,11 @@ QUESTIONS = {
         "ros",
         "erm",
         "drs",
+        "open",
         "open_from_0",
         *(f"fill_shared_{name}" for name in DELTAS),
     ),
+    WITH_NOISE: ("open", "erm", "drs", LIFTED_ROW, *(f"fill_shared_{name}" for name in DELTAS)),
     "8 Levers of fill": (
         "fill_shared_two_thirds",
         "fill_weight",
@@ -260,8 +264,6 @@ QUESTIONS = {
         "fill_shared_two_thirds",
         *(f"fill_{number}_images" for number in (500, 100, 20)),
     ),
-    # Where resampling from epoch 0 did not run, and so question 7 has no answer.
-    "11 Images from the start and OPeN": ("open", "erm", "drs", "fill_shared_two_thirds"),
 }
 
 
