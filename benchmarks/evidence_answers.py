@@ -16,6 +16,7 @@ from benchmarks.evidence_rows import (
     QUESTIONS,
     ROWS,
     VARIED,
+    WITH_LOSS,
     WITH_NOISE,
     WRITTEN,
 )
@@ -43,6 +44,7 @@ _ALSO = {
     BY_CLASS: {"open": "osed"},
     FROM_THE_START: {"drs": "fill", "open": "fill"},
     WITH_NOISE: {"drs": "fill"},
+    WITH_LOSS: {},
 }
 
 

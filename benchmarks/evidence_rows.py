@@ -199,6 +199,7 @@ BY_CLASS = "2 OSeD against the others"
 FROM_THE_START = "7 Images from the start"
 # Of nets for which resampling from epoch 0 did not run, and so question 7 has no answer.
 WITH_NOISE = "11 Images from the start and OPeN"
+WITH_LOSS = "9 Logit adjustment"
 # The first row of a question is what the others are compared with.
 QUESTIONS = {
     "1 Reproduction": ("erm", "ros", "drs", "open", "open_aux", "open_shared"),
@@ -243,7 +244,7 @@ QUESTIONS = {
         "fill_filtered",
     ),
     "8 Filtered images": ("fill_shared_two_thirds", "fill_filtered"),
-    "9 Logit adjustment": (
+    WITH_LOSS: (
         "la",
         "erm",
         "ros",
