@@ -426,12 +426,70 @@ def test_a_page_has_every_table_of_the_kept_runs_where_its_question_is_asked(fol
 
 def test_the_kept_runs_stand_beside_the_published_figures():
     lines = [line.strip("| ").split(" | ") for line in page("results_full_size.md").splitlines()]
-    shown = {(cells[0], cells[1]): cells[2] for cells in lines if len(cells) in (3, 4, 5)}
+    shown = {tuple(cells[:2]): tuple(cells[2:4]) for cells in lines if len(cells) in (4, 5, 6)}
     for net, folder in (("ResNet-32", "resnet32"), ("WideResNet-28-10", "wrn_28_10")):
         for variant in evidence_answers.variants(RESULTS / folder).values():
-            (run,) = variant.runs
-            assert shown.pop((net, variant.name)) == f"{100 * run.summary['top1']:.2f}"
+            mean = np.mean([run.summary["top1"] for run in variant.runs])
+            assert shown.pop((net, variant.name)) == (str(len(variant.runs)), f"{100 * mean:.2f}")
     assert not [net for net, _ in shown if net in ("ResNet-32", "WideResNet-28-10")]
+
+
+NETS = {
+    "WideResNet-16-1": "wrn_16_1",
+    "ResNet-32": "resnet32",
+    "WideResNet-16-2": "wrn_16_2",
+    "WideResNet-28-10": "wrn_28_10",
+}
+
+
+def predictions(run):
+    with np.load(run.directory / "predictions.npz") as file:
+        return file["logits"].argmax(axis=1), file["label"]
+
+
+def cells_of(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_the_page_of_nets_says_the_means_of_the_kept_runs():
+    shown = [text for text in page("results_nets.md").split("\n\n") if text[:5] == "| net"]
+    overall, rarest, choice = ({net: row for net, *row in cells_of(text)[2:]} for text in shown)
+    assert overall.keys() == rarest.keys() == choice.keys() == NETS.keys()
+    for net, folder in NETS.items():
+        rows = evidence_answers.variants(RESULTS / "nets" / folder)
+        names = ("erm", "ros", "drs", "open", "fill_shared_two_thirds")
+        hits = [
+            [(predicted == label, label) for predicted, label in map(predictions, row.runs)]
+            for row in (rows[name] for name in names)
+        ]
+        means = [100 * np.mean([hit.mean() for hit, _ in runs]) for runs in hits]
+        assert overall[net] == [f"{m:.2f} ({len(runs)})" for m, runs in zip(means, hits)]
+        means = [100 * np.mean([hit[label >= 8].mean() for hit, label in runs]) for runs in hits]
+        assert rarest[net] == [f"{m:.2f} ({len(runs)})" for m, runs in zip(means, hits)]
+        erm = rows["erm"].runs
+        last = [
+            json.loads((run.directory / "metrics.jsonl").read_text().splitlines()[-1])
+            for run in erm
+        ]
+        assert choice[net] == [
+            f"{erm[0].summary['num_parameters']:,}",
+            str(len(erm)),
+            f"{100 * np.mean([line['validation_accuracy'] for line in last]):.2f}",
+            f"{100 * np.mean([line['train_accuracy'] for line in last]):.1f}",
+            f"{100 * np.mean([run.summary['top1'] for run in erm]):.2f}",
+        ]
+    small = [net for net in NETS if net != "WideResNet-28-10"]
+    assert max(small, key=lambda net: float(choice[net][2])) == "WideResNet-16-2"
+
+
+def test_the_page_of_nets_has_the_tables_of_the_kept_runs():
+    sections = page("results_nets.md").split("\n## ")
+    for net, folder in NETS.items():
+        if folder != "wrn_16_1":  # its rows are those of results_few_images.md, on a GPU
+            (section,) = (text for text in sections if text.startswith(f"{net}: 7. "))
+            (shown,) = (s for title, s in answers(RESULTS / "nets" / folder) if title[:2] == "7 ")
+            for table in shown:
+                assert f"\n\n{tables.markdown(table)}\n\n" in f"{section}\n"
 
 
 def test_the_answer_shows_tables_of_the_kept_runs_alone():
