@@ -243,7 +243,6 @@ QUESTIONS = {
         "fill_near",
         "fill_filtered",
     ),
-    "8 Filtered images": ("fill_shared_two_thirds", "fill_filtered"),
     WITH_LOSS: (
         "la",
         "erm",
