@@ -490,6 +490,10 @@ def test_the_page_of_nets_has_the_tables_of_the_kept_runs():
             (shown,) = (s for title, s in answers(RESULTS / "nets" / folder) if title[:2] == "7 ")
             for table in shown:
                 assert f"\n\n{tables.markdown(table)}\n\n" in f"{section}\n"
+    (section,) = (text for text in sections if text.startswith("WideResNet-16-2, on a CPU: 10. "))
+    ((_, shown),) = answers(RESULTS / "nets" / "wrn_16_2_cpu")
+    for table in shown:
+        assert f"\n\n{tables.markdown(table)}\n\n" in f"{section}\n"
 
 
 def test_the_answer_shows_tables_of_the_kept_runs_alone():
