@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from osed_jax.candidates import CANDIDATES, USUAL, Candidate
+from osed_jax.candidates import CANDIDATES, Candidate
 from osed_jax.config import check_fields, method_name, plain
 from osed_jax.data.generated import report_path
 from osed_jax.errors import UserError
@@ -27,19 +27,14 @@ def named(config: Mapping[str, Any]) -> tuple[dict[str, Candidate], list[str]]:
     Raises:
       UserError: if a name is unknown, or fewer than two candidates are left.
     """
-    own = _from_file(config["tune"]["candidates_file"])
-    known = {**CANDIDATES, **own}
+    known = {**CANDIDATES, **_from_file(config["tune"]["candidates_file"])}
     asked = [name.strip() for name in config["tune"]["candidates"].split(",") if name.strip()]
-    if asked == ["all"]:
-        asked = list(known)
-    elif not asked:
-        asked = [*USUAL, *own]
     if unknown := [name for name in asked if name not in known]:
         raise UserError(
             f"config.tune.candidates names {', '.join(unknown)}; use some of "
-            f"{', '.join(known)}, or all alone, or define others in config.tune.candidates_file"
+            f"{', '.join(known)}, or define others in config.tune.candidates_file"
         )
-    found = {name: known[name] for name in known if name in asked}
+    found = {name: known[name] for name in known if not asked or name in asked}
     missing = {name: why for name, c in found.items() if (why := _lacks(config, c))}
     kept = {name: c for name, c in found.items() if name not in missing}
     if len(kept) < 2:

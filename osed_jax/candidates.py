@@ -23,11 +23,6 @@ _THIRD = {"oversampling.replace_ratio": 1 / 3}
 _WHOLE = {"oversampling.replace_ratio": 1.0}
 _SHOWN_NEAR = {**_THIRD, "oversampling.max_gap": 1.0}
 
-# Tried unless others are named: erm, from whose run the deferred ones start, and those that were
-# the best or nearly the best in some setting of docs/results.md. No other one was better there by
-# more than seeds differ. Fewer candidates get longer runs, which rank them better
-# (docs/results_few_images.md, question 13).
-USUAL = ("erm", "ros", "drs", "open", "la", "fill_third", "fill_two_thirds", "fill")
 # The simplest first: tune takes the first one of those that are equally good.
 CANDIDATES = {
     "erm": Candidate("erm", "every training image once"),

@@ -12,7 +12,7 @@ Cao = Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Ma
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from osed_jax.candidates import CANDIDATES, USUAL
+from osed_jax.candidates import CANDIDATES
 from osed_jax.choices import (
     CLASS_WEIGHTS,
     LOSSES,
@@ -743,9 +743,8 @@ SCHEMA: dict[str, Field | Section] = {
     "tune": {
         "candidates": Field(
             "",
-            f"candidates, separated by commas, of {', '.join(CANDIDATES)}, and those of "
-            f"candidates_file; '': {', '.join(USUAL)}, and those of candidates_file; all: every "
-            "one",
+            f"candidates, separated by commas; '': all of {', '.join(CANDIDATES)}, and those of "
+            "candidates_file",
             TEXT,
         ),
         "candidates_file": Field(
