@@ -413,6 +413,11 @@ def page(name):
     return (ROOT / "docs" / name).read_text()
 
 
+def check_shown(shown, section):
+    for table in shown:
+        assert f"\n\n{tables.markdown(table)}\n\n" in f"{section}\n"
+
+
 @pytest.mark.parametrize("folder", PAGES)
 def test_a_page_has_every_table_of_the_kept_runs_where_its_question_is_asked(folder):
     name, begins = PAGES[folder]
@@ -420,8 +425,7 @@ def test_a_page_has_every_table_of_the_kept_runs_where_its_question_is_asked(fol
     for title, shown in answers(RESULTS / folder):
         number = title.split()[0]
         (section,) = (text for text in sections if text.startswith(f"{begins}{number}. "))
-        for table in shown:
-            assert f"\n\n{tables.markdown(table)}\n\n" in f"{section}\n", title
+        check_shown(shown, section)
 
 
 def test_the_kept_runs_stand_beside_the_published_figures():
@@ -488,12 +492,10 @@ def test_the_page_of_nets_has_the_tables_of_the_kept_runs():
         if folder != "wrn_16_1":  # its rows are those of results_few_images.md, on a GPU
             (section,) = (text for text in sections if text.startswith(f"{net}: 7. "))
             (shown,) = (s for title, s in answers(RESULTS / "nets" / folder) if title[:2] == "7 ")
-            for table in shown:
-                assert f"\n\n{tables.markdown(table)}\n\n" in f"{section}\n"
+            check_shown(shown, section)
     (section,) = (text for text in sections if text.startswith("WideResNet-16-2, on a CPU: 10. "))
     ((_, shown),) = answers(RESULTS / "nets" / "wrn_16_2_cpu")
-    for table in shown:
-        assert f"\n\n{tables.markdown(table)}\n\n" in f"{section}\n"
+    check_shown(shown, section)
 
 
 def test_the_answer_shows_tables_of_the_kept_runs_alone():
