@@ -1,9 +1,9 @@
 """Trains and compares long-tailed classifiers, generates images for them; see README.md."""
 
 if __name__ == "__main__":
-    from osed_jax import host_memory, stopping
+    from osed_jax.runtime import host_memory, signals
 
-    stopping.at_once()  # first: the imports below take a second
+    signals.at_once()  # first: the imports below take a second
     host_memory.keep()  # before libraries start threads
 
 import importlib
@@ -13,12 +13,12 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from osed_jax import cluster, stopping
-from osed_jax.config_files import missing_config, parsed
+from osed_jax.commands.modes import MODES, check_together, mode_of
+from osed_jax.config.command_line import missing_config, parsed
 from osed_jax.errors import UserError
-from osed_jax.exit_status import exit_status_of
-from osed_jax.modes import MODES, check_together, mode_of
-from osed_jax.rules import in_utf8
+from osed_jax.files.atomic import in_utf8
+from osed_jax.runtime import cluster, signals
+from osed_jax.runtime.exit_status import exit_status_of
 
 FLAGS = flags.FLAGS
 app.define_help_flags()
@@ -44,7 +44,7 @@ def main(config: ConfigDict | None) -> None:
     if mode.config:
         if config is None:
             raise UserError(missing_config(FLAGS["config"].present))
-        from osed_jax.config import check, flattened
+        from osed_jax.config.build import check, flattened
 
         arguments.append(check(config))
     if mode.workdir:
@@ -61,7 +61,7 @@ def main(config: ConfigDict | None) -> None:
         about = {"--mode": FLAGS.mode, **flattened(arguments[0])}
         cluster.join(*given, about=about, timeout=FLAGS.join_timeout)
     module = importlib.import_module(f"osed_jax.commands.{FLAGS.mode}")
-    stopping.by_exception()
+    signals.by_exception()
     getattr(module, FLAGS.mode)(*arguments)
 
 
@@ -79,4 +79,4 @@ def run(argv: list[str]) -> int:
 if __name__ == "__main__":
     status = run(sys.argv)
     if status:
-        stopping.end(status)
+        signals.end(status)

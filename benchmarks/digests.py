@@ -21,15 +21,16 @@ import jax
 import numpy as np
 
 from configs import cifar10_lt
-from osed_jax import experiment
-from osed_jax.config import check
+from osed_jax.config.build import check
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
-from osed_jax.digests import write_digests
-from osed_jax.sharding import abstract, make_mesh, replicate
-from osed_jax.training.checkpoint import Checkpoints, check_whole
+from osed_jax.experiment import build
+from osed_jax.experiment.checkpoint import Checkpoints, check_whole
+from osed_jax.experiment.workdir import CHECKPOINTS
+from osed_jax.files.digests import write_digests
+from osed_jax.files.records import write_json
+from osed_jax.runtime.sharding import abstract, make_mesh, replicate
 from osed_jax.training.state import create_state
-from osed_jax.workdir import CHECKPOINTS, write_json
 
 TRIALS = 3
 FACTS = {"class_names": [str(c) for c in range(10)]}
@@ -49,8 +50,8 @@ def main() -> None:
 def of_a_checkpoint(config: dict[str, Any], folder: Path) -> None:
     """Saves one, and measures its parts."""
     mesh = make_mesh()
-    model = experiment.make_model(config, 10, routed=False)
-    tx = experiment.make_optimizer(config, steps_per_epoch=97)
+    model = build.make_model(config, 10, routed=False)
+    tx = build.make_optimizer(config, steps_per_epoch=97)
     shapes = jax.eval_shape(lambda: create_state(model, tx, seed=0, image_size=32))
     random = np.random.RandomState(0)  # as hard to compress as weights
     state = replicate(

@@ -35,17 +35,18 @@ from ml_collections import config_flags
 
 from benchmarks import evidence_answers as tell
 from benchmarks.evidence_rows import ROWS, config_of, first_images_of, on_selected, run_directory
-from osed_jax import loading, workdir
 from osed_jax.commands.filter import FILE as FILTER_FILE
 from osed_jax.commands.filter import filter as filter_store
 from osed_jax.commands.train import train
-from osed_jax.config import check, differences
-from osed_jax.console import say
+from osed_jax.comparison import tables
+from osed_jax.config.build import check, differences
 from osed_jax.data.listing import class_folders, files_of_classes
 from osed_jax.errors import UserError
-from osed_jax.evaluation import tables
+from osed_jax.experiment import loading
+from osed_jax.experiment.loading import Config
+from osed_jax.files import atomic, records
 from osed_jax.generation.classifier_filter import FILTERS
-from osed_jax.loading import Config
+from osed_jax.runtime.console import say
 
 _SEEDS = (0, 1, 2)  # trained if no other seeds are given
 _PATHS = (("dataset", "data_dir"), ("oversampling", "generated_dir"), ("init", "fork_from"))
@@ -185,7 +186,7 @@ def select_once(run: Config) -> None:
             filter_store(run)
     asked = {name: run["generation"][name] for name in FILTERS}
     asked["generated_dir"] = run["oversampling"]["generated_dir"]
-    done = workdir.read_json(selected / FILTER_FILE)["settings"]
+    done = records.read_json(selected / FILTER_FILE)["settings"]
     asked["classifier_workdir"] = done["classifier_workdir"]  # of the first seed that came
     if changed := differences(done, asked):
         raise UserError(
@@ -199,7 +200,7 @@ def keep(directory: Path, target: Path) -> None:
 
     Where its generated images were selected, what the filters were and said, too.
     """
-    summary = workdir.read_json(directory / "summary.json")
+    summary = records.read_json(directory / "summary.json")
     generated = summary["config"]["oversampling"]["generated_dir"]
     kept, made = directory / FILTER_FILE, Path(generated) / FILTER_FILE
     selection = made if generated and not kept.is_file() else kept
@@ -213,27 +214,25 @@ def keep(directory: Path, target: Path) -> None:
     np.savez_compressed(buffer, logits=one_hot, label=label.astype(np.int16))
     folder = target / directory.name
     folder.mkdir(parents=True, exist_ok=True)
-    workdir.write_atomically(folder / "predictions.npz", buffer.getvalue())
+    atomic.write_atomically(folder / "predictions.npz", buffer.getvalue())
     if (directory / "metrics.jsonl").is_file():
-        workdir.write_atomically(
-            folder / "metrics.jsonl", (directory / "metrics.jsonl").read_text()
-        )
+        atomic.write_atomically(folder / "metrics.jsonl", (directory / "metrics.jsonl").read_text())
     if selection.is_file():
-        found = workdir.read_json(selection)
+        found = records.read_json(selection)
         for name in ("generated_dir", "classifier_workdir"):
             found["settings"][name] = Path(found["settings"][name]).name
-        workdir.write_json(folder / FILTER_FILE, found)
-    workdir.write_json(folder / "summary.json", summary)
+        records.write_json(folder / FILTER_FILE, found)
+    records.write_json(folder / "summary.json", summary)
 
 
 def keep_gap(source: Path, target: Path) -> None:
     """Copies what --mode=gap found, without the paths of this machine."""
-    found = workdir.read_json(source)
+    found = records.read_json(source)
     found["dataset"]["data_dir"] = Path(found["dataset"]["data_dir"]).name
     for name in ("store", "workdir"):
         found[name] = Path(found[name]).name
     target.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(target / tell.GAP, found)
+    records.write_json(target / tell.GAP, found)
 
 
 if __name__ == "__main__":

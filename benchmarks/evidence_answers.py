@@ -20,16 +20,16 @@ from benchmarks.evidence_rows import (
     WITH_NOISE,
     WRITTEN,
 )
-from osed_jax import workdir
-from osed_jax.commands.compare import group_bars
-from osed_jax.config import differences
+from osed_jax.comparison import tables
+from osed_jax.comparison.finished_runs import Run, Variant, by_seed, find_runs, without_seed
+from osed_jax.comparison.paired_tests import pairs_with
+from osed_jax.config.build import differences
+from osed_jax.config.old_names import completed
 from osed_jax.errors import UserError
-from osed_jax.evaluation import tables
-from osed_jax.evaluation.paired_tests import pairs_with
-from osed_jax.evaluation.runs import Run, Variant, by_seed, find_runs, without_seed
+from osed_jax.files import records
 from osed_jax.kinds import NORMS
-from osed_jax.renames import completed
-from osed_jax.reporting.bars import Trend, draw_changes, draw_groups, draw_trends
+from osed_jax.reports.bars import Trend, draw_changes, draw_groups, draw_trends
+from osed_jax.reports.comparison_page import group_bars
 
 GAP, GAP_TITLE = "gap.json", "6 The gap and the classes"
 # What the distances are held against: the first of these rows that are there, with the row that
@@ -125,7 +125,7 @@ def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
     if not (folder / GAP).is_file() or not there:
         return None
     base, others = there[0]
-    found, run = workdir.read_json(folder / GAP), rows[base].runs[0]
+    found, run = records.read_json(folder / GAP), rows[base].runs[0]
     kept = completed({"dataset": found["dataset"]})
     if changed := differences(kept["dataset"], run.summary["config"]["dataset"]):
         raise UserError(

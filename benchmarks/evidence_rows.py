@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from osed_jax import loading
 from osed_jax.commands.sweep import is_deferred
-from osed_jax.config import check_fields, plain
+from osed_jax.config.build import check_fields, plain
+from osed_jax.config.methods import METHODS, set_others
+from osed_jax.experiment import loading
+from osed_jax.experiment.loading import Config
 from osed_jax.kinds import NORMS
-from osed_jax.loading import Config
-from osed_jax.methods import METHODS, set_others
 
 
 class Row(NamedTuple):

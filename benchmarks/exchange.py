@@ -28,10 +28,10 @@ import jax
 import numpy as np
 
 from configs import default
-from osed_jax import experiment
-from osed_jax.config import check
+from osed_jax.config.build import check
 from osed_jax.data.long_tail import class_counts
-from osed_jax.sharding import abstract, jit_train_step, make_mesh, split
+from osed_jax.experiment import build
+from osed_jax.runtime.sharding import abstract, jit_train_step, make_mesh, split
 
 COUNTS = class_counts(5000, 10, 100.0, "exp")
 FACTS = {"class_counts": COUNTS, "mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32}
@@ -72,7 +72,7 @@ def _collectives(depth: int, width: int, dtype: str) -> list[int]:
     config = default.get_config("open")
     config.model.update({"depth": depth, "widen_factor": width, "dtype": dtype})
     plain, mesh = check(config), make_mesh()
-    init, train_step = experiment.make_training(plain, FACTS, steps_per_epoch=97, routed=True)
+    init, train_step = build.make_training(plain, FACTS, steps_per_epoch=97, routed=True)
     state = jax.eval_shape(init, 0)
     size, parts = 16 * mesh.size, split(mesh)
     batch = {

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import jax
 import jax.numpy as jnp
 
-from osed_jax.choices import SCHEDULERS
-from osed_jax.generation.sampler import Sampler
-from osed_jax.generation.stable_diffusion import StableDiffusion, init_random
+from osed_jax.config.choices import SCHEDULERS
+from osed_jax.diffusion.sampler import Sampler
+from osed_jax.diffusion.stable_diffusion import StableDiffusion, init_random
 
 
 def main() -> None:

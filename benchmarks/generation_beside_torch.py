@@ -92,14 +92,14 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 def _ours(args: argparse.Namespace) -> Callable[[], object]:
-    from osed_jax import host_memory
+    from osed_jax.runtime import host_memory
 
     host_memory.keep()  # as main.py does
 
     import jax
     import jax.numpy as jnp
 
-    from osed_jax.generation.stable_diffusion import init_random
+    from osed_jax.diffusion.stable_diffusion import init_random
 
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     model = init_random(args.configs, 0, dtype=dtype)

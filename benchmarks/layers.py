@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from osed_jax import host_memory
+from osed_jax.runtime import host_memory
 
 if __name__ == "__main__":
     host_memory.keep()  # as main.py does
@@ -32,7 +32,7 @@ from torch.nn import functional
 
 from osed_jax.kinds import Kind
 from osed_jax.models.batch_norm import RoutedBatchNorm
-from osed_jax.models.convolution import convolve
+from osed_jax.models.cpu.convolution import convolve
 
 LAYERS = "16x32,32x16,64x8,32x32,64x16,128x8"
 OURS, FIRST, LAST = "OSeD-JAX", "PyTorch", "PyTorch, channels last"

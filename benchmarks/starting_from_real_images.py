@@ -22,14 +22,14 @@ from absl import logging
 
 from benchmarks.when_it_pays import ROOT, Judge, Study, generator_config, write_csv
 from benchmarks.when_it_pays_answers import FIGURES, read_csv
-from osed_jax import workdir
 from osed_jax.commands.finetune import finetune
 from osed_jax.commands.generate import generate
 from osed_jax.commands.train import train
-from osed_jax.console import say
-from osed_jax.evaluation.statistics import over_seeds
-from osed_jax.evaluation.tables import Table, markdown, written
-from osed_jax.loading import Config
+from osed_jax.comparison.statistics import over_seeds
+from osed_jax.comparison.tables import Table, markdown, written
+from osed_jax.experiment.loading import Config
+from osed_jax.files import records
+from osed_jax.runtime.console import say
 
 STEPS = {500: "half-trained", 1500: "good"}  # of the generators
 STRENGTHS = (0.3, 0.6, 0.9)
@@ -111,14 +111,14 @@ def keep(of: Study, kept: Path) -> None:
     for directory, _ in runs(of):
         if not (directory / "summary.json").exists():
             continue
-        summary = workdir.read_json(directory / "summary.json")
+        summary = records.read_json(directory / "summary.json")
         _, steps, rest = directory.name.split("_", 2)
         start, _, seed = rest.partition(".seed_")
         line = {"steps": int(steps), "start": start, "seed": int(seed), "top1": summary["top1"]}
         line |= {group: found["accuracy"] for group, found in summary["groups"].items()}
         if not lines:
             names = ("devices", "machine", "versions", "config")
-            workdir.write_json(kept / "setting.json", {name: summary[name] for name in names})
+            records.write_json(kept / "setting.json", {name: summary[name] for name in names})
         lines.append(line | {"wall_seconds": summary["wall_seconds"]})
     write_csv(kept / "runs.csv", lines)
 

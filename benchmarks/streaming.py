@@ -22,10 +22,10 @@ import jax
 import numpy as np
 from PIL import Image, ImageFilter
 
-from osed_jax.data import epoch_plan
+from osed_jax.batches import plan as plans
+from osed_jax.batches.tfdata_feeder import TfDataFeeder
 from osed_jax.data.images import Bank, FileImages
-from osed_jax.data.tfdata_feeder import TfDataFeeder
-from osed_jax.sharding import make_mesh, split
+from osed_jax.runtime.sharding import make_mesh, split
 
 BATCH = 128
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _feed(feeder: TfDataFeeder, epoch: int, count: int) -> None:
-    plan = epoch_plan.natural_plan(
+    plan = plans.natural_plan(
         seed=0, epoch=epoch, label=np.zeros(count, np.int64), batch_size=BATCH
     )
     steps, held = len(plan.row), []

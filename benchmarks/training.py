@@ -36,7 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # both share the device
 
-from osed_jax import host_memory
+from osed_jax.runtime import host_memory
 
 if "--only=osed-jax" in sys.argv:
     host_memory.keep()  # as main.py does
@@ -46,14 +46,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.training_sizes import IMAGE_SIZE, RECIPE, WANTED, Size
-from osed_jax import experiment
-from osed_jax.data import epoch_plan
-from osed_jax.data.augment import augment
+from osed_jax.batches import plan as plans
+from osed_jax.batches.augment import augment
+from osed_jax.batches.resident_feeder import ResidentFeeder
+from osed_jax.batches.tfdata_feeder import TfDataFeeder
 from osed_jax.data.images import ArrayImages, Bank
 from osed_jax.data.long_tail import class_counts
-from osed_jax.data.resident_feeder import ResidentFeeder
-from osed_jax.data.tfdata_feeder import TfDataFeeder
-from osed_jax.sharding import jit_eval_step, jit_train_step, make_mesh, replicate, split
+from osed_jax.experiment import build
+from osed_jax.runtime.sharding import jit_eval_step, jit_train_step, make_mesh, replicate, split
 from osed_jax.training.state import create_state
 from osed_jax.training.step import make_eval_step
 
@@ -196,7 +196,7 @@ class _Ours:
 
     def __init__(self, size: Size):
         config, mesh = _config(size), make_mesh()
-        init, step = experiment.make_training(config, FACTS, steps_per_epoch=97, routed=True)
+        init, step = build.make_training(config, FACTS, steps_per_epoch=97, routed=True)
         self._step = jit_train_step(step, mesh)
         self._seed = replicate(np.uint32(0), mesh)
         self._state = replicate(init(0), mesh)
@@ -220,9 +220,9 @@ class _Ours:
 def _evaluation(size: Size) -> Step:
     """The project's own evaluation of images that are on the host."""
     config, mesh = _config(size), make_mesh()
-    model = experiment.make_model(config, len(COUNTS), routed=False)
-    tx = experiment.make_optimizer(config, steps_per_epoch=97)
-    augmentation = experiment.make_augmentation(config, FACTS, noise=False)
+    model = build.make_model(config, len(COUNTS), routed=False)
+    tx = build.make_optimizer(config, steps_per_epoch=97)
+    augmentation = build.make_augmentation(config, FACTS, noise=False)
     eval_step = jit_eval_step(make_eval_step(model=model, augmentation=augmentation), mesh)
     state = jax.jit(lambda: create_state(model, tx, seed=0, image_size=32))()
     state = replicate(state.replace(opt_state=()), mesh)
@@ -264,18 +264,18 @@ def _config(size: Size) -> dict[str, Any]:
     return size.config("float32" if jax.default_backend() == "cpu" else "bfloat16")
 
 
-def _plan(batch_size: int) -> epoch_plan.Plan:
+def _plan(batch_size: int) -> plans.Plan:
     """Whole batches of a deferred epoch."""
-    plan = epoch_plan.balanced_plan(
+    plan = plans.balanced_plan(
         seed=0,
         epoch=160,
         label=np.repeat(np.arange(10), COUNTS),
         generated_label=np.zeros(0, np.int64),
-        replace_prob=epoch_plan.replace_probability(COUNTS, 1 / 3),
+        replace_prob=plans.replace_probability(COUNTS, 1 / 3),
         noise_share=1.0,
         batch_size=batch_size,
     )
-    return epoch_plan.Plan(plan.label[:-1], plan.kind[:-1], plan.row[:-1])
+    return plans.Plan(plan.label[:-1], plan.kind[:-1], plan.row[:-1])
 
 
 def _bank() -> Bank:
@@ -283,7 +283,7 @@ def _bank() -> Bank:
     return Bank(ArrayImages(pixels))
 
 
-def _endless(feeder: ResidentFeeder, plan: epoch_plan.Plan) -> Any:
+def _endless(feeder: ResidentFeeder, plan: plans.Plan) -> Any:
     while True:
         yield from feeder.batches(plan)
 
@@ -387,7 +387,7 @@ def _feeding(batches: Any) -> Step:
 def _shares_of_a_step(size: Size, step_seconds: float) -> dict[str, float]:
     """How much of a step feeder, augmentation and the host take where each runs alone."""
     config, mesh = _config(size), make_mesh()
-    settings = experiment.make_augmentation(config, FACTS, noise=True)
+    settings = build.make_augmentation(config, FACTS, noise=True)
     batches = _endless(ResidentFeeder(_bank(), split(mesh)), _plan(size.batch))
     one = next(batches)
     augmented = jax.jit(lambda image, kind, key: augment(image, kind, key, settings))

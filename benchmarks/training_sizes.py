@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from configs import cifar10_lt_resnet32, default
-from osed_jax import experiment
-from osed_jax.config import check
+from osed_jax.config.build import check
 from osed_jax.errors import UserError
+from osed_jax.experiment import build
 from osed_jax.models.layers import Conv
 
 NUM_CLASSES, IMAGE_SIZE = 10, 32
@@ -80,7 +80,7 @@ class Size(NamedTuple):
                 flops += 2 * pixels * context.module.variables["params"]["kernel"].size
             return result
 
-        model = experiment.make_model(self.config(), NUM_CLASSES, routed=False)
+        model = build.make_model(self.config(), NUM_CLASSES, routed=False)
         image = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
         kind = jax.ShapeDtypeStruct((1,), jnp.int32)
         with nn.intercept_methods(count):

@@ -35,17 +35,18 @@ from sklearn.svm import SVC
 from benchmarks import when_it_pays_answers as tell
 from benchmarks.when_it_pays_map import draw_map
 from configs import digits
-from osed_jax import loading, workdir
 from osed_jax.commands.finetune import finetune
 from osed_jax.commands.gap import gap
 from osed_jax.commands.generate import generate
 from osed_jax.commands.train import train
-from osed_jax.config import check
-from osed_jax.console import say
-from osed_jax.data.generated import load_generated
+from osed_jax.comparison.tables import markdown
+from osed_jax.config.build import check
 from osed_jax.data.image_set import ImageSet
-from osed_jax.evaluation.tables import markdown
-from osed_jax.loading import Config
+from osed_jax.experiment import loading
+from osed_jax.experiment.loading import Config
+from osed_jax.files import atomic, records
+from osed_jax.runtime.console import say
+from osed_jax.store.reading import load_generated
 
 # Total steps of fine-tuning: each generator continues from the one before. Most are where images
 # change from noise to digits; this was found out before any run was trained.
@@ -178,7 +179,7 @@ def make_runs(study: Study) -> Iterator[None]:
             path = study.run(f"fill_{steps}", rarest, seed) / "gap.json"
             if not path.exists():
                 found = gap(runs[f"fill_{steps}"], study.run("ros", rarest, seed))
-                workdir.write_json(path, found)
+                records.write_json(path, found)
         yield
 
 
@@ -194,21 +195,21 @@ def keep(study: Study, folder: Path) -> None:
     write_csv(folder / "runs.csv", found)
     judge = Judge(study)
     write_csv(folder / "generators.csv", [judge.row(steps) for steps in study.steps])
-    first = workdir.read_json(study.run("ros", study.rarest[0], study.seeds[0]) / "summary.json")
+    first = records.read_json(study.run("ros", study.rarest[0], study.seeds[0]) / "summary.json")
     kept = {name: first[name] for name in ("devices", "machine", "versions", "config")}
-    workdir.write_json(folder / "setting.json", kept | {"judge_on_real_test_images": judge.real})
+    records.write_json(folder / "setting.json", kept | {"judge_on_real_test_images": judge.real})
 
 
 def _figures(directory: Path, name: str, rarest: int, seed: int) -> dict[str, Any]:
     """A line of `runs.csv`: accuracies, and of `fill` the gap of the images that it shows."""
-    summary = workdir.read_json(directory / "summary.json")
+    summary = records.read_json(directory / "summary.json")
     method, _, steps = name.partition("_")
     row = {"method": method, "steps": steps, "rarest": rarest, "seed": seed}
     row |= {"top1": summary["top1"]}
     row |= {group: found["accuracy"] for group, found in summary["groups"].items()}
     row["validation"] = summary["validation"]["balanced_accuracy"]
     path = directory / "gap.json"
-    means = workdir.read_json(path)["mean_of_classes"] if path.exists() else {}
+    means = records.read_json(path)["mean_of_classes"] if path.exists() else {}
     sets = [f"{s}_{measure}" for measure in _MEASURES for s in ("generated", "test")]
     row |= {column: means.get(column, "") for column in sets}
     return row | {"wall_seconds": summary["wall_seconds"]}
@@ -266,7 +267,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     for row in rows:
         rounded = {k: round(float(v), 6) if isinstance(v, float) else v for k, v in row.items()}
         writer.writerow(rounded)
-    workdir.write_atomically(path, text.getvalue())
+    atomic.write_atomically(path, text.getvalue())
 
 
 if __name__ == "__main__":

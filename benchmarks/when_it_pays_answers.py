@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
+from osed_jax.comparison.statistics import Spread, over_seeds
+from osed_jax.comparison.tables import Table
 from osed_jax.errors import UserError
-from osed_jax.evaluation.statistics import Spread, over_seeds
-from osed_jax.evaluation.tables import Table
 
 OPPONENTS = {"ros": "resampling", "open": "noise"}
 FIGURES = {"top1": "all classes", "group_1": "the two rarest classes"}

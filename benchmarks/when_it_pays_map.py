@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.when_it_pays_answers import FIGURES, Results
-from osed_jax.reporting import style
+from osed_jax.reports import style
 
 
 def draw_map(path: Path, results: Results) -> None:

@@ -5,9 +5,9 @@ Data: scikit-learn's digits, which need no download. docs/configuration.md lists
 
 from ml_collections import ConfigDict
 
-from osed_jax import config
+from osed_jax.config import build
 
 
 def get_config(method: str = "erm") -> ConfigDict:
     """Returns the configuration; `method` is the part after the colon."""
-    return config.get_config(method)
+    return build.get_config(method)

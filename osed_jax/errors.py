@@ -26,3 +26,7 @@ def disk_problems_explained(cannot: str, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{cannot}: {error.strerror or error}; {remedy}") from error
+
+
+class DamageError(UserError):
+    """A file is not as it was written."""

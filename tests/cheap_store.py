@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from osed_jax.generation.card import write_card
-from osed_jax.generation.fill import fill
+from osed_jax.diffusion.samples import Samples
+from osed_jax.generation.filling import fill
 from osed_jax.generation.filters import Filters
-from osed_jax.generation.samples import Samples
-from osed_jax.generation.store import filling
+from osed_jax.store.card import write_card
+from osed_jax.store.writing import filling
 
 CLASSES = ("cat", "sea_lion", "dog")
 WANTED = (0, 12, 17)

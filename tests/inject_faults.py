@@ -25,15 +25,15 @@ import numpy as np
 from PIL import Image
 
 from configs import digits
-from osed_jax import loading
 from osed_jax.commands.compare import compare
 from osed_jax.commands.evaluate import evaluate
 from osed_jax.commands.train import train
-from osed_jax.config import check
+from osed_jax.config.build import check
 from osed_jax.data.folder import load_folder
-from osed_jax.data.generated import load_generated
 from osed_jax.errors import UserError
-from osed_jax.workdir import read_json
+from osed_jax.experiment import loading
+from osed_jax.files.records import read_json
+from osed_jax.store.reading import load_generated
 from tests.cheap_store import CLASSES, fill_cheaply, tree
 
 FAULTS = ("flip", "cut", "remove")
@@ -41,7 +41,7 @@ OUTCOMES = ("refused", "same", "said", "silent", "traceback")
 _CLOCK = ("wall_seconds", "images_per_second")
 
 
-class Subject(NamedTuple):
+class ReportInput(NamedTuple):
     """Something that is kept: made once, then copied, damaged and used.
 
     Attributes:
@@ -139,8 +139,8 @@ def use_cache(folder: Path) -> Any:
 
 def make_generator(folder: Path) -> None:
     """A miniature Stable Diffusion."""
+    from osed_jax.diffusion.model_files.saving import save
     from osed_jax.generation import miniature
-    from osed_jax.generation.saving import save
 
     folder.mkdir(parents=True)
     save(miniature.build(8, 0), str(folder / "generator"))
@@ -150,7 +150,7 @@ def use_generator(folder: Path) -> Any:
     """Weights, settings and tokens of a generator."""
     import jax
 
-    from osed_jax.generation.stable_diffusion import load
+    from osed_jax.diffusion.stable_diffusion import load
 
     model = load(str(folder / "generator"))
     weights = [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(model.params)]
@@ -158,14 +158,14 @@ def use_generator(folder: Path) -> Any:
 
 
 SUBJECTS = {
-    "run, --mode=evaluate": Subject(make_run, use_by_evaluation, 25),
-    "killed run, the same command": Subject(make_unfinished, use_by_training, 15),
-    "finished run, the same command": Subject(make_run, use_by_training, 5),
-    "run, --mode=compare": Subject(make_run, use_by_comparison, 10),
-    "store, training": Subject(make_store, use_by_loading, 15),
-    "store, --mode=generate": Subject(make_store, use_by_generation, 15),
-    "cache of decoded images": Subject(make_cache, use_cache, 10),
-    "generator": Subject(make_generator, use_generator, 5),
+    "run, --mode=evaluate": ReportInput(make_run, use_by_evaluation, 25),
+    "killed run, the same command": ReportInput(make_unfinished, use_by_training, 15),
+    "finished run, the same command": ReportInput(make_run, use_by_training, 5),
+    "run, --mode=compare": ReportInput(make_run, use_by_comparison, 10),
+    "store, training": ReportInput(make_store, use_by_loading, 15),
+    "store, --mode=generate": ReportInput(make_store, use_by_generation, 15),
+    "cache of decoded images": ReportInput(make_cache, use_cache, 10),
+    "generator": ReportInput(make_generator, use_generator, 5),
 }
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from osed_jax.digests import KEY
-from osed_jax.workdir import checkpoint_epochs, read_json
+from osed_jax.experiment.workdir import checkpoint_epochs, read_json
+from osed_jax.files.records import KEY
 from tests.command_line import SMALL, run_killed, run_well
 
 DIGITS = "--config=configs/digits.py:"
@@ -188,7 +188,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     arguments = [DIGITS + "open", *SMALL, "--config.oversampling.noise_norm=aux"]
     run_well(*arguments, f"--workdir={tmp_path / 'whole'}")
     workdir = tmp_path / "killed"
-    log, saved = workdir / "metrics.jsonl", "osed_jax.training.checkpoint:"
+    log, saved = workdir / "metrics.jsonl", "osed_jax.experiment.checkpoint:"
     # In the first save, between two epochs, in a later save (when the method has started).
     moments = [("write_digests", 1, []), ("Checkpoints.save", 3, [1]), ("write_digests", 2, [2])]
     for function, call, at_least in moments:

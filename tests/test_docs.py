@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from osed_jax.modes import MODES
-from osed_jax.schema import SCHEMA, fields
+from osed_jax.commands.modes import MODES
+from osed_jax.config.schema import SCHEMA, fields
 from tests.conftest import ROOT
 
 PAGES = sorted(

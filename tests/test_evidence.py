@@ -17,18 +17,18 @@ from configs import (
     cifar10_lt_tenth,
     default,
 )
-from osed_jax import experiment
-from osed_jax.config import check
+from osed_jax.comparison import tables
+from osed_jax.comparison.finished_runs import find_runs
+from osed_jax.comparison.paired_tests import pairs_with
+from osed_jax.config.build import check
 from osed_jax.errors import UserError
-from osed_jax.evaluation import tables
-from osed_jax.evaluation.paired_tests import pairs_with
-from osed_jax.evaluation.runs import find_runs
+from osed_jax.experiment import build
 from osed_jax.generation.classifier_filter import FILTERS
 from osed_jax.kinds import NORMS
 from tests.command_line import SMALL, environment
+from tests.commands.test_compare import write_run
 from tests.conftest import ROOT
 from tests.overlap import figures_checked
-from tests.test_compare import write_run
 
 RESULTS = ROOT / "results"
 
@@ -367,7 +367,7 @@ def test_kept_runs_are_those_of_the_rows_they_are_named_after(tmp_path):
             row["oversampling"]["generated_dir"] = made
         if kept["init"]["fork_from"]:
             row["init"]["fork_from"] = f"erm.seed_{seed}"
-        assert kept == experiment.of_a_run(row), run.directory
+        assert kept == build.of_a_run(row), run.directory
         correct = run.prediction == run.label
         assert correct.mean() == pytest.approx(run.summary["top1"]) and len(correct) == 10_000
         assert np.bincount(run.label).tolist() == [1000] * 10

@@ -3,11 +3,11 @@
 import pytest
 
 from configs import digits
-from osed_jax import experiment
 from osed_jax.commands.sweep import planned
-from osed_jax.config import check
-from osed_jax.evaluation.runs import Variant, by_seed, find_runs
-from osed_jax.evaluation.tables import markdown, overall
+from osed_jax.comparison.finished_runs import Variant, by_seed, find_runs
+from osed_jax.comparison.tables import markdown, overall
+from osed_jax.config.build import check
+from osed_jax.experiment import build
 from tests.conftest import ROOT
 
 # Row -> its folder, the method of the sweep, and what the command sets besides.
@@ -41,7 +41,7 @@ def test_kept_runs_are_those_of_the_commands(row, tmp_path):
     config.oversampling.update({"replace_ratio": 1.0, "generated_dir": "generated"})
     config.sweep.methods = method
     config.update_from_flattened_dict(changes)
-    runs = {run["seed"]: experiment.of_a_run(run) for _, run in planned(check(config), tmp_path)}
+    runs = {run["seed"]: build.of_a_run(run) for _, run in planned(check(config), tmp_path)}
     for run in kept(folder):
         assert run.summary["config"] == runs[run.seed] and run.summary["method"] == method
         assert run.correct.mean() == pytest.approx(run.summary["top1"])

@@ -2,9 +2,9 @@
 
 from benchmarks import starting_from_real_images as benchmark
 from benchmarks.when_it_pays import write_csv
-from osed_jax.config import differences
-from osed_jax.evaluation.tables import markdown
-from osed_jax.workdir import write_json
+from osed_jax.comparison.tables import markdown
+from osed_jax.config.build import differences
+from osed_jax.files.records import write_json
 from tests.conftest import ROOT
 
 

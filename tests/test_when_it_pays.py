@@ -12,12 +12,12 @@ from benchmarks import when_it_pays as study_module
 from benchmarks import when_it_pays_answers as tell
 from benchmarks.when_it_pays import RAREST, SEEDS, STEPS, Judge, Study
 from benchmarks.when_it_pays_map import draw_map
-from osed_jax import experiment, loading
 from osed_jax.commands.finetune import choose_images
-from osed_jax.config import differences
+from osed_jax.comparison.tables import markdown
+from osed_jax.config.build import differences
+from osed_jax.config.old_names import completed
 from osed_jax.errors import UserError
-from osed_jax.evaluation.tables import markdown
-from osed_jax.renames import completed
+from osed_jax.experiment import build, loading
 from tests.conftest import ROOT
 from tests.overlap import figures_checked
 
@@ -188,7 +188,7 @@ def test_kept_runs_are_those_of_the_study(tmp_path):
     assert {len(values) for cell in results.cells for values in cell.gain.values()} == {len(SEEDS)}
     kept = json.loads((KEPT / "setting.json").read_text())
     assert kept["judge_on_real_test_images"] > 0.95
-    config = experiment.of_a_run(study.config("ros", RAREST[0], seed=SEEDS[0]))
+    config = build.of_a_run(study.config("ros", RAREST[0], seed=SEEDS[0]))
     assert not differences(completed(kept["config"]), config)
     assert sum(path.stat().st_size for path in KEPT.iterdir()) < 1e6
 

@@ -20,10 +20,10 @@ import traceback
 sys.modules["transformers"] = None  # type: ignore[assignment] # as in conftest.py
 
 import main  # noqa: E402
-from osed_jax.modes import MODES  # noqa: E402
+from osed_jax.commands.modes import MODES  # noqa: E402
 
 # The drivers, and what they import late; not TensorFlow, whose threads a fork would lose.
-LATE = ("osed_jax.evaluation.report", "sklearn.datasets", "sklearn.manifold")
+LATE = ("osed_jax.reports.run_report", "sklearn.datasets", "sklearn.manifold")
 for module in (*(f"osed_jax.commands.{mode}" for mode in MODES), *LATE):
     importlib.import_module(module)
 

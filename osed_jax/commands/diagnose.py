@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from osed_jax import experiment, loading, workdir
-from osed_jax.config import differences
-from osed_jax.console import say
-from osed_jax.data import epoch_plan
-from osed_jax.data.epoch_plan import Plan
+from osed_jax.batches import plan as plans
+from osed_jax.batches.plan import Plan
+from osed_jax.config.build import differences
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier, read_run
-from osed_jax.evaluation.layer_gradients import measure
+from osed_jax.evaluation.layer_gradients import LayerGradient, measure
+from osed_jax.experiment import build, loading, workdir
+from osed_jax.experiment.loading import Config, Data
+from osed_jax.files import atomic, records
 from osed_jax.kinds import KIND_NAMES, Kind
-from osed_jax.loading import Config, Data
-from osed_jax.reporting import diagnose_page as report
-from osed_jax.reporting.records import LayerGradient
-from osed_jax.sharding import check_batch_size, make_mesh
+from osed_jax.reports import diagnose_page as report
+from osed_jax.runtime.console import say
+from osed_jax.runtime.sharding import check_batch_size, make_mesh
 
 # Share of rows that are not natural: half, so that both parts are measured equally well.
 _REPLACED = 0.5
@@ -51,18 +51,18 @@ def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
     data = _load(config, directory)
     _check_same_data(data.facts, facts, directory)
     saved = load_classifier(directory, mesh)
-    loss_fn, weights = experiment.make_loss(config, facts)
+    loss_fn, weights = build.make_loss(config, facts)
     plan = make_plan(config, data)
     rows = measure(
         saved.model,
         saved.state,
-        experiment.make_feeder(config, data, mesh).batches(plan),
+        build.make_feeder(config, data, mesh).batches(plan),
         num_batches=len(plan),
         image_size=facts["image_size"],
         loss_fn=loss_fn,
         class_weights=weights,
         epoch=max(saved.epoch - 1, 0),
-        augmentation=experiment.make_augmentation(config, facts, noise=True),
+        augmentation=build.make_augmentation(config, facts, noise=True),
         seed=config["seed"],
         mesh=mesh,
     )
@@ -84,7 +84,7 @@ def make_plan(config: Config, data: Data) -> Plan:
     num_slots = num_batches * batch_size
     num_epochs = -(-num_slots // len(data.train.label))
     epochs = [
-        epoch_plan.balanced_plan(
+        plans.balanced_plan(
             seed=config["seed"],
             epoch=epoch,
             label=data.train.label,
@@ -106,7 +106,7 @@ def make_plan(config: Config, data: Data) -> Plan:
         kind=fold(e.kind for e in epochs),
         row=fold(e.row for e in epochs),
     )
-    return experiment.with_soft_labels(config, data, plan)
+    return build.with_soft_labels(config, data, plan)
 
 
 def _load(config: Config, directory: Path) -> Data:
@@ -125,7 +125,7 @@ def _load(config: Config, directory: Path) -> Data:
 def _check_same_run(run: dict[str, Any], config: Config, directory: Path) -> None:
     sections = ("model", "augment", "loss")
     old, new = ({name: c[name] for name in sections} for c in (run, config))
-    if experiment.has_noise(run):
+    if build.has_noise(run):
         for part, of in ((old, run), (new, config)):
             part["oversampling"] = {"noise_space": of["oversampling"]["noise_space"]}
     changed = differences(old, new)
@@ -156,16 +156,16 @@ def _write(folder: Path, rows: list[LayerGradient], plan: Plan, data: Data, epoc
     counts = {name: int((plan.kind == kind).sum()) for kind, name in KIND_NAMES.items()}
     table = [row._asdict() for row in rows]
     about = {"epoch": epoch, "num_batches": len(plan), "batch_size": plan.kind.shape[1]}
-    workdir.write_json(folder / "gradients.json", {**about, "rows": counts, "gradients": table})
+    records.write_json(folder / "gradients.json", {**about, "rows": counts, "gradients": table})
     text = io.StringIO()
     writer = csv.DictWriter(text, LayerGradient._fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    workdir.write_atomically(folder / "gradients.csv", text.getvalue())
+    atomic.write_atomically(folder / "gradients.csv", text.getvalue())
     report.write_figure(rows, folder / "gradients.png")
     setting = _setting(counts, plan, data, epoch)
     html = report.render(rows, folder / "gradients.png", setting)
-    workdir.write_atomically(folder / "diagnose.html", html)
+    atomic.write_atomically(folder / "diagnose.html", html)
     say(setting)
     for line in _aligned(report.summary(rows)):
         say(line)

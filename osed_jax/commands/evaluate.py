@@ -3,16 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from osed_jax import cluster, loading, workdir
-from osed_jax.config import differences
-from osed_jax.console import say
+from osed_jax.config.build import differences
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
-from osed_jax.evaluation.classifier import Subject, load_classifier, read_run
-from osed_jax.evaluation.predict import Predictor
+from osed_jax.evaluation.classifier import load_classifier, read_run
 from osed_jax.evaluation.summary import figures, format_summary
-from osed_jax.loading import Config, Data
-from osed_jax.sharding import make_mesh
+from osed_jax.experiment import loading, workdir
+from osed_jax.experiment.loading import Config, Data
+from osed_jax.files import atomic, records
+from osed_jax.reports.report_input import ReportInput
+from osed_jax.runtime import cluster
+from osed_jax.runtime.console import say
+from osed_jax.runtime.sharding import make_mesh
+from osed_jax.training.predict import Predictor
 
 
 def evaluate(config: Config, directory: Path) -> dict[str, Any]:
@@ -57,9 +60,9 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         "other_test_set": other,
         **figures(config, facts, logits, test.label),
     }
-    writable = workdir.can_be_written(directory)
+    writable = atomic.can_be_written(directory)
     if writable and cluster.is_first():
-        workdir.write_json(directory / "evaluation.json", result)
+        records.write_json(directory / "evaluation.json", result)
     kept = f"written to {directory / 'evaluation.json'}" if writable else "not saved"
     say(f"checkpoint of epoch {saved.epoch}, {kept}")
     say(format_summary(result))
@@ -67,10 +70,10 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         say(f"note: {directory} is read-only, so the figures and their report are not saved")
     elif config["report"]["enabled"]:
         # Here, since the plotting library takes seconds to import.
-        from osed_jax.evaluation.report import write_report
+        from osed_jax.reports.run_report import write_report
 
         data = _training_data(run, facts, loading.open_cache(directory))
-        subject = Subject(directory, run, result, logits, test, saved, data, other)
+        subject = ReportInput(directory, run, result, logits, test, saved, data, other)
         write_report(subject, config["report"], mesh)
     return result
 

@@ -11,16 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from osed_jax import loading, workdir
-from osed_jax.console import progress, say
-from osed_jax.data.generated import METADATA, check_classes, check_images
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import FileImages
 from osed_jax.data.listing import class_folders, files_of_classes, say_what_is_left_out
-from osed_jax.data.start_images import starts_from_real
-from osed_jax.data.started_from import starts_elsewhere
-from osed_jax.digests import write_digests
 from osed_jax.errors import UserError
+from osed_jax.experiment import loading
+from osed_jax.experiment.loading import Config
+from osed_jax.files import records
+from osed_jax.files.digests import write_digests
 from osed_jax.generation.classifier_filter import (
     FILTERS,
     filter_settings,
@@ -29,7 +27,10 @@ from osed_jax.generation.classifier_filter import (
     only_subset,
 )
 from osed_jax.generation.filters import Filters
-from osed_jax.loading import Config
+from osed_jax.runtime.console import progress, say
+from osed_jax.store.origins import starts_from_real
+from osed_jax.store.reading import METADATA, check_classes, check_images
+from osed_jax.store.started_from import starts_elsewhere
 
 FILE = "filter.json"
 _BATCH = 256  # images at a time; the result does not depend on it
@@ -81,7 +82,7 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
             )
         settings = {"generated_dir": str(source), **{name: gen[name] for name in FILTERS}}
         judged = {"classifier": filter_settings(gen, judge)["classifier"]}
-        workdir.write_json(unfinished / FILE, {"settings": settings, **judged, "images": verdicts})
+        records.write_json(unfinished / FILE, {"settings": settings, **judged, "images": verdicts})
         write_digests(unfinished)
         unfinished.chmod(0o755)
         unfinished.rename(target)

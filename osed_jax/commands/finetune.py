@@ -12,27 +12,29 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from osed_jax import loading, workdir
-from osed_jax.console import progress, say
 from osed_jax.data.image_set import ImageSet
-from osed_jax.digests import sealed
-from osed_jax.errors import UserError
-from osed_jax.generation import miniature
-from osed_jax.generation.finetune import (
+from osed_jax.diffusion.finetune_step import (
     FinetuneState,
     create_state,
     make_finetune_step,
     make_optimizer,
     unet_params,
 )
-from osed_jax.generation.lora import init_lora
-from osed_jax.generation.model_files import INDEX
+from osed_jax.diffusion.lora import init_lora
+from osed_jax.diffusion.model_files.layout import INDEX
+from osed_jax.diffusion.model_files.saving import save, save_into
+from osed_jax.diffusion.sampler import Sampler
+from osed_jax.diffusion.stable_diffusion import StableDiffusion, load
+from osed_jax.errors import UserError
+from osed_jax.experiment import loading, workdir
+from osed_jax.experiment.checkpoint import Checkpoints
+from osed_jax.experiment.loading import Config
+from osed_jax.files import records
+from osed_jax.files.records import sealed
+from osed_jax.generation import miniature
 from osed_jax.generation.prompts import class_prompts, read_own
-from osed_jax.generation.sampler import Sampler
-from osed_jax.generation.saving import save, save_into
-from osed_jax.generation.stable_diffusion import StableDiffusion, load
-from osed_jax.loading import Config
-from osed_jax.sharding import (
+from osed_jax.runtime.console import progress, say
+from osed_jax.runtime.sharding import (
     abstract,
     check_batch_size,
     make_mesh,
@@ -40,7 +42,6 @@ from osed_jax.sharding import (
     replicated,
     split,
 )
-from osed_jax.training.checkpoint import Checkpoints
 
 _STREAM = 0x41444150  # separates these draws from any other use of the same seed
 _GRID_CLASSES = 10  # most classes in a grid of samples
@@ -176,7 +177,7 @@ class _Run:
         """Makes all updates that are not yet in a checkpoint."""
         state, first = self._starting_point(saved)
         metrics = self._directory / "metrics.jsonl"
-        workdir.keep_lines_before(metrics, "step", first + 1)
+        records.keep_lines_before(metrics, "step", first + 1)
         total, every = self._settings["num_steps"], self._settings["log_every_steps"]
         losses: list[jax.Array] = []
         began = time.perf_counter()

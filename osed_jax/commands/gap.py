@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from osed_jax import loading, workdir
-from osed_jax.console import say
-from osed_jax.data.generated import report_path
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
-from osed_jax.evaluation.predict import Predictor
-from osed_jax.loading import Config
-from osed_jax.reporting.gap_page import Pairs, draw_gap, draw_pairs, gap_page
-from osed_jax.sharding import make_mesh
-from osed_jax.workdir import read_config
+from osed_jax.experiment import loading, workdir
+from osed_jax.experiment.loading import Config
+from osed_jax.experiment.workdir import read_config
+from osed_jax.files import atomic, records
+from osed_jax.reports.gap_page import Pairs, draw_gap, draw_pairs, gap_page
+from osed_jax.runtime.console import say
+from osed_jax.runtime.sharding import make_mesh
+from osed_jax.store.reading import report_path
+from osed_jax.training.predict import Predictor
 
 # Root mean square difference of pixels in [0, 1]. It is our choice, not a standard: about 13 of 255
 # levels is the difference of a lossy copy. The figures of the test images show how often unrelated
@@ -217,17 +218,17 @@ def _write(
     found: dict[tuple[str, str], _Nearest],
 ) -> None:
     report.mkdir(exist_ok=True)
-    workdir.write_json(report / "gap.json", result)
+    records.write_json(report / "gap.json", result)
     table = io.StringIO()
     writer = csv.DictWriter(table, list(result["all"]), lineterminator="\n")
     writer.writeheader()
     writer.writerows([*result["classes"], result["all"]])
-    workdir.write_atomically(report / "gap.csv", table.getvalue())
+    atomic.write_atomically(report / "gap.csv", table.getvalue())
     draw_gap(report / "gap.png", result["classes"])
     for real_set, name in (("training", "nearest_train.png"), ("test", "nearest_test.png")):
         pairs = _closest(measured["generated"], measured[real_set], found["generated", real_set])
         draw_pairs(report / name, pairs, real_set=real_set, near_copy_below=NEAR_COPY_BELOW)
-    workdir.write_atomically(report / "report.html", gap_page(report, result))
+    atomic.write_atomically(report / "report.html", gap_page(report, result))
 
 
 def _closest(generated: _Measured, real: _Measured, near: _Nearest) -> Pairs:

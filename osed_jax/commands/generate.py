@@ -9,39 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from osed_jax import loading, workdir
-from osed_jax.config import differences
-from osed_jax.console import say
-from osed_jax.data.epoch_plan import replace_probability
+from osed_jax.batches.plan import replace_probability
+from osed_jax.config.build import differences
+from osed_jax.config.stages import replaced_share, stages
 from osed_jax.data.image_set import ImageSet
-from osed_jax.digests import files_sha256
+from osed_jax.diffusion import stable_diffusion
+from osed_jax.diffusion.model_files.layout import PARTS
+from osed_jax.diffusion.safety import load_safety_checker
+from osed_jax.diffusion.sampler import Sampler
+from osed_jax.diffusion.samples import Samples
+from osed_jax.diffusion.schedulers import few_steps_warning
 from osed_jax.errors import UserError
-from osed_jax.generation import stable_diffusion
-from osed_jax.generation.additions import (
-    ADDITIONS,
-    additions,
-    check_words,
-    with_additions,
-)
-from osed_jax.generation.card import contact_sheet_path, write_card, write_contact_sheet
+from osed_jax.experiment import loading, workdir
+from osed_jax.experiment.loading import Config
+from osed_jax.files.digests import files_sha256
+from osed_jax.generation.add_ons import ADDITIONS, additions, check_words, with_additions
 from osed_jax.generation.classifier_filter import (
     filter_settings,
     load_judge,
     make_filters,
     only_subset,
 )
-from osed_jax.generation.fill import fill, rates
-from osed_jax.generation.model_files import PARTS
+from osed_jax.generation.filling import fill, rates
 from osed_jax.generation.prompts import class_prompts, read_own
-from osed_jax.generation.safety import load_safety_checker
-from osed_jax.generation.sampler import Sampler
-from osed_jax.generation.samples import Samples
-from osed_jax.generation.schedulers import few_steps_warning
 from osed_jax.generation.starts import Starts
-from osed_jax.generation.store import Store, filling
-from osed_jax.generation.store_metadata import Name, Record, is_kept
-from osed_jax.loading import Config
-from osed_jax.stages import replaced_share, stages
+from osed_jax.runtime.console import say
+from osed_jax.store.card import contact_sheet_path, write_card, write_contact_sheet
+from osed_jax.store.records import Name, Record, is_kept
+from osed_jax.store.writing import Store, filling
 
 # Settings of all images that each one's record has, too.
 _RECORDED = (

@@ -4,15 +4,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from osed_jax import cluster, loading
 from osed_jax.commands.compare import compare
 from osed_jax.commands.train import train
-from osed_jax.config import check_fields, defaults, method_name, plain
-from osed_jax.console import say
+from osed_jax.config.build import check_fields, defaults, method_name, plain
+from osed_jax.config.methods import METHODS, set_others
 from osed_jax.errors import UserError
-from osed_jax.loading import Config
-from osed_jax.methods import METHODS, set_others
-from osed_jax.workdir import read_facts
+from osed_jax.experiment import loading
+from osed_jax.experiment.loading import Config
+from osed_jax.experiment.workdir import read_facts
+from osed_jax.runtime import cluster
+from osed_jax.runtime.console import say
 
 
 def sweep(config: Config, directory: Path) -> list[dict[str, Any]]:

@@ -6,28 +6,26 @@ from typing import Any
 
 import numpy as np
 
-from osed_jax import cluster, experiment, loading, workdir
-from osed_jax.config import flattened
-from osed_jax.conflicts import doubts
-from osed_jax.console import say
+from osed_jax.config.build import flattened
+from osed_jax.config.conflicts import doubts
+from osed_jax.config.stages import stages
 from osed_jax.errors import UserError
-from osed_jax.evaluation.classifier import (
-    Classifier,
-    Subject,
-    load_classifier,
-    trained_classifier,
-)
+from osed_jax.evaluation.classifier import Classifier, load_classifier, trained_classifier
 from osed_jax.evaluation.summary import (
     format_summary,
     read_predictions,
     summarise,
     write_predictions,
 )
-from osed_jax.loading import Config, Data
-from osed_jax.run import fit
-from osed_jax.sharding import check_batch_size, make_mesh
-from osed_jax.stages import stages
-from osed_jax.workdir import REPORT_FOLDER, REPORT_PAGE
+from osed_jax.experiment import build, loading, workdir
+from osed_jax.experiment.loading import Config, Data
+from osed_jax.experiment.loop import fit
+from osed_jax.experiment.workdir import REPORT_FOLDER, REPORT_PAGE
+from osed_jax.files import atomic, records
+from osed_jax.reports.report_input import ReportInput
+from osed_jax.runtime import cluster
+from osed_jax.runtime.console import say
+from osed_jax.runtime.sharding import check_batch_size, make_mesh
 
 _COUNTS_SAID = 100  # of more classes than that, not every count is printed
 
@@ -42,13 +40,13 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       config: as `config.check` returns it.
       directory: the work directory.
     """
-    report, config = config["report"], experiment.of_a_run(config)
+    report, config = config["report"], build.of_a_run(config)
     for doubt in doubts(flattened(config)):
         say(f"note: {doubt}")
     with workdir.claimed_by_first(directory, config):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")
-            summary = workdir.read_json(
+            summary = records.read_json(
                 directory / "summary.json", "remove it, and the same command makes it again"
             )
             if report["enabled"] and not (directory / REPORT_FOLDER / REPORT_PAGE).exists():
@@ -77,7 +75,7 @@ def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str,
         summary = summarise(config, data, logits, held_out, directory, state)
         if cluster.is_first():
             write_predictions(directory / "predictions.npz", logits, data.test.label)
-            workdir.write_json(directory / "summary.json", summary)
+            records.write_json(directory / "summary.json", summary)
     if report["enabled"]:
         facts, epochs = workdir.read_facts(directory), stages(config)[-1].end
         classifier = trained_classifier(config, facts, epochs, state)
@@ -95,9 +93,9 @@ def _report(
     settings: dict[str, Any],
 ) -> None:
     # Here, since the plotting library takes seconds to import.
-    from osed_jax.evaluation.report import write_report
+    from osed_jax.reports.run_report import write_report
 
-    subject = Subject(directory, config, summary, logits, data.test, classifier, data)
+    subject = ReportInput(directory, config, summary, logits, data.test, classifier, data)
     write_report(subject, settings, make_mesh())
 
 
@@ -106,7 +104,7 @@ def _make_missing_report(
 ) -> None:
     """Writes the missing report of a finished run, or prints why that is not possible."""
     try:
-        if not workdir.can_be_written(directory):
+        if not atomic.can_be_written(directory):
             raise UserError(f"{directory} is read-only")
         data = loading.load_data(config, loading.open_cache(directory))
         if changed := workdir.changed_images(workdir.read_facts(directory), data.facts):

@@ -8,8 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from osed_jax import experiment, loading, workdir
-from osed_jax.candidate_runs import (
+from osed_jax.config.build import as_config_file
+from osed_jax.config.candidates import Candidate
+from osed_jax.errors import DamageError, UserError
+from osed_jax.evaluation.summary import read_predictions, write_predictions
+from osed_jax.experiment import build, loading, workdir
+from osed_jax.experiment.loading import Config
+from osed_jax.experiment.loop import fit
+from osed_jax.files import atomic, records
+from osed_jax.files.records import read_lines
+from osed_jax.runtime.console import muted, say
+from osed_jax.runtime.sharding import check_batch_size, make_mesh
+from osed_jax.tuning.configs import (
     best_start,
     doubts_about_length,
     epochs_within_budget,
@@ -17,16 +27,7 @@ from osed_jax.candidate_runs import (
     num_kept,
     of_candidate,
 )
-from osed_jax.candidates import Candidate
-from osed_jax.config import as_config_file
-from osed_jax.console import muted, say
-from osed_jax.digests import DamageError, read_lines
-from osed_jax.errors import UserError
-from osed_jax.evaluation.selection import Score, best, score, simplest_good
-from osed_jax.evaluation.summary import read_predictions, write_predictions
-from osed_jax.loading import Config
-from osed_jax.run import fit
-from osed_jax.sharding import check_batch_size, make_mesh
+from osed_jax.tuning.selection import Score, best, score, simplest_good
 
 _BASELINES = ("ros", "erm")  # the first one that is a candidate is the baseline
 
@@ -89,7 +90,7 @@ def tune(config: Config, directory: Path) -> dict[str, Any]:
         result = _result(config, tried, facts, notes)
         chosen = of_candidate(config, candidates[result["chosen"]], config["train"]["num_epochs"])
         about = f"Chosen by --mode=tune: {result['chosen']}, {candidates[result['chosen']].about}."
-        workdir.write_atomically(directory / "chosen.py", as_config_file(chosen, about))
+        atomic.write_atomically(directory / "chosen.py", as_config_file(chosen, about))
         result["command"] = f"python main.py --config={directory / 'chosen.py'} --workdir=..."
         _write(result, tried, directory)
     say(result["why"])
@@ -155,7 +156,7 @@ def _of_fold(
     made["seed"] = config["seed"] + fold
     made["dataset"] |= {"validation_folds": config["tune"]["folds"], "validation_fold": fold}
     made["dataset"]["validation_list"] = ""
-    made = experiment.of_a_run(made)
+    made = build.of_a_run(made)
     start, _ = best_start(made, finished)
     made["init"]["fork_from"] = str(start) if start else ""
     return made
@@ -256,13 +257,13 @@ def _why(chosen: _Tried, top: _Tried, against: _Tried, scores: Mapping[str, Scor
 
 
 def _write(result: dict[str, Any], tried: list[_Tried], directory: Path) -> None:
-    from osed_jax.reporting.tune_page import draw_curves, draw_scores, tune_page
+    from osed_jax.reports.tune_page import draw_curves, draw_scores, tune_page
 
-    workdir.write_json(directory / "tune.json", result)
+    records.write_json(directory / "tune.json", result)
     draw_scores(directory / "scores.png", result["candidates"], result["chosen"])
     curves = {t.name: _mean_curve(t.curves) for t in tried if len(t.held_out) == result["folds"]}
     draw_curves(directory / "curves.png", curves)
-    workdir.write_atomically(directory / "tune.html", tune_page(directory, result))
+    atomic.write_atomically(directory / "tune.html", tune_page(directory, result))
 
 
 def _mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:

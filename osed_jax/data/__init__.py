@@ -1,1 +1,1 @@
-"""From a data set's name to the batches of an epoch."""
+"""From files to a labelled, long-tailed set of images."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from osed_jax.config.choices import NAMES
 from osed_jax.data.folder import check_folder, load_folder
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
@@ -12,7 +13,6 @@ from osed_jax.data.lists import check_lists, load_list
 from osed_jax.data.tfds_images import load_tfds
 from osed_jax.errors import UserError
 
-NAMES = ("digits", "cifar10", "cifar100", "tfds:NAME", "folder", "list")
 _DIGITS_TEST_IMAGES = 50  # of each class
 
 

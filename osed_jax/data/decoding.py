@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from osed_jax.data.depth import check_colour_depth, is_deep, to_8_bit
+from osed_jax.data.bit_depth import check_colour_depth, is_deep, to_8_bit
 from osed_jax.errors import UserError
 
 # Part of the cache key of decoded images: change it whenever `decode` returns other pixels.

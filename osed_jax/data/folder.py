@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from osed_jax.console import say
 from osed_jax.data.image_cache import Findings, read_files
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import Images
@@ -17,6 +16,7 @@ from osed_jax.data.listing import (
     say_what_is_left_out,
 )
 from osed_jax.errors import UserError
+from osed_jax.runtime.console import say
 
 SPLITS = ("train", "test")
 _OTHER_NAMES = ("val", "valid", "validation", "dev", "eval", "testing", "training")

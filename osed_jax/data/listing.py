@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from osed_jax.console import say
 from osed_jax.data.decoding import is_image
 from osed_jax.errors import UserError
-from osed_jax.rules import in_utf8
+from osed_jax.files.atomic import in_utf8
+from osed_jax.runtime.console import say
 
 # Files with these endings are images; one that cannot be read is an error. Files with another
 # ending, or none, are images if their first bytes say so.

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from osed_jax.console import say
 from osed_jax.data.folder import read_image_files
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import THREADS
 from osed_jax.data.listing import first_few
 from osed_jax.errors import UserError
-from osed_jax.rules import in_utf8
+from osed_jax.files.atomic import in_utf8
+from osed_jax.runtime.console import say
 
 _COLUMNS = ("path", "label")
 

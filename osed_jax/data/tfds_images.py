@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from osed_jax.console import progress, say
+from osed_jax.data.bit_depth import scale, white_of
 from osed_jax.data.decoding import fit
-from osed_jax.data.depth import scale, white_of
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
 from osed_jax.errors import UserError
+from osed_jax.runtime.console import progress, say
 
 
 def load_tfds(

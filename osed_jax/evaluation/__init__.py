@@ -1,1 +1,1 @@
-"""From a checkpoint to figures."""
+"""From a trained net to figures."""

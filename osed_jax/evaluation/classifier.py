@@ -10,14 +10,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from osed_jax import experiment, workdir
-from osed_jax.data.augment import Augmentation
+from osed_jax.batches.augment import Augmentation
+from osed_jax.config.stages import stage_of, stages
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
-from osed_jax.loading import Config, Data
-from osed_jax.sharding import abstract
-from osed_jax.stages import stage_of, stages
-from osed_jax.training.checkpoint import Checkpoints
+from osed_jax.experiment import build, workdir
+from osed_jax.experiment.checkpoint import Checkpoints
+from osed_jax.experiment.loading import Config
+from osed_jax.runtime.sharding import abstract
 from osed_jax.training.state import TrainState, create_state
 
 
@@ -88,8 +88,8 @@ def load_classifier(directory: Path, mesh: Mesh) -> Classifier:
             raise UserError(f"{directory} has no checkpoint yet; train it first")
         epoch = saved.epochs()[-1]
         routed = stage_of(stages(run), epoch - 1).routed  # only then the net has auxiliary norms
-        model = experiment.make_model(run, len(facts["class_names"]), routed=routed)
-        tx = experiment.make_optimizer(run, steps_per_epoch=1)
+        model = build.make_model(run, len(facts["class_names"]), routed=routed)
+        tx = build.make_optimizer(run, steps_per_epoch=1)
         like = jax.eval_shape(
             lambda: create_state(model, tx, seed=0, image_size=facts["image_size"])
         )
@@ -105,41 +105,6 @@ def trained_classifier(
         facts=facts,
         epoch=epoch,
         state=state.replace(opt_state=()),
-        model=experiment.make_model(config, len(facts["class_names"]), routed=False),
-        augmentation=experiment.make_augmentation(config, facts, noise=False),
+        model=build.make_model(config, len(facts["class_names"]), routed=False),
+        augmentation=build.make_augmentation(config, facts, noise=False),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """A trained net and what it was tested on.
-
-    Attributes:
-      directory: its work directory.
-      config: config of the run, from its `config.json`.
-      figures: content of `summary.json` or `evaluation.json`.
-      logits: float32 [N, K] of the test images.
-      test: N images.
-      classifier: the net.
-      data: what it was trained on; None if that is not available.
-      other_test_set: names the images in `test` if they are not those of the run; else "".
-    """
-
-    directory: Path
-    config: Config
-    figures: dict[str, Any]
-    logits: np.ndarray
-    test: ImageSet
-    classifier: Classifier
-    data: Data | None
-    other_test_set: str = ""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Facts of the training data, from `dataset.json`."""
-        return self.classifier.facts
-
-    @property
-    def class_names(self) -> list[str]:
-        """K names."""
-        return self.facts["class_names"]

@@ -12,18 +12,49 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from osed_jax.console import progress
-from osed_jax.data.augment import Augmentation, augment
+from osed_jax.batches.augment import Augmentation, augment
 from osed_jax.errors import UserError
 from osed_jax.kinds import KIND_NAMES, NORMS
-from osed_jax.reporting.records import LayerGradient
-from osed_jax.sharding import compiler_options, replicated, split
+from osed_jax.runtime.console import progress
+from osed_jax.runtime.sharding import compiler_options, replicated, split
 from osed_jax.training.losses import ClassWeights, LossFn
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
 from osed_jax.training.step import Batch, Labels, loss_parts
 
 _STREAM = 2  # stream of the keys used here; training uses another one
 _Path = tuple[str, ...]
+
+
+class LayerGradient(NamedTuple):
+    """The gradient of the rows of one kind in one layer, over all batches with such rows.
+
+    Means and standard deviations (n - 1; None for a single batch) are over batches. A cosine is
+    None if no batch has one, because a norm is 0; so is a ratio to a norm of 0.
+
+    Attributes:
+      batch_norm: of batch norm, for generated and noise rows alike; one of `kinds.NORMS`.
+      kind: natural, generated or noise.
+      layer: the module's path; its parameters (kernel and bias, scale and bias) count as one
+        vector. The own scales and biases of auxiliary norms belong to the norm's layer.
+      num_batches: number of batches with rows of this kind.
+      norm_mean: of the gradient of these rows' mean loss.
+      norm_std: its standard deviation.
+      ratio_mean: of that norm to the natural rows' in the same batch, with the same batch norm.
+      ratio_std: its standard deviation.
+      cosine_mean: of the angle between that gradient and the natural rows'.
+      cosine_std: its standard deviation.
+    """
+
+    batch_norm: str
+    kind: str
+    layer: str
+    num_batches: int
+    norm_mean: float
+    norm_std: float | None
+    ratio_mean: float | None
+    ratio_std: float | None
+    cosine_mean: float | None
+    cosine_std: float | None
 
 
 class _Measured(NamedTuple):

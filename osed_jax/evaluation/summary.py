@@ -11,15 +11,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from osed_jax import experiment, workdir
-from osed_jax.config import method_name
-from osed_jax.console import say
+from osed_jax.config.build import method_name
+from osed_jax.config.stages import num_epochs
 from osed_jax.data.long_tail import class_groups
-from osed_jax.digests import DamageError, describe_damaged, read_lines
+from osed_jax.errors import DamageError
 from osed_jax.evaluation.metrics import classification_report
+from osed_jax.experiment import build
+from osed_jax.experiment.loading import Config, Data
+from osed_jax.files import atomic
+from osed_jax.files.records import describe_damaged, read_lines
 from osed_jax.kinds import Kind
-from osed_jax.loading import Config, Data
-from osed_jax.stages import num_epochs
+from osed_jax.runtime.console import say
 from osed_jax.training.state import TrainState, num_parameters
 
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "osed-jax")
@@ -120,7 +122,7 @@ def write_predictions(path: Path, logits: np.ndarray, label: np.ndarray) -> None
     """Logits float32 [N, K] and labels int64 [N] of the test images, in the test set's order."""
     buffer = io.BytesIO()
     np.savez(buffer, logits=logits, label=label)
-    workdir.write_atomically(path, buffer.getvalue())
+    atomic.write_atomically(path, buffer.getvalue())
 
 
 def read_predictions(
@@ -176,7 +178,7 @@ def _generated_used(config: Config, data: Data) -> dict[str, int] | None:
     different: set[int] = set()
     slots = 0
     for epoch in range(config["oversampling"]["start_epoch"], config["train"]["num_epochs"]):
-        plan = experiment.make_plan(config, data, epoch)
+        plan = build.make_plan(config, data, epoch)
         rows = plan.row[plan.kind == Kind.GENERATED]
         different.update(rows.tolist())
         slots += len(rows)

@@ -10,9 +10,9 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.data.long_tail import subset_sha256
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
-from osed_jax.evaluation.predict import Predictor
 from osed_jax.generation.filters import Filters, Opinions, Prototypes, ranks
-from osed_jax.sharding import make_mesh
+from osed_jax.runtime.sharding import make_mesh
+from osed_jax.training.predict import Predictor
 
 # Fields of the section `generation`.
 FILTERS = (

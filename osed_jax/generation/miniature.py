@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from osed_jax.console import progress
 from osed_jax.data.images import Images
+from osed_jax.diffusion.as_in_pytorch import exact
+from osed_jax.diffusion.stable_diffusion import Params, StableDiffusion, init_random
 from osed_jax.errors import UserError
-from osed_jax.generation.exact import exact
-from osed_jax.generation.stable_diffusion import Params, StableDiffusion, init_random
+from osed_jax.runtime.console import progress
 
 NAME = "miniature"
 _START, _END = "<|startoftext|>", "<|endoftext|>"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from osed_jax.choices import PLACEHOLDER
+from osed_jax.config.choices import PLACEHOLDER
 from osed_jax.errors import UserError
 
 Own = Mapping[str, str | Sequence[str]]

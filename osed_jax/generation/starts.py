@@ -1,25 +1,14 @@
 """From which real image a generated one starts, and how far it may go from there."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from osed_jax.data.image_set import ImageSet
+from osed_jax.diffusion.samples import Start
 
 _ORDER, _STRENGTH, _OTHER = 0, 1, 2  # streams of random numbers
-
-
-class Start(NamedTuple):
-    """What a batch starts from.
-
-    Attributes:
-      image: real images, uint8 [N, H, H, 3].
-      strength: N shares of the denoising steps, in (0, 1]; 1 keeps hardly anything of the image.
-    """
-
-    image: np.ndarray
-    strength: Sequence[float]
 
 
 class Starts:

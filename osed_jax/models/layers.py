@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Initializer
 from jax.typing import DTypeLike
 
-from osed_jax.models.convolution import convolve
+from osed_jax.models.cpu.convolution import convolve
 
 # The last layer of every net; its parameters are params[HEAD].
 HEAD = "Dense_0"

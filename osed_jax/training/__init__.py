@@ -1,1 +1,1 @@
-"""State, step, checkpoints and the driver that trains."""
+"""Training as pure functions: state, step, losses, optimizer, prediction."""

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from osed_jax.data.augment import Augmentation, at_test_time, augment
-from osed_jax.data.mixing import mix
+from osed_jax.batches.augment import Augmentation, at_test_time, augment
+from osed_jax.batches.mixing import mix
 from osed_jax.kinds import Kind
 from osed_jax.models.layers import HEAD
 from osed_jax.training.losses import ClassWeights, LossFn

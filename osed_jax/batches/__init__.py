@@ -1,0 +1,1 @@
+"""What a training step gets: plans of epochs, feeders, augmentation."""

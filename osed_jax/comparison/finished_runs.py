@@ -1,0 +1,256 @@
+"""Finds finished runs below a folder and groups those that differ only in the seed."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from osed_jax.config.build import changed_fields, differences, with_places
+from osed_jax.config.methods import METHODS
+from osed_jax.config.old_names import completed
+from osed_jax.errors import DamageError, UserError
+from osed_jax.evaluation.summary import read_predictions
+from osed_jax.files import records
+from osed_jax.runtime.console import say
+
+# Facts that must be the same in all runs of a comparison.
+_DATA = (
+    "dataset",
+    "class_names",
+    "class_counts",
+    "subset_sha256",
+    "num_validation_images",
+    "num_test_images",
+)
+_PARTS = ("training", "validation", "test")  # the images of these must be the same
+_NEEDED = ("method", "seed", "config", "groups", "confusion_matrix", *_DATA[:4], _DATA[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      directory: its work directory.
+      summary: content of its `summary.json`.
+      prediction: int [N] of the test images.
+      label: int [N].
+    """
+
+    directory: Path
+    summary: dict[str, Any]
+    prediction: np.ndarray
+    label: np.ndarray
+
+    @property
+    def seed(self) -> int:
+        """The seed of weights, draws and augmentation."""
+        return self.summary["seed"]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Bool [N]: which test images are classified correctly."""
+        return self.prediction == self.label
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Runs of one config, by seed.
+
+    Attributes:
+      name: name of the method; if a method has several variants, also the fields that differ.
+      runs: one for each seed, ascending.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of its runs."""
+        return tuple(run.seed for run in self.runs)
+
+    def values(self, *keys: str) -> list[float]:
+        """A figure of `summary.json`, by its keys, for every seed that has it."""
+        found = []
+        for run in self.runs:
+            value: Any = run.summary
+            for key in keys:
+                value = value.get(key) if value is not None else None
+            if value is not None:
+                found.append(float(value))
+        return found
+
+
+def find_runs(directory: Path) -> list[Run]:
+    """All finished runs below a folder.
+
+    Raises:
+      UserError: if there is none, or they are of different data.
+    """
+    if not directory.is_dir():
+        raise UserError(
+            f"there is no folder {directory}; give a folder that contains work directories"
+        )
+    found = _folders(directory)
+    if not found:
+        raise UserError(f"there is no finished run (summary.json) below {directory}; train one")
+    runs = [_read(folder) for folder in found]
+    for run in runs[1:]:
+        _check_same_data(runs[0], run)
+    _check_same_images(runs)
+    return runs
+
+
+def _folders(directory: Path) -> list[Path]:
+    """Folders with a `summary.json`, each once, sorted; links to folders are followed."""
+    found: dict[Path, Path] = {}
+    seen = set()
+    for name, folders, files in os.walk(directory, followlinks=True):
+        folder = Path(name)
+        for dead in (p for f in [*folders, *files] if (p := folder / f).is_symlink()):
+            if not dead.exists():
+                say(f"note: {dead} is a broken link, so it is left out")
+        if folder.resolve() in seen:
+            folders.clear()  # a link to a folder that was searched already
+            continue
+        seen.add(folder.resolve())
+        folders.sort()
+        if "summary.json" in files:
+            found[folder.resolve()] = folder
+    return sorted(found.values())
+
+
+def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
+    """Runs grouped by config, in the order of the methods; and notes for the reader.
+
+    Only runs that differ in nothing but the seed (and the run they were forked from) are grouped.
+    Each other config is a variant of its own, named by the fields in which it differs.
+
+    Raises:
+      UserError: if a config has two runs with the same seed.
+    """
+    by_config: dict[str, list[Run]] = {}
+    for run in runs:
+        shared = with_places(without_seed(run.summary["config"]))
+        by_config.setdefault(json.dumps(shared), []).append(run)
+    by_method: dict[str, list[list[Run]]] = {}
+    for members in by_config.values():
+        by_method.setdefault(members[0].summary["method"], []).append(members)
+    made, notes = [], []
+    for method in sorted(by_method, key=list(METHODS).index):
+        named = list(_named(method, by_method[method]))
+        if len(named) > 1:
+            notes.append(
+                f"{method}: {len(named)} configs are kept apart, as they differ in more than the "
+                f"seed: {'; '.join(name for name, _ in named)}"
+            )
+        made += [Variant(name, by_seed(members)) for name, members in named]
+    return made, notes
+
+
+def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
+    """Runs of one config, by seed.
+
+    Raises:
+      UserError: if two of them have the same seed, or other generated images.
+    """
+    found: dict[int, Run] = {}
+    for run in members:
+        if run.seed in found:
+            raise UserError(
+                f"{found[run.seed].directory} and {run.directory} are the same run (config and "
+                f"seed {run.seed}); keep only one of them below the folder that is compared"
+            )
+        found[run.seed] = run
+    _check_same_generated(members)
+    return tuple(found[seed] for seed in sorted(found))
+
+
+def without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without what may differ in a variant: the seed, and a fork or a full run."""
+    init = {name: value for name, value in config["init"].items() if name != "fork_from"}
+    kept = {name: value for name, value in config.items() if name != "evaluate"}
+    return {**kept, "seed": None, "init": init}
+
+
+def _read(directory: Path) -> Run:
+    path = directory / "summary.json"
+    again = f"remove {path} and train the run again, which only evaluates its last checkpoint"
+    summary = records.read_json(path, again)
+    if missing := [name for name in _NEEDED if name not in summary]:
+        raise UserError(
+            f"{path} has no {', '.join(missing)}, so it is not from a run; remove it or give "
+            "another --workdir"
+        )
+    summary["config"] = completed(summary["config"])
+    try:
+        logits, label = read_predictions(directory / "predictions.npz", summary)
+    except DamageError as error:
+        raise UserError(f"{error}, so this run cannot be compared; {again}") from error
+    return Run(directory, summary, logits.argmax(axis=1), label)
+
+
+def _check_same_images(runs: Sequence[Run]) -> None:
+    """Runs must be of the same training, validation and test images, by their digests."""
+    known = [run for run in runs if run.summary.get("content_sha256")]
+    if unknown := len(runs) - len(known):
+        say(
+            f"note: {unknown:,} of {len(runs):,} runs are of an earlier version and have no "
+            "digest of their images; only names and numbers of their images are compared"
+        )
+    for run in known[1:]:
+        first, other = (r.summary["content_sha256"] for r in (known[0], run))
+        parts = [part for part in _PARTS if first[part] != other[part]]
+        if parts:
+            raise UserError(
+                f"{known[0].directory} and {run.directory} are of different data (other "
+                f"{' and '.join(parts)} images with the same names and numbers); compare them "
+                "separately, each in its own folder"
+            )
+
+
+def _check_same_generated(members: Sequence[Run]) -> None:
+    """Seeds of one config must have been shown the same generated images, by their digests."""
+    known = [run for run in members if run.summary.get("content_sha256")]
+    for run in known[1:]:
+        first, other = (r.summary["content_sha256"]["generated"] for r in (known[0], run))
+        if first != other:
+            raise UserError(
+                f"{known[0].directory} and {run.directory} have the same config, but the "
+                "generated images were replaced between the two; train one of them again, or "
+                "keep the runs in separate folders"
+            )
+
+
+def _check_same_data(first: Run, other: Run) -> None:
+    none_held_out = {"num_validation_images": 0}  # runs older than the field
+    facts = [
+        {
+            **{key: {**none_held_out, **run.summary}[key] for key in _DATA},
+            "groups": {name: group["classes"] for name, group in run.summary["groups"].items()},
+        }
+        for run in (first, other)
+    ]
+    changed = differences(*facts)
+    if not changed and not np.array_equal(first.label, other.label):
+        changed = ["the labels of the test images"]
+    if changed:
+        raise UserError(
+            f"{first.directory} and {other.directory} are of different data "
+            f"({'; '.join(changed)}); compare them separately, each in its own folder"
+        )
+
+
+def _named(method: str, configs: Sequence[list[Run]]) -> Iterator[tuple[str, list[Run]]]:
+    """Each config's name: the method, and the fields in which configs of it differ."""
+    plain = [without_seed(members[0].summary["config"]) for members in configs]
+    fields = {field for other in plain[1:] for field in changed_fields(plain[0], other)}
+    for config, members in zip(plain, configs):
+        values = changed_fields({}, config)
+        said = [f"{f.rpartition('.')[2]}={values[f][1]}" for f in sorted(fields) if f in values]
+        yield (f"{method} ({', '.join(said)})" if said else method), members

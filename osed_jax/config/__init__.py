@@ -1,0 +1,1 @@
+"""What a person may set: fields, methods, conflicts, the command line."""

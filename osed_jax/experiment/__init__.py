@@ -1,0 +1,1 @@
+"""One run on disk: loading, training loop, checkpoints, work directory."""

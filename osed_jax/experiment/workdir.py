@@ -1,0 +1,215 @@
+"""The files of a work directory; each is written completely or not at all."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from osed_jax.config.build import differences
+from osed_jax.config.old_names import completed
+from osed_jax.errors import DamageError, UserError
+from osed_jax.files.atomic import can_be_written, remove_abandoned
+from osed_jax.files.records import (
+    read_json,
+    write_json,
+)
+from osed_jax.runtime import cluster
+from osed_jax.runtime.console import say
+
+CHECKPOINTS, ABOUT = "checkpoints", "default/about.json"  # of a work directory, of a checkpoint
+REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
+_LOCK = ".lock"
+_FREE = "evaluate."  # the batch size of evaluation: it does not change an experiment
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config of the experiment in a work directory, also of an earlier version.
+
+    Raises:
+      UserError: if it is missing or damaged, in the checkpoints too.
+    """
+    return completed(_read_kept(workdir, "config"))
+
+
+def read_facts(workdir: Path) -> dict[str, Any]:
+    """The facts of a run's images: the content of `dataset.json` in its work directory.
+
+    Raises:
+      UserError: if it is missing or damaged, in the checkpoints too.
+    """
+    return _read_kept(workdir, "dataset")
+
+
+def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """Writes `dataset.json`, the facts of a run's images.
+
+    Raises:
+      UserError: if the images have changed since the run began.
+    """
+    path = workdir / "dataset.json"
+    if is_begun(workdir):
+        before = read_facts(workdir)
+        if "content_sha256" not in before:
+            say_known_by_number(path)
+        if changed := changed_images(before, facts):
+            what = "weights" if changed[0].startswith("weights_sha256") else "images"
+            raise UserError(
+                f"the {what} have changed since {workdir} began ({'; '.join(changed)}); restore "
+                "them to continue, or give another --workdir to train on these"
+            )
+    write_json(path, facts)
+
+
+def say_known_by_number(place: Path) -> None:
+    """Prints that a run has no digest of its images, so that a change of them is not noticed."""
+    say(
+        f"note: {place} is of an earlier version and has only the numbers of its images, "
+        "no digest of their content"
+    )
+
+
+def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Differences between the images of two runs, by their facts, in words; [] if there is none.
+
+    Only facts that both have are compared: earlier versions saved fewer, and a mode that only
+    reads a run does not need the weights that it started from.
+    """
+    changed = differences(*({n: facts[n] for n in before if n in now} for facts in (before, now)))
+    of_content = "content_sha256."
+    return [
+        f"other {c.removeprefix(of_content).partition(':')[0]} images"
+        if c.startswith(of_content)
+        else c
+        for c in changed
+    ]
+
+
+def read_about(workdir: Path, epoch: int) -> dict[str, Any] | None:
+    """Config and facts of the run that a checkpoint belongs to; None for earlier versions.
+
+    Raises:
+      DamageError: if the file is damaged.
+    """
+    path = workdir / CHECKPOINTS / str(epoch) / ABOUT
+    return read_json(path) if path.exists() else None
+
+
+def checkpoint_epochs(workdir: Path) -> list[int]:
+    """Numbers of finished epochs that have a checkpoint, ascending."""
+    found = (workdir / CHECKPOINTS).glob("*")
+    return sorted(int(path.name) for path in found if path.name.isdigit())
+
+
+def _is_whole(path: Path) -> bool:
+    with contextlib.suppress(UserError):
+        return bool(read_json(path))
+    return False
+
+
+def _read_kept(workdir: Path, name: str) -> dict[str, Any]:
+    """NAME.json; if it is missing or damaged, the copy in a checkpoint, with a message."""
+    try:
+        return read_json(workdir / f"{name}.json")
+    except UserError as problem:
+        for epoch in reversed(checkpoint_epochs(workdir)):
+            with contextlib.suppress(DamageError):
+                about = read_about(workdir, epoch)
+                if about and name in about:
+                    why = "is damaged" if isinstance(problem, DamageError) else "is missing"
+                    say(
+                        f"note: {workdir / name}.json {why}; its content is taken from the "
+                        f"checkpoint of epoch {epoch}"
+                    )
+                    return about[name]
+        raise
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -> Iterator[None]:
+    """Reserves a work directory for one experiment and one process, as long as the block runs.
+
+    Args:
+      workdir: the directory; it is made if missing.
+      config: the plain config of the experiment; saved in `config.json`.
+      setting: the flag or field that names the directory, for messages.
+
+    Raises:
+      UserError: if the path cannot be a folder, another process trains in it, or it belongs to an
+        experiment with another config; then the message names the fields that differ.
+    """
+    if (workdir / "summary.json").exists() and not can_be_written(workdir):
+        _check_same_config(workdir, _read_kept(workdir, "config"), config, setting)
+        yield  # finished, on a read-only disk: no lock is needed
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / _LOCK, "w")  # noqa: SIM115 - open as long as the run lasts
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the work directory {workdir}: {error.strerror}; give another "
+            f"{setting}"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training in {workdir}; wait for it or give another {setting}"
+            ) from error
+        remove_abandoned(workdir)
+        path, begun = workdir / "config.json", is_begun(workdir)
+        kept = _read_kept(workdir, "config") if begun else config
+        _check_same_config(workdir, kept, config, setting)
+        if not (begun and _is_whole(path)):
+            write_json(path, kept)
+        yield
+
+
+def _check_same_config(
+    workdir: Path, kept: dict[str, Any], config: dict[str, Any], setting: str
+) -> None:
+    # Both are completed, since --mode=finetune saves a part of a section only.
+    changed = differences(completed(kept), completed(config))
+    changed = [field for field in changed if not field.startswith(_FREE)]
+    if changed:
+        raise UserError(
+            f"{workdir} belongs to a run with another config ({'; '.join(changed)}); give "
+            f"another {setting}, or the old values to continue that run"
+        )
+
+
+def is_begun(workdir: Path) -> bool:
+    """Whether a run has saved results there.
+
+    Until then another config may use the same folder, for example after an error in the config.
+    """
+    metrics = workdir / "metrics.jsonl"
+    made = ("summary.json", "base", "model_index.json")  # the last two by --mode=finetune
+    return (
+        bool(checkpoint_epochs(workdir))
+        or (metrics.exists() and metrics.stat().st_size > 0)
+        or any((workdir / name).exists() for name in made)
+    )
+
+
+def check_there(workdir: Path) -> None:
+    """Raises UserError if a claimed work directory was removed or moved in the meantime."""
+    if not (workdir / _LOCK).exists():
+        raise UserError(
+            f"the work directory {workdir} was removed or moved during the run; start again "
+            "with --workdir at its new place, or with a new one"
+        )
+
+
+@contextlib.contextmanager
+def claimed_by_first(workdir: Path, config: dict[str, Any]) -> Iterator[None]:
+    """As `claimed`, for all processes of a job: the first one claims it, the others wait."""
+    with claimed(workdir, config) if cluster.is_first() else contextlib.nullcontext():
+        cluster.wait_for_all("work directory")
+        if not (workdir / "config.json").exists():
+            raise UserError(
+                f"{workdir} is not the work directory of process 0; all processes need the same "
+                f"--workdir, on a file system that they share"
+            )
+        yield

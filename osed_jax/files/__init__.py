@@ -1,0 +1,1 @@
+"""Whole files, sealed records and digests."""

@@ -1,0 +1,1 @@
+"""A folder of generated images, read and written."""

@@ -1,0 +1,1 @@
+"""The candidates of --mode=tune, and the choice among them."""
