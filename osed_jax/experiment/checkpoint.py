@@ -9,8 +9,9 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
-from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
+from osed_jax.config.build import run_as_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.field import NUMBERS
 from osed_jax.errors import DamageError, UserError
 from osed_jax.experiment import workdir as files
 from osed_jax.files import records
@@ -19,16 +20,6 @@ from osed_jax.runtime import cluster
 from osed_jax.runtime.console import say
 
 _ITEM = "default"  # Orbax's name of the folder with the state
-_MAY_MOVE = (
-    "dataset.data_dir",
-    "dataset.train_list",
-    "dataset.validation_list",
-    "dataset.test_list",
-    "oversampling.generated_dir",
-    "init.fork_from",
-    "init.weights",
-    "evaluate.",
-)
 
 
 class _Sealing(ocp.StandardCheckpointHandler):
@@ -218,8 +209,11 @@ def _check_whose(workdir: Path, epoch: int) -> None:
     about = files.read_about(workdir, epoch)
     if about is None:
         return
-    changed = differences(completed(about["config"]), files.read_config(workdir))
-    changed = [field for field in changed if not field.startswith(_MAY_MOVE)]
+    changed = differences(
+        about["config"],
+        run_as_plain(files.read_config(workdir)),
+        lambda field: field.matters_for in NUMBERS,
+    )
     if "dataset" in about:
         kept = files.read_facts(workdir)
         known = {name: value for name, value in about["dataset"].items() if name in kept}

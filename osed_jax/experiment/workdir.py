@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
+from osed_jax.config.build import from_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.field import NUMBERS
+from osed_jax.config.schema import Config
 from osed_jax.errors import DamageError, UserError
 from osed_jax.files.atomic import can_be_written, remove_abandoned
 from osed_jax.files.records import (
@@ -20,16 +22,20 @@ from osed_jax.runtime.console import say
 CHECKPOINTS, ABOUT = "checkpoints", "default/about.json"  # of a work directory, of a checkpoint
 REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
 _LOCK = ".lock"
-_FREE = "evaluate."  # the batch size of evaluation: it does not change an experiment
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
-    """The config of the experiment in a work directory, also of an earlier version.
+def read_config(workdir: Path) -> Config:
+    """The config of the run in a work directory.
 
     Raises:
       UserError: if it is missing or damaged, in the checkpoints too.
     """
-    return completed(_read_kept(workdir, "config"))
+    return from_plain(_read_kept(workdir, "config"), of_a_run=True)
+
+
+def read_kept_config(workdir: Path) -> dict[str, Any]:
+    """The content of `config.json`: sections of a run, or of --mode=finetune."""
+    return _read_kept(workdir, "config")
 
 
 def read_facts(workdir: Path) -> dict[str, Any]:
@@ -75,7 +81,8 @@ def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     Only facts that both have are compared: earlier versions saved fewer, and a mode that only
     reads a run does not need the weights that it started from.
     """
-    changed = differences(*({n: facts[n] for n in before if n in now} for facts in (before, now)))
+    known = [{n: facts[n] for n in before if n in now} for facts in (before, now)]
+    changed = differences(known[0], known[1])
     of_content = "content_sha256."
     return [
         f"other {c.removeprefix(of_content).partition(':')[0]} images"
@@ -136,7 +143,8 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
 
     Raises:
       UserError: if the path cannot be a folder, another process trains in it, or it belongs to an
-        experiment with another config; then the message names the fields that differ.
+        experiment with another config; then the message names the fields that differ. Fields
+        that change no number may differ, and so may places: what is there is known by digests.
     """
     if (workdir / "summary.json").exists() and not can_be_written(workdir):
         _check_same_config(workdir, _read_kept(workdir, "config"), config, setting)
@@ -161,17 +169,16 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
         path, begun = workdir / "config.json", is_begun(workdir)
         kept = _read_kept(workdir, "config") if begun else config
         _check_same_config(workdir, kept, config, setting)
-        if not (begun and _is_whole(path)):
-            write_json(path, kept)
+        finished = (workdir / "summary.json").exists()  # then it stays as it was trained
+        if not (begun and _is_whole(path)) or (config != kept and not finished):
+            write_json(path, kept if finished else config)
         yield
 
 
 def _check_same_config(
     workdir: Path, kept: dict[str, Any], config: dict[str, Any], setting: str
 ) -> None:
-    # Both are completed, since --mode=finetune saves a part of a section only.
-    changed = differences(completed(kept), completed(config))
-    changed = [field for field in changed if not field.startswith(_FREE)]
+    changed = differences(kept, config, lambda field: field.matters_for in NUMBERS)
     if changed:
         raise UserError(
             f"{workdir} belongs to a run with another config ({'; '.join(changed)}); give "
