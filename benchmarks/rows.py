@@ -190,8 +190,8 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
     row = ROWS[name]
     epochs = config.train.num_epochs
     sets = {field: value_at(value, epochs) for field, value in METHODS[row.method].sets.items()}
-    erm = without_unused(with_values(config, {"oversampling.mode": "none"}))
     run = with_values(config, {"seed": seed, **_OF_ALL_ROWS, **sets, **row.fields})
+    erm = without_unused(with_values(config, {"seed": seed, "oversampling.mode": "none"}))
     if row.real_last:
         run = with_values(run, {"oversampling.real_only_epochs": epochs * 3 // 20})
     if row.images:
@@ -203,6 +203,8 @@ def config_of(config: Config, name: str, seed: int, folder: Path) -> Config:
         also = {"generation.classifier_workdir": judge, "generation.filtered_dir": str(filtered)}
         run = with_values(run, FILTERS | also)
     run = without_unused(run)
+    if run.oversampling.mode != "generated":  # given for the rows that show them
+        run = with_values(run, {"oversampling.generated_dir": ""})
     if name != "erm" and common_start(erm, run):
         run = with_values(run, {"init.fork_from": str(run_directory(folder, "erm", seed))})
     return checked(run)
