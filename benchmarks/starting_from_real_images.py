@@ -1,7 +1,7 @@
-"""From noise or from real images? The runs behind docs/starting_from_real_images.md, and its table.
+"""From noise or from real images? The runs of results/starting_from_real_images.
 
-    python benchmarks/starting_from_real_images.py --workdir=runs/real   # trains what is missing
-    python benchmarks/starting_from_real_images.py                       # the table of what is kept
+    python -m benchmarks.starting_from_real_images --workdir=runs/real   # trains what is missing
+    python -m benchmarks.tables                                          # then: the table
 
 Digits with 100 images of the most frequent class and 1 of the rarest. A half-trained and a good
 generator, those of benchmarks/when_it_pays.py after so many steps, each fill a store from noise and
@@ -10,24 +10,17 @@ labels (Diff-Mix; its strengths in turn). `fill` is trained with every store, be
 resampling (`ros`). What is finished is skipped, and the figures are kept after each run.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from absl import logging
-
-from benchmarks.when_it_pays import ROOT, Judge, Study, generator_config, write_csv
+from benchmarks.starts_tables import NOISE, OTHER, OTHER_STRENGTHS, STEPS, stores
+from benchmarks.when_it_pays import Judge, Study, arguments, generator_config, write_csv
 from osed_jax.commands.finetune import finetune
 from osed_jax.commands.generate import generate
 from osed_jax.commands.train import train
-from osed_jax.comparison.tables import markdown
-from osed_jax.experiment.loading import Config
+from osed_jax.config.schema import Config
 from osed_jax.files import records
-from osed_jax.runtime.console import say
 
 SEEDS = (0, 1, 2)  # of the runs; generators and stores have one
 RAREST = 1
@@ -56,16 +49,9 @@ def _store(of: Study, steps: int, start: str) -> Path:
 
 
 def main() -> None:
-    """Trains what is missing, if asked to; prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, help="of all runs; without it nothing is trained")
-    usual = ROOT / "results" / "starting_from_real_images"
-    parser.add_argument("--kept", type=Path, default=usual, help="folder of the kept figures")
-    args = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)
-    if args.workdir:
-        make(study(args.workdir), args.kept)
-    say(markdown(table(args.kept)))
+    """Trains what is missing, and keeps the figures."""
+    args = arguments(__doc__.splitlines()[0], "starting_from_real_images")
+    make(study(args.workdir), args.keep)
 
 
 def make(of: Study, kept: Path) -> None:
