@@ -284,29 +284,3 @@ def test_own_images_with_a_natural_tail_and_no_look_at_the_test_images(tmp_path)
     assert "fewer than 10 images each: class_0 (9), class_1 (6), class_2 (3)" in page
     refused = run(*arguments, f"--workdir={tmp_path / 'run'}")
     assert refused.returncode == 2, "training would have opened the test images"
-
-
-def test_the_page_has_the_figures_of_the_kept_choice():
-    result = json.loads((ROOT / "results" / "tune_digits" / "tune.json").read_text())
-    page = (ROOT / "docs" / "choosing.md").read_text()
-    for c in result["candidates"]:
-        accuracy, error = (100 * c[name] for name in ("balanced_accuracy", "standard_error"))
-        images = sum(c["num_images"])
-        assert f"| `{c['name']}` | {c['folds']} | {images} | {accuracy:.1f} ± {error:.1f} |" in page
-    assert f"`{result['chosen']}` is chosen" in page
-    assert f"cost {result['cost']:.1f} training runs" in page
-
-
-@pytest.mark.parametrize(("folder", "column"), [("tune_tenth_few", 1), ("tune_tenth_eight", 2)])
-def test_the_page_has_the_figures_of_the_kept_choices_with_few_images(folder, column):
-    result = json.loads((ROOT / "results" / folder / "tune.json").read_text())
-    section = (ROOT / "docs" / "results_few_images.md").read_text().split("\n## 13. ")[1]
-    table = section[section.index("| candidate | four candidates") :].split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    shown = {row[0].split("`")[1]: row[column] for row in rows[2:] if row[column]}
-    assert shown.keys() == {c["name"] for c in result["candidates"]}
-    for c in result["candidates"]:
-        accuracy, error = (100 * c[name] for name in ("balanced_accuracy", "standard_error"))
-        said = f"{accuracy:.1f} ± {error:.1f} ({c['folds']})"
-        chosen = f"**{accuracy:.1f} ± {error:.1f}** ({c['folds']}), chosen"
-        assert shown[c["name"]] == (chosen if c["name"] == result["chosen"] else said)
