@@ -70,10 +70,11 @@ def test_summaries_are_those_of_the_predictions(folder):
 
 @pytest.mark.parametrize("card", sorted(RESULTS.glob("*/README.md")), ids=lambda p: p.parent.name)
 def test_figures_in_the_tables_of_a_card_stand_in_the_written_tables(card):
-    written = set(re.findall(r"[\d.]+", (card.parent / "tables.md").read_text()))
+    figure = r"[+-]?\d+\.\d+(?: ± \d+\.\d+| \(\d\))?"
+    written = set(re.findall(figure, (card.parent / "tables.md").read_text()))
     lines = [line for line in card.read_text().splitlines() if line.startswith("| ")]
-    shown = {f for line in lines for f in re.findall(r"\d+\.\d+", line)}
-    assert shown - written <= {figure for pair in PUBLISHED.values() for figure in pair}
+    shown = {f for line in lines for f in re.findall(figure, line.replace("**", ""))}
+    assert shown - written <= {paper for pair in PUBLISHED.values() for paper in pair}
     assert shown
 
 
