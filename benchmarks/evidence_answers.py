@@ -24,7 +24,6 @@ from osed_jax.comparison import tables
 from osed_jax.comparison.finished_runs import Run, Variant, by_seed, find_runs, without_seed
 from osed_jax.comparison.paired_tests import pairs_with
 from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
 from osed_jax.errors import UserError
 from osed_jax.files import records
 from osed_jax.kinds import NORMS
@@ -126,8 +125,7 @@ def read_gap(folder: Path, rows: dict[str, Variant]) -> Gap | None:
         return None
     base, others = there[0]
     found, run = records.read_json(folder / GAP), rows[base].runs[0]
-    kept = completed({"dataset": found["dataset"]})
-    if changed := differences(kept["dataset"], run.summary["config"]["dataset"]):
+    if changed := differences(found["dataset"], run.summary["config"]["dataset"]):
         raise UserError(
             f"{folder / GAP} is of other data than {run.directory} ({'; '.join(changed)}); "
             "make it with the config of the runs"

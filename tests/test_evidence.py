@@ -162,7 +162,7 @@ def test_missing_generated_images_are_noticed_before_anything_is_trained(tmp_pat
         ),
         (
             "erm.seed_1",
-            {"seed": 1, "oversampling__noise_ratio": 0.5},
+            {"seed": 1, "oversampling__replace_ratio": 0.5},
             "are of different settings .oversampling.replace_ratio",
         ),
         (

@@ -15,7 +15,6 @@ from benchmarks.when_it_pays_map import draw_map
 from osed_jax.commands.finetune import choose_images
 from osed_jax.comparison.tables import markdown
 from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
 from osed_jax.errors import UserError
 from osed_jax.experiment import build, loading
 from tests.conftest import ROOT
@@ -189,7 +188,7 @@ def test_kept_runs_are_those_of_the_study(tmp_path):
     kept = json.loads((KEPT / "setting.json").read_text())
     assert kept["judge_on_real_test_images"] > 0.95
     config = build.of_a_run(study.config("ros", RAREST[0], seed=SEEDS[0]))
-    assert not differences(completed(kept["config"]), config)
+    assert not differences(kept["config"], config)
     assert sum(path.stat().st_size for path in KEPT.iterdir()) < 1e6
 
 

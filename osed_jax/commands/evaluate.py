@@ -47,7 +47,7 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         saved.model, saved.augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
     )
     logits = predictor.of_images(saved.state, test.images).logits
-    other = _other_test_set(run, config, facts, digest)
+    other = _other_test_set(config, facts, digest)
     if other:
         say(
             f"note: {other} are not the test images of the run in {directory}; these figures "
@@ -78,15 +78,12 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     return result
 
 
-def _other_test_set(run: Config, config: Config, facts: dict[str, Any], digest: str | None) -> str:
+def _other_test_set(config: Config, facts: dict[str, Any], digest: str | None) -> str:
     """Names the test images if they are not those of the run; else ""."""
-    known = facts.get("content_sha256")
-    where = ("name", "data_dir", "test_list")
-    same_place = all(run["dataset"][name] == config["dataset"][name] for name in where)
-    if digest == known["test"] if known else same_place:
+    if digest == facts["content_sha256"]["test"]:
         return ""
     dataset = config["dataset"]
-    place = " ".join(filter(None, (dataset[field] for field in where)))
+    place = " ".join(filter(None, (dataset[f] for f in ("name", "data_dir", "test_list"))))
     return f"the images of {place} (sha256 {str(digest)[:8]})"
 
 
@@ -105,8 +102,8 @@ def _training_data(run: Config, facts: dict[str, Any], cache: Path) -> Data | No
 
 
 def _of_training(facts: dict[str, Any]) -> dict[str, Any]:
-    digests = facts.get("content_sha256", {})
-    return {**facts, "content_sha256": {k: v for k, v in digests.items() if k != "test"}}
+    digests = {k: v for k, v in facts["content_sha256"].items() if k != "test"}
+    return {**facts, "content_sha256": digests}
 
 
 def _check_same_net(run: dict[str, Any], config: dict[str, Any], directory: Path) -> None:

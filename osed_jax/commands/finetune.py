@@ -1,7 +1,6 @@
 """--mode=finetune: fine-tunes a generator on the training images."""
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from osed_jax.experiment import loading, workdir
 from osed_jax.experiment.checkpoint import Checkpoints
 from osed_jax.experiment.loading import Config
 from osed_jax.files import records
-from osed_jax.files.records import sealed
+from osed_jax.files.records import as_line
 from osed_jax.generation import miniature
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.runtime.console import progress, say
@@ -194,7 +193,7 @@ class _Run:
                 if step % every == 0 or step == total:
                     record = self._record(step, losses, time.perf_counter() - began)
                     workdir.check_there(self._directory)
-                    print(json.dumps(sealed(record)), file=log, flush=True)
+                    print(as_line(record), end="", file=log, flush=True)
                     bar.set_postfix_str(f"loss {record['loss']:.4f}", refresh=False)
                     losses, began = [], time.perf_counter()
                 if step % self._settings["checkpoint_every_steps"] == 0 or step == total:

@@ -13,7 +13,7 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
-from osed_jax.experiment import loading, workdir
+from osed_jax.experiment import loading
 from osed_jax.experiment.loading import Config
 from osed_jax.experiment.workdir import read_config
 from osed_jax.files import atomic, records
@@ -142,10 +142,7 @@ def _check_same_content(
     config: Config, directory: Path, classifier: Classifier, digests: dict[str, str | None]
 ) -> None:
     """Raises UserError if real images named as in the run are not those of the run."""
-    known = classifier.facts.get("content_sha256")
-    if known is None:
-        workdir.say_known_by_number(directory)
-        return
+    known = classifier.facts["content_sha256"]
     changed = [part for part in ("training", "test") if digests[part] != known[part]]
     theirs, ours = read_config(directory)["dataset"], config["dataset"]
     if changed and all(theirs[name] == ours[name] for name in _CHOSEN_BY):

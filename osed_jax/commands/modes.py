@@ -32,13 +32,10 @@ MODES = {
     "filter": Mode(workdir=False),
     "finetune": Mode(workdir=False),
 }
-_OLD_NAMES = {"adapt": "finetune", "select": "filter"}
 
 
 def mode_of(name: str) -> Mode:
     """The mode of this name; raises UserError if there is none."""
-    if name in _OLD_NAMES:
-        raise UserError(f"--mode={name} is called --mode={_OLD_NAMES[name]} now")
     if name not in MODES:
         raise UserError(f"unknown --mode={name}; use one of {', '.join(MODES)}")
     return MODES[name]

@@ -53,7 +53,7 @@ def _check_finished(runs: list[tuple[Path, Config]], directory: Path) -> None:
     data = loading.load_data(next(shows_generated, coming[0]), loading.open_cache(directory))
     now = data.facts["content_sha256"]
     for path in finished:
-        known = read_facts(path).get("content_sha256", {})
+        known = read_facts(path)["content_sha256"]
         changed = [k for k, digest in known.items() if digest and now[k] and digest != now[k]]
         if changed:
             raise UserError(

@@ -11,7 +11,6 @@ import numpy as np
 
 from osed_jax.config.build import changed_fields, differences, with_places
 from osed_jax.config.methods import METHODS
-from osed_jax.config.old_names import completed
 from osed_jax.errors import DamageError, UserError
 from osed_jax.evaluation.summary import read_predictions
 from osed_jax.files import records
@@ -27,7 +26,7 @@ _DATA = (
     "num_test_images",
 )
 _PARTS = ("training", "validation", "test")  # the images of these must be the same
-_NEEDED = ("method", "seed", "config", "groups", "confusion_matrix", *_DATA[:4], _DATA[-1])
+_NEEDED = ("method", "seed", "config", "groups", "confusion_matrix", "content_sha256", *_DATA)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +186,6 @@ def _read(directory: Path) -> Run:
             f"{path} has no {', '.join(missing)}, so it is not from a run; remove it or give "
             "another --workdir"
         )
-    summary["config"] = completed(summary["config"])
     try:
         logits, label = read_predictions(directory / "predictions.npz", summary)
     except DamageError as error:
@@ -197,18 +195,12 @@ def _read(directory: Path) -> Run:
 
 def _check_same_images(runs: Sequence[Run]) -> None:
     """Runs must be of the same training, validation and test images, by their digests."""
-    known = [run for run in runs if run.summary.get("content_sha256")]
-    if unknown := len(runs) - len(known):
-        say(
-            f"note: {unknown:,} of {len(runs):,} runs are of an earlier version and have no "
-            "digest of their images; only names and numbers of their images are compared"
-        )
-    for run in known[1:]:
-        first, other = (r.summary["content_sha256"] for r in (known[0], run))
+    for run in runs[1:]:
+        first, other = (r.summary["content_sha256"] for r in (runs[0], run))
         parts = [part for part in _PARTS if first[part] != other[part]]
         if parts:
             raise UserError(
-                f"{known[0].directory} and {run.directory} are of different data (other "
+                f"{runs[0].directory} and {run.directory} are of different data (other "
                 f"{' and '.join(parts)} images with the same names and numbers); compare them "
                 "separately, each in its own folder"
             )
@@ -216,22 +208,20 @@ def _check_same_images(runs: Sequence[Run]) -> None:
 
 def _check_same_generated(members: Sequence[Run]) -> None:
     """Seeds of one config must have been shown the same generated images, by their digests."""
-    known = [run for run in members if run.summary.get("content_sha256")]
-    for run in known[1:]:
-        first, other = (r.summary["content_sha256"]["generated"] for r in (known[0], run))
+    for run in members[1:]:
+        first, other = (r.summary["content_sha256"]["generated"] for r in (members[0], run))
         if first != other:
             raise UserError(
-                f"{known[0].directory} and {run.directory} have the same config, but the "
+                f"{members[0].directory} and {run.directory} have the same config, but the "
                 "generated images were replaced between the two; train one of them again, or "
                 "keep the runs in separate folders"
             )
 
 
 def _check_same_data(first: Run, other: Run) -> None:
-    none_held_out = {"num_validation_images": 0}  # runs older than the field
     facts = [
         {
-            **{key: {**none_held_out, **run.summary}[key] for key in _DATA},
+            **{key: run.summary[key] for key in _DATA},
             "groups": {name: group["classes"] for name, group in run.summary["groups"].items()},
         }
         for run in (first, other)

@@ -22,9 +22,7 @@ def parsed(argv: list[str]) -> ConfigDict | None:
         if config is not None:
             config.keys()  # a missing file raises only when the config is used
     except Exception as error:  # an error of a config file comes wrapped in a traceback
-        from osed_jax.config.old_names import renamed_flags
-
-        text = renamed_flags(argv) or mistake_in(argv, error)
+        text = mistake_in(argv, error)
         text = text or " ".join(str(error.args[0] if error.args else error).split())
         raise UserError(f"{text.split('UserError: ')[-1]} (see python main.py --help)") from error
     if extra:

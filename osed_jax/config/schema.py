@@ -1,7 +1,6 @@
 """The schema: every field of an experiment once, with its default, rule, unit and source.
 
-The files of configs/ only override its fields. Runs that are older than a field get its default
-(`renames.completed`), so the default of a new field must not change what such a run did.
+The files of configs/ only override its fields.
 
 Short names of sources:
 Zada = Zada, Benou, Irani, "Pure Noise to the Rescue of Insufficient Data", ICML 2022;

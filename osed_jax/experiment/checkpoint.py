@@ -10,10 +10,10 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
 from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
 from osed_jax.errors import DamageError, UserError
 from osed_jax.experiment import workdir as files
 from osed_jax.files import records
+from osed_jax.files.digests import FILE as DIGESTS
 from osed_jax.files.digests import check_digests, write_digests
 from osed_jax.runtime import cluster
 from osed_jax.runtime.console import say
@@ -173,7 +173,7 @@ class Checkpoints:
 
 
 def check_whole(workdir: Path, epoch: int) -> None:
-    """Checks the files of a checkpoint by their digests; earlier versions saved none.
+    """Checks the files of a checkpoint by their digests.
 
     Raises:
       DamageError: naming the first file that is missing or changed.
@@ -182,7 +182,7 @@ def check_whole(workdir: Path, epoch: int) -> None:
     if not folder.is_dir():
         raise DamageError(f"{folder} is missing")
     if not check_digests(folder):
-        say(f"note: {folder.parent} has no digests, so it is not checked")
+        raise DamageError(f"{folder / DIGESTS} is missing")
 
 
 def _set_damaged_aside(workdir: Path) -> None:
@@ -216,14 +216,9 @@ def _set_damaged_aside(workdir: Path) -> None:
 def _check_whose(workdir: Path, epoch: int) -> None:
     """Raises UserError if a checkpoint belongs to another run than its work directory."""
     about = files.read_about(workdir, epoch)
-    if about is None:
-        return
-    changed = differences(completed(about["config"]), files.read_config(workdir))
+    changed = differences(about["config"], files.read_config(workdir))
     changed = [field for field in changed if not field.startswith(_MAY_MOVE)]
-    if "dataset" in about:
-        kept = files.read_facts(workdir)
-        known = {name: value for name, value in about["dataset"].items() if name in kept}
-        changed += files.changed_images(known, kept)
+    changed += files.changed_images(about["dataset"], files.read_facts(workdir))
     if changed:
         raise UserError(
             f"{workdir / files.CHECKPOINTS / str(epoch)} belongs to another run than "

@@ -22,7 +22,7 @@ from osed_jax.experiment.checkpoint import Checkpoints
 from osed_jax.experiment.fork import fork_state
 from osed_jax.experiment.loading import Config, Data
 from osed_jax.files import records
-from osed_jax.files.records import sealed
+from osed_jax.files.records import as_line
 from osed_jax.kinds import Kind
 from osed_jax.runtime import cluster
 from osed_jax.runtime.console import progress, say
@@ -103,7 +103,7 @@ class Run:
 
         def write(record: dict[str, Any]) -> None:
             workdir.check_there(self._directory)
-            print(json.dumps(sealed(record)), file=log, flush=True)
+            print(as_line(record), end="", file=log, flush=True)
             _write_scalars(board, record)
 
         with board, open(metrics, "a") as log:

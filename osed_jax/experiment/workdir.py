@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
 from osed_jax.errors import DamageError, UserError
 from osed_jax.files.atomic import can_be_written, remove_abandoned
 from osed_jax.files.records import (
@@ -24,12 +23,12 @@ _FREE = "evaluate."  # the batch size of evaluation: it does not change an exper
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The config of the experiment in a work directory, also of an earlier version.
+    """The config of the experiment in a work directory.
 
     Raises:
       UserError: if it is missing or damaged, in the checkpoints too.
     """
-    return completed(_read_kept(workdir, "config"))
+    return _read_kept(workdir, "config")
 
 
 def read_facts(workdir: Path) -> dict[str, Any]:
@@ -47,35 +46,23 @@ def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
     Raises:
       UserError: if the images have changed since the run began.
     """
-    path = workdir / "dataset.json"
-    if is_begun(workdir):
-        before = read_facts(workdir)
-        if "content_sha256" not in before:
-            say_known_by_number(path)
-        if changed := changed_images(before, facts):
-            what = "weights" if changed[0].startswith("weights_sha256") else "images"
-            raise UserError(
-                f"the {what} have changed since {workdir} began ({'; '.join(changed)}); restore "
-                "them to continue, or give another --workdir to train on these"
-            )
-    write_json(path, facts)
-
-
-def say_known_by_number(place: Path) -> None:
-    """Prints that a run has no digest of its images, so that a change of them is not noticed."""
-    say(
-        f"note: {place} is of an earlier version and has only the numbers of its images, "
-        "no digest of their content"
-    )
+    if is_begun(workdir) and (changed := changed_images(read_facts(workdir), facts)):
+        what = "weights" if changed[0].startswith("weights_sha256") else "images"
+        raise UserError(
+            f"the {what} have changed since {workdir} began ({'; '.join(changed)}); restore "
+            "them to continue, or give another --workdir to train on these"
+        )
+    write_json(workdir / "dataset.json", facts)
 
 
 def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Differences between the images of two runs, by their facts, in words; [] if there is none.
 
-    Only facts that both have are compared: earlier versions saved fewer, and a mode that only
-    reads a run does not need the weights that it started from.
+    A mode that only reads a run does not open the weights that it started from, and has no digest
+    of them to compare.
     """
-    changed = differences(*({n: facts[n] for n in before if n in now} for facts in (before, now)))
+    known = {n: v for n, v in before.items() if n in now or n != "weights_sha256"}
+    changed = differences(known, now)
     of_content = "content_sha256."
     return [
         f"other {c.removeprefix(of_content).partition(':')[0]} images"
@@ -85,14 +72,13 @@ def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     ]
 
 
-def read_about(workdir: Path, epoch: int) -> dict[str, Any] | None:
-    """Config and facts of the run that a checkpoint belongs to; None for earlier versions.
+def read_about(workdir: Path, epoch: int) -> dict[str, Any]:
+    """`config` and `dataset`, the facts, of the run that a checkpoint belongs to.
 
     Raises:
-      DamageError: if the file is damaged.
+      UserError: if the file is missing or damaged.
     """
-    path = workdir / CHECKPOINTS / str(epoch) / ABOUT
-    return read_json(path) if path.exists() else None
+    return read_json(workdir / CHECKPOINTS / str(epoch) / ABOUT)
 
 
 def checkpoint_epochs(workdir: Path) -> list[int]:
@@ -113,15 +99,14 @@ def _read_kept(workdir: Path, name: str) -> dict[str, Any]:
         return read_json(workdir / f"{name}.json")
     except UserError as problem:
         for epoch in reversed(checkpoint_epochs(workdir)):
-            with contextlib.suppress(DamageError):
-                about = read_about(workdir, epoch)
-                if about and name in about:
-                    why = "is damaged" if isinstance(problem, DamageError) else "is missing"
-                    say(
-                        f"note: {workdir / name}.json {why}; its content is taken from the "
-                        f"checkpoint of epoch {epoch}"
-                    )
-                    return about[name]
+            with contextlib.suppress(UserError):
+                content = read_about(workdir, epoch)[name]
+                why = "is damaged" if isinstance(problem, DamageError) else "is missing"
+                say(
+                    f"note: {workdir / name}.json {why}; its content is taken from the "
+                    f"checkpoint of epoch {epoch}"
+                )
+                return content
         raise
 
 
@@ -169,9 +154,7 @@ def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -
 def _check_same_config(
     workdir: Path, kept: dict[str, Any], config: dict[str, Any], setting: str
 ) -> None:
-    # Both are completed, since --mode=finetune saves a part of a section only.
-    changed = differences(completed(kept), completed(config))
-    changed = [field for field in changed if not field.startswith(_FREE)]
+    changed = [field for field in differences(kept, config) if not field.startswith(_FREE)]
     if changed:
         raise UserError(
             f"{workdir} belongs to a run with another config ({'; '.join(changed)}); give "

@@ -1,12 +1,11 @@
 """Digests (sha256) of records and of a folder's files, to find damage when they are read."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from osed_jax.errors import DamageError
-from osed_jax.files.records import sealed, unsealed
+from osed_jax.files.records import unsealed, write_json
 
 FILE = "sha256.json"  # of a folder: path -> sha256 of its content
 
@@ -15,7 +14,7 @@ def write_digests(folder: Path, files: Sequence[Path] | None = None) -> None:
     """Writes `sha256.json` with the digests of a folder's files, by default all of them."""
     found = [p for p in folder.rglob("*") if p.is_file()] if files is None else files
     lines = {str(p.relative_to(folder)): file_sha256(p) for p in sorted(found) if p.name != FILE}
-    (folder / FILE).write_text(json.dumps(sealed(lines), indent=2) + "\n")
+    write_json(folder / FILE, lines)
 
 
 def check_digests(folder: Path) -> bool:
@@ -28,9 +27,9 @@ def check_digests(folder: Path) -> bool:
     if not path.exists():
         return False
     try:
-        known = unsealed(json.loads(path.read_text()))
-    except (ValueError, AttributeError, DamageError) as error:
-        raise DamageError(f"{path} is damaged ({error})") from error
+        known = unsealed(path.read_bytes())
+    except DamageError as error:
+        raise DamageError(f"{path} is damaged: {error}") from error
     for name, expected in known.items():
         if not (folder / name).is_file():
             raise DamageError(f"{folder / name} is missing")

@@ -60,8 +60,8 @@ def write_report(subject: ReportInput, settings: dict[str, Any], mesh: Mesh) -> 
 
 
 def _folder(subject: ReportInput) -> str:
-    digest = subject.figures.get("content_sha256", {}).get("test")
-    return f"{FOLDER}.other_test_set.{str(digest)[:8]}" if subject.other_test_set else FOLDER
+    digest = subject.figures["content_sha256"]["test"]
+    return f"{FOLDER}.other_test_set.{digest[:8]}" if subject.other_test_set else FOLDER
 
 
 def _sections(

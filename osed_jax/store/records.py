@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from PIL import Image
 
 from osed_jax.files import digests
 from osed_jax.files.atomic import write_atomically
+from osed_jax.files.records import as_line
 from osed_jax.files.records import read_lines as read_sealed_lines
-from osed_jax.files.records import sealed
 from osed_jax.store.reading import METADATA
 
 REJECTED = "rejected.jsonl"
@@ -60,7 +59,7 @@ def write_records(folder: Path, records: Sequence[Record]) -> None:
         (REJECTED, [r for r in records if not is_kept(r)]),
     ):
         if lines or file == METADATA:
-            write_atomically(folder / file, "".join(json.dumps(sealed(r)) + "\n" for r in lines))
+            write_atomically(folder / file, "".join(map(as_line, lines)))
         else:
             (folder / file).unlink(missing_ok=True)
 

@@ -19,7 +19,6 @@ import contextlib
 import errno
 import fcntl
 import itertools
-import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,7 +133,7 @@ class Store:
             _write_image(self.folder / record["file_name"], image)
         else:
             (self.folder / record["file_name"]).unlink(missing_ok=True)  # found without a line
-        line = (json.dumps(records.sealed(record)) + "\n").encode()
+        line = records.as_line(record).encode()
         if self._shard.write(line) != len(line):  # unbuffered: the disk took a part of it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._shard.name)
         self.records[record["label"], record["index"]] = record

@@ -66,11 +66,6 @@ def folder(images, *more):
             ["--workdir=w", "--mode=fly"],
             "use one of train, sweep, tune, evaluate, compare, diagnose",
         ),
-        (["--mode=adapt"], "--mode=adapt is called --mode=finetune now"),
-        (
-            [DIGITS + "open", "--workdir=w", "--config.oversampling.noise_road=aux"],
-            "config.oversampling.noise_road is called config.oversampling.noise_norm now",
-        ),
         (["--workdir=w", "--wrkdir=w", DIGITS + "erm"], "wrkdir"),
         (["--workdir=w", "extra", DIGITS + "erm"], "unexpected argument 'extra'"),
         (["--workdir=w", "--config=configs/none.py:erm"], "none.py"),
