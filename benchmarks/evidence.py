@@ -19,7 +19,6 @@ paths of this machine, its metrics.jsonl, its predicted classes and what was fil
 """
 
 import contextlib
-import fcntl
 import io
 import shutil
 import sys
@@ -45,6 +44,7 @@ from osed_jax.errors import UserError
 from osed_jax.experiment import loading
 from osed_jax.experiment.loading import Config
 from osed_jax.files import atomic, records
+from osed_jax.files.lock import locked
 from osed_jax.generation.classifier_filter import FILTERS
 from osed_jax.runtime.console import say
 
@@ -180,8 +180,7 @@ def select_once(run: Config) -> None:
       UserError: if they were selected by other filters or from other images.
     """
     selected = Path(run["generation"]["filtered_dir"])
-    with open(selected.with_name(f".{selected.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(selected.with_name(f".{selected.name}.lock")):
         if not selected.exists():
             filter_store(run)
     asked = {name: run["generation"][name] for name in FILTERS}

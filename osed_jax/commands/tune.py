@@ -29,6 +29,7 @@ from osed_jax.tuning.configs import (
 )
 from osed_jax.tuning.selection import Score, best, score, simplest_good
 
+_WRITTEN = ("tune.json", "tune.html", "chosen.py", "scores.png", "curves.png")
 _BASELINES = ("ros", "erm")  # the first one that is a candidate is the baseline
 
 
@@ -85,7 +86,8 @@ def tune(config: Config, directory: Path) -> dict[str, Any]:
         f"the cost of one training run"
     )
     tried = [_Tried(n, c, of_candidate(config, c, epochs)) for n, c in candidates.items()]
-    with workdir.claimed(directory, {"seed": config["seed"], "dataset": config["dataset"]}):
+    ours = {"seed": config["seed"], "dataset": config["dataset"]}
+    with workdir.claimed(directory, ours, also=_WRITTEN):
         facts = _try_all(config, tried, directory)
         result = _result(config, tried, facts, notes)
         chosen = of_candidate(config, candidates[result["chosen"]], config["train"]["num_epochs"])

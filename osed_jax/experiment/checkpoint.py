@@ -1,6 +1,5 @@
 """Checkpoints of a work directory, saved by Orbax: the last one, and some permanently."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +12,7 @@ from osed_jax.config.build import differences
 from osed_jax.errors import DamageError, UserError
 from osed_jax.experiment import workdir as files
 from osed_jax.files import records
+from osed_jax.files.atomic import free_name
 from osed_jax.files.digests import FILE as DIGESTS
 from osed_jax.files.digests import check_digests, write_digests
 from osed_jax.runtime import cluster
@@ -202,10 +202,8 @@ def _set_damaged_aside(workdir: Path) -> None:
             "train from the beginning"
         )
     for epoch, why in damaged:
-        aside = workdir / f"{files.CHECKPOINTS}.damaged" / str(epoch)
+        aside = free_name(workdir / f"{files.CHECKPOINTS}.damaged" / str(epoch))
         aside.parent.mkdir(exist_ok=True)
-        if aside.exists():
-            shutil.rmtree(aside)
         (workdir / files.CHECKPOINTS / str(epoch)).rename(aside)
         say(
             f"the checkpoint of epoch {epoch} is damaged: {why}; it was moved to {aside}, and "

@@ -1,24 +1,36 @@
 """The files of a work directory; each is written completely or not at all."""
 
 import contextlib
-import fcntl
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from osed_jax.config.build import differences
 from osed_jax.errors import DamageError, UserError
 from osed_jax.files.atomic import can_be_written, remove_abandoned
-from osed_jax.files.records import (
-    read_json,
-    write_json,
-)
+from osed_jax.files.lock import locked
+from osed_jax.files.records import read_json, unsealed, write_json
 from osed_jax.runtime import cluster
 from osed_jax.runtime.console import say
 
 CHECKPOINTS, ABOUT = "checkpoints", "default/about.json"  # of a work directory, of a checkpoint
 REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
 _LOCK = ".lock"
+_WRITTEN = (  # by a run
+    "config.json",
+    "dataset.json",
+    "metrics.jsonl",
+    "summary.json",
+    "predictions.npz",
+    "evaluation.json",
+    "held_out.npz",
+    CHECKPOINTS,
+    f"{CHECKPOINTS}.damaged",
+    "tensorboard",
+    REPORT_FOLDER,
+    "diagnose",
+)
 _FREE = "evaluate."  # the batch size of evaluation: it does not change an experiment
 
 
@@ -88,8 +100,9 @@ def checkpoint_epochs(workdir: Path) -> list[int]:
 
 
 def _is_whole(path: Path) -> bool:
-    with contextlib.suppress(UserError):
-        return bool(read_json(path))
+    """Whether a file is one of this program, unchanged."""
+    with contextlib.suppress(OSError, DamageError):
+        return bool(unsealed(path.read_bytes()))
     return False
 
 
@@ -111,44 +124,61 @@ def _read_kept(workdir: Path, name: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -> Iterator[None]:
+def claimed(
+    workdir: Path,
+    config: dict[str, Any],
+    setting: str = "--workdir",
+    also: Collection[str] = (),
+) -> Iterator[None]:
     """Reserves a work directory for one experiment and one process, as long as the block runs.
 
     Args:
       workdir: the directory; it is made if missing.
       config: the plain config of the experiment; saved in `config.json`.
       setting: the flag or field that names the directory, for messages.
+      also: names of files and folders that the experiment will write, besides those of a run.
 
     Raises:
-      UserError: if the path cannot be a folder, another process trains in it, or it belongs to an
-        experiment with another config; then the message names the fields that differ.
+      UserError: if the path cannot be a folder, another process trains in it, it belongs to an
+        experiment with another config (then the message names the fields that differ), or has
+        somebody else's files where the experiment will write.
     """
     if (workdir / "summary.json").exists() and not can_be_written(workdir):
         _check_same_config(workdir, _read_kept(workdir, "config"), config, setting)
         yield  # finished, on a read-only disk: no lock is needed
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / _LOCK, "w")  # noqa: SIM115 - open as long as the run lasts
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the work directory {workdir}: {error.strerror}; give another "
-            f"{setting}"
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(workdir / _LOCK, wait=False))
         except BlockingIOError as error:
             raise UserError(
                 f"another process is training in {workdir}; wait for it or give another {setting}"
             ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the work directory {workdir}: {error.strerror}; give another "
+                f"{setting}"
+            ) from error
         remove_abandoned(workdir)
         path, begun = workdir / "config.json", is_begun(workdir)
+        if not begun and not _is_whole(path):
+            _refuse_foreign(workdir, setting, also)
         kept = _read_kept(workdir, "config") if begun else config
         _check_same_config(workdir, kept, config, setting)
         if not (begun and _is_whole(path)):
             write_json(path, kept)
         yield
+
+
+def _refuse_foreign(workdir: Path, setting: str, also: Collection[str]) -> None:
+    """Nothing is written over what lay in a folder before its first run."""
+    there = [name for name in (*_WRITTEN, *also) if os.path.lexists(workdir / name)]
+    if there:
+        raise UserError(
+            f"{workdir} has {', '.join(there)}, which no run of OSeD-JAX has written and this one "
+            f"would write over; give another {setting}, or move this away"
+        )
 
 
 def _check_same_config(

@@ -1,6 +1,5 @@
 """The lines that a store keeps of its images, and the names of its files; see `store`."""
 
-import fcntl
 import hashlib
 import io
 import re
@@ -14,6 +13,7 @@ from PIL import Image
 
 from osed_jax.files import digests
 from osed_jax.files.atomic import write_atomically
+from osed_jax.files.lock import is_locked
 from osed_jax.files.records import as_line
 from osed_jax.files.records import read_lines as read_sealed_lines
 from osed_jax.store.reading import METADATA
@@ -21,7 +21,7 @@ from osed_jax.store.reading import METADATA
 REJECTED = "rejected.jsonl"
 _SHARD = re.compile(r"\.metadata-(\d+)-of-(\d+)\.jsonl")
 _FILE_NAME = re.compile(r"[^/\0]+/\d{6,}\.png")
-IMAGE = re.compile(r"(\d{6,})\.png|\.(\d{6,})\.png\.partial")
+IMAGE = re.compile(r"(\d{6,})\.png")
 
 # What every line has, and of which type.
 _NEEDED: Mapping[str, type | UnionType] = {
@@ -161,9 +161,4 @@ def is_listed(records: Mapping[Name, Record], label: int, index: int) -> bool:
 
 def lives(shard: Path) -> bool:
     """Whether the process that writes a shard is still at work."""
-    with open(shard, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_locked(shard)

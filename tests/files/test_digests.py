@@ -20,7 +20,7 @@ from osed_jax.data.images import ArrayImages, FileImages
 from osed_jax.errors import DamageError, UserError
 from osed_jax.experiment import loading, workdir
 from osed_jax.files import records
-from osed_jax.files.atomic import locked, written_whole
+from osed_jax.files.atomic import partial_folder, whole_file
 from osed_jax.files.digests import check_digests, write_digests
 from osed_jax.files.records import as_line, read_json, unsealed
 
@@ -284,17 +284,15 @@ def test_what_killed_processes_left_in_a_run_is_removed_and_a_living_ones_is_not
     config = tiny()
     config.report.enabled = True
     shutil.copy(whole / "summary.json", run)
-    left = [run / ".summary.json.1.partial", run / ".report.abc" / "x.png"]
-    living = run / ".report.def"
-    for path in (*left, living / "y.png"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"half")
-    with written_whole(run / "evaluation.json") as file, locked(living):
+    left = {f".{name}.{'0' * 16}.osed-jax-partial" for name in ("summary.json", "report")}
+    file, folder = (run / name for name in sorted(left, reverse=True))
+    file.write_bytes(b"half")
+    folder.mkdir()
+    (folder / "x.png").write_bytes(b"half")
+    with whole_file(run / "evaluation.json"), partial_folder(run / "samples"):
+        living = {path.name for path in run.glob(".*partial")} - left
         train(check(config), run)
-        (partial,) = run.glob(".*.partial")
-        assert partial.name.startswith(".evaluation.json") and living.is_dir()
-        file.write(b"{}")
-    assert not any(path.exists() for path in left) and not left[1].parent.exists()
+        assert {path.name for path in run.glob(".*partial")} == living and len(living) == 2
     assert (run / "report" / "report.html").is_file()
 
 

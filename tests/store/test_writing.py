@@ -37,6 +37,9 @@ def process(folder, kills=0, share=(0, 1), prefix=()):
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment(), **pipes)
 
 
+LEFT = ".000055.png.0123456789abcdef.osed-jax-partial"  # by a killed process
+
+
 @pytest.fixture
 def store(tmp_path):
     fill_cheaply(tmp_path / "store")
@@ -170,7 +173,7 @@ def test_verify_names_every_damage(store, tmp_path):
     (store / "dog" / "000003.png").unlink()
     (store / "dog" / "000005.png").write_bytes(encode(image(2, 6)))
     (store / "sea_lion" / "000099.png").write_bytes(encode(image(1, 99)))
-    (store / "dog" / ".000055.png.partial").write_bytes(b"half")
+    (store / "dog" / LEFT).write_bytes(b"half")
     (tmp_path / "store.full_size" / "dog" / "000006.png").write_bytes(b"half")
     lines = (store / "metadata.jsonl").read_text().splitlines(keepends=True)
     (store / "metadata.jsonl").write_text("".join([*lines[:-1], lines[1], lines[-1][:40]]))
@@ -182,7 +185,7 @@ def test_verify_names_every_damage(store, tmp_path):
         "missing: store/dog/000003.png",
         "changed: store/dog/000005.png",
         "changed: store.full_size/dog/000006.png",
-        "unlisted: store/dog/.000055.png.partial",
+        f"unlisted: store/dog/{LEFT}",
         "unlisted: store/dog/000021.png",
         "unlisted: store/sea_lion/000099.png",
         "unlisted: store.full_size/dog/000021.png",
@@ -219,7 +222,7 @@ def test_generating_again_repairs_what_verify_named(store, tmp_path):
     before = tree(tmp_path)
     (store / "dog" / "000003.png").unlink()
     (store / "dog" / "000055.png").write_bytes(b"unlisted")
-    (store / "dog" / ".000056.png.partial").write_bytes(b"half")
+    (store / "dog" / LEFT).write_bytes(b"half")
     (tmp_path / "store.full_size" / "dog" / "000006.png").unlink()
     lines = (store / "metadata.jsonl").read_text()
     (store / "metadata.jsonl").write_text(lines[:-40])
@@ -457,7 +460,32 @@ def test_a_changed_image_is_drawn_again_not_taken_over(store, capsys):
     before = tree(store)
     (store / "dog" / "000001.png").write_bytes(encode(image(2, 11)))
     assert fill_cheaply(store) == 1
-    assert "1 images of" in capsys.readouterr().out and tree(store) == before
+    assert "1 images of" in (said := capsys.readouterr().out) and tree(store) == before
+    aside = store.parent / "store.unlisted" / "store" / "dog" / "000001.png"
+    assert aside.read_bytes() == encode(image(2, 11)) and f"it was moved to {aside}" in said
+
+
+@pytest.mark.parametrize("kind", ["text", "black", "link", "folder"])
+def test_what_a_person_put_where_an_image_belongs_is_moved_aside(store, tmp_path, kind):
+    """Of the next images, that with index 22 is kept and that with 24, which is black, rejected."""
+    before = tree(store)
+    (tmp_path / "mine").write_text("mine")
+    for index in (22, 24):
+        path = store / "dog" / f"{index:06d}.png"
+        if kind == "text":
+            path.write_text("mine")
+        elif kind == "black":  # pixels as they would be drawn, in a file of another tool
+            Image.fromarray(image(2, 24)).save(path, "PNG", compress_level=0)
+        elif kind == "link":
+            path.symlink_to(tmp_path / "mine")
+        else:
+            path.mkdir()
+            (path / "a").write_text("mine")
+    put = tree(store).items() - before.items()
+    fill_cheaply(store, wanted=(0, 12, 21))
+    assert problems(store) == [] and (tmp_path / "mine").read_text() == "mine"
+    kept = tree(tmp_path / "store.unlisted" / "store")
+    assert len(put) == 2 and put <= kept.items()
 
 
 def test_a_lost_list_of_rejected_images_is_told(store, capsys):
