@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from osed_jax.commands.modes import MODES, check_together, mode_of
-from osed_jax.config.command_line import missing_config, parsed
+from osed_jax.config.command_line import missing_config, of_methods, of_one, parsed
 from osed_jax.errors import UserError
 from osed_jax.files.atomic import in_utf8
 from osed_jax.runtime import cluster, signals
@@ -38,15 +38,13 @@ flags.DEFINE_float(
 )
 
 
-def main(config: ConfigDict | None) -> None:
+def main(config: ConfigDict | None, argv: list[str]) -> None:
     """Calls one command, imported late, so that a mistyped value is answered at once."""
     mode, arguments = mode_of(FLAGS.mode), []
     if mode.config:
         if config is None:
             raise UserError(missing_config(FLAGS["config"].present))
-        from osed_jax.config.build import check, flattened
-
-        arguments.append(check(config))
+        arguments.append(of_methods(FLAGS.mode, argv) if mode.by_method else of_one(config, argv))
     if mode.workdir:
         if not FLAGS.workdir:
             raise UserError(
@@ -58,7 +56,7 @@ def main(config: ConfigDict | None) -> None:
     given = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or given != (None, None, None):
         check_together(FLAGS.mode)
-        about = {"--mode": FLAGS.mode, **flattened(arguments[0])}
+        about = {"--mode": FLAGS.mode, "config": repr(arguments[0])}
         cluster.join(*given, about=about, timeout=FLAGS.join_timeout)
     module = importlib.import_module(f"osed_jax.commands.{FLAGS.mode}")
     signals.by_exception()
@@ -71,7 +69,7 @@ def run(argv: list[str]) -> int:
     def command() -> None:
         config = parsed(argv)
         logging.set_verbosity(logging.FATAL)  # what libraries log as errors, they raise too
-        main(config)
+        main(config, argv)
 
     return exit_status_of(command)
 

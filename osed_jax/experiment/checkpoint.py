@@ -8,7 +8,9 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
-from osed_jax.config.build import differences
+from osed_jax.config.build import run_as_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.field import NUMBERS
 from osed_jax.errors import DamageError, UserError
 from osed_jax.experiment import workdir as files
 from osed_jax.files import records
@@ -19,16 +21,6 @@ from osed_jax.runtime import cluster
 from osed_jax.runtime.console import say
 
 _ITEM = "default"  # Orbax's name of the folder with the state
-_MAY_MOVE = (
-    "dataset.data_dir",
-    "dataset.train_list",
-    "dataset.validation_list",
-    "dataset.test_list",
-    "oversampling.generated_dir",
-    "init.fork_from",
-    "init.weights",
-    "evaluate.",
-)
 
 
 class _Sealing(ocp.StandardCheckpointHandler):
@@ -214,8 +206,11 @@ def _set_damaged_aside(workdir: Path) -> None:
 def _check_whose(workdir: Path, epoch: int) -> None:
     """Raises UserError if a checkpoint belongs to another run than its work directory."""
     about = files.read_about(workdir, epoch)
-    changed = differences(about["config"], files.read_config(workdir))
-    changed = [field for field in changed if not field.startswith(_MAY_MOVE)]
+    changed = differences(
+        about["config"],
+        run_as_plain(files.read_config(workdir)),
+        lambda field: field.matters_for in NUMBERS,
+    )
     changed += files.changed_images(about["dataset"], files.read_facts(workdir))
     if changed:
         raise UserError(

@@ -6,7 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from osed_jax.config.build import differences
+from osed_jax.config.build import from_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.field import NUMBERS
+from osed_jax.config.schema import Config
 from osed_jax.errors import DamageError, UserError
 from osed_jax.files.atomic import can_be_written, remove_abandoned
 from osed_jax.files.lock import locked
@@ -31,15 +34,19 @@ _WRITTEN = (  # by a run
     REPORT_FOLDER,
     "diagnose",
 )
-_FREE = "evaluate."  # the batch size of evaluation: it does not change an experiment
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
-    """The config of the experiment in a work directory.
+def read_config(workdir: Path) -> Config:
+    """The config of the run in a work directory.
 
     Raises:
       UserError: if it is missing or damaged, in the checkpoints too.
     """
+    return from_plain(_read_kept(workdir, "config"), of_a_run=True)
+
+
+def read_kept_config(workdir: Path) -> dict[str, Any]:
+    """The content of `config.json`: sections of a run, or of --mode=finetune."""
     return _read_kept(workdir, "config")
 
 
@@ -141,7 +148,8 @@ def claimed(
     Raises:
       UserError: if the path cannot be a folder, another process trains in it, it belongs to an
         experiment with another config (then the message names the fields that differ), or has
-        somebody else's files where the experiment will write.
+        somebody else's files where the experiment will write. Fields that change no number may
+        differ, and so may places: what is there is known by digests.
     """
     if (workdir / "summary.json").exists() and not can_be_written(workdir):
         _check_same_config(workdir, _read_kept(workdir, "config"), config, setting)
@@ -166,8 +174,9 @@ def claimed(
             _refuse_foreign(workdir, setting, also)
         kept = _read_kept(workdir, "config") if begun else config
         _check_same_config(workdir, kept, config, setting)
-        if not (begun and _is_whole(path)):
-            write_json(path, kept)
+        finished = (workdir / "summary.json").exists()  # then it stays as it was trained
+        if not (begun and _is_whole(path)) or (config != kept and not finished):
+            write_json(path, kept if finished else config)
         yield
 
 
@@ -184,7 +193,7 @@ def _refuse_foreign(workdir: Path, setting: str, also: Collection[str]) -> None:
 def _check_same_config(
     workdir: Path, kept: dict[str, Any], config: dict[str, Any], setting: str
 ) -> None:
-    changed = [field for field in differences(kept, config) if not field.startswith(_FREE)]
+    changed = differences(kept, config, lambda field: field.matters_for in NUMBERS)
     if changed:
         raise UserError(
             f"{workdir} belongs to a run with another config ({'; '.join(changed)}); give "

@@ -11,9 +11,9 @@ from typing import Any
 from jax.sharding import Mesh
 
 from osed_jax.comparison.statistics import share_interval
-from osed_jax.config.build import changed_fields, check, get_config, method_name
-from osed_jax.experiment import build
-from osed_jax.experiment.loading import Config
+from osed_jax.config.build import check, get_config, method_of, run_as_plain
+from osed_jax.config.compare import changed_fields
+from osed_jax.config.schema import Config, Report
 from osed_jax.experiment.workdir import REPORT_FOLDER as FOLDER
 from osed_jax.experiment.workdir import REPORT_PAGE as PAGE
 from osed_jax.files import digests
@@ -24,7 +24,7 @@ from osed_jax.runtime import cluster
 from osed_jax.runtime.console import say
 
 
-def write_report(subject: ReportInput, settings: dict[str, Any], mesh: Mesh) -> Path:
+def write_report(subject: ReportInput, settings: Report, mesh: Mesh) -> Path:
     """Writes the folder of the report, completely or not at all, and returns its page.
 
     The folder is `report/`, or another one beside it for another test set than that of the run.
@@ -36,7 +36,7 @@ def write_report(subject: ReportInput, settings: dict[str, Any], mesh: Mesh) -> 
       mesh: devices for the features.
     """
     target = subject.directory / _folder(subject)
-    title = f"OSeD-JAX: {method_name(subject.config)}, seed {subject.config['seed']}"
+    title = f"OSeD-JAX: {method_of(subject.config)}, seed {subject.config.seed}"
     with _new_folder(target) as folder:
         sections = _sections(subject, settings, mesh, folder)
         (folder / PAGE).write_bytes(page.page(title, _headline(subject), sections).encode())
@@ -64,7 +64,7 @@ def _folder(subject: ReportInput) -> str:
 
 
 def _sections(
-    subject: ReportInput, settings: dict[str, Any], mesh: Mesh, folder: Path
+    subject: ReportInput, settings: Report, mesh: Mesh, folder: Path
 ) -> list[tuple[str, str]]:
     sections = [
         ("Learning", run_numbers.learning(subject, folder)),
@@ -79,7 +79,7 @@ def _sections(
         missing = page.text("Not shown: the training images are not at hand.")
         sections.append(("Training images", missing))
     else:
-        count, points = settings["images_per_class"], settings["map_images"]
+        count, points = settings.images_per_class, settings.map_images
         sections += [
             ("A batch", run_images.batch(subject, data, mesh, folder)),
             (
@@ -128,11 +128,13 @@ def _headline(subject: ReportInput) -> str:
 
 
 def _config(subject: ReportInput) -> str:
-    method = method_name(subject.config)
-    changed = changed_fields(default_of(method), subject.config)
+    method = method_of(subject.config)
+    changed = changed_fields(default_of(method), run_as_plain(subject.config))
     rows = [(field, str(old), str(new)) for field, (old, new) in changed.items()]
     head = ("field", f"default of {method}", "this run")
-    whole = page.details("all fields", page.code(json.dumps(subject.config, indent=2)))
+    whole = page.details(
+        "all fields", page.code(json.dumps(run_as_plain(subject.config), indent=2))
+    )
     return (
         page.text("What differs from the method's default:")
         + page.table(head, rows, texts=True)
@@ -141,7 +143,7 @@ def _config(subject: ReportInput) -> str:
 
 
 def _command(subject: ReportInput) -> str:
-    source = subject.config["init"]["fork_from"]
+    source = subject.config.init.fork_from
     note = (
         page.text(
             f"Without the flag of config.init.fork_from ({source}) it trains in full, to the same "
@@ -157,21 +159,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def default_of(method: str) -> Config:
+def default_of(method: str) -> dict[str, Any]:
     """The defaults of a method, for the fields that change the numbers of a run."""
-    return build.of_a_run(check(get_config(method)))
+    return run_as_plain(check(get_config(method)))
 
 
 def reproducing_command(config: Config, workdir: Path) -> str:
     """A command line that gives the same config, without the config file that it came from.
 
     Args:
-      config: the plain config, as in `config.json`.
+      config: of the run.
       workdir: a folder for the run.
     """
-    method = method_name(config)
+    method = method_of(config)
     flags = [f"--config=configs/default.py:{method}", f"--workdir={workdir}"]
-    for field, (_, value) in changed_fields(default_of(method), config).items():
+    for field, (_, value) in changed_fields(default_of(method), run_as_plain(config)).items():
         flags.append(f"--config.{field}={_written(value)}")
     return " \\\n    ".join(["python main.py", *map(shlex.quote, flags)])
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from osed_jax.config.build import differences
+from osed_jax.config.compare import differences
 from osed_jax.errors import UserError
 from osed_jax.files.records import write_json
 from osed_jax.store.reading import STORE_FILE, read_store_file
@@ -35,7 +35,8 @@ def write_settings(folder: Path, content: dict[str, Any]) -> None:
     before = read_store_file(folder)
     empty = _is_empty(folder)
     fixed = ("class_names", "settings")
-    changed = differences(*({k: c[k] for k in fixed} for c in (before, content)))
+    old, new = ({name: c[name] for name in fixed} for c in (before, content))
+    changed = differences(old, new)
     if changed and not empty:
         raise UserError(
             f"{folder} has images made with other settings ({'; '.join(changed)}); give "
