@@ -19,7 +19,6 @@ from docs.configuration_page import as_markdown
 from osed_jax.config.build import check, differences, flattened, method_name
 from osed_jax.config.conflicts import doubts
 from osed_jax.config.methods import METHODS
-from osed_jax.config.old_names import completed, renamed_flags
 from osed_jax.config.schema import fields
 from osed_jax.errors import UserError
 from osed_jax.experiment.build import learning_rates
@@ -339,16 +338,6 @@ def test_an_imbalance_that_is_corrected_twice_is_said_in_one_line(method, change
     assert len(found) == bool(said) and all(part in found[0] for part in said)
 
 
-def test_a_config_of_an_earlier_version_gets_the_fields_that_came_since():
-    kept = {"seed": 3, "oversampling": {"mode": "noise", "replace_ratio": 0.5}, "made_up": {"a": 1}}
-    whole = completed(kept)
-    assert whole.keys() == kept.keys(), "sections that it does not have stay absent"
-    assert kept["oversampling"].items() <= whole["oversampling"].items()
-    assert whole["oversampling"]["replace_in"] == "tail" and whole["made_up"] == {"a": 1}
-    now = check(default.get_config("open"))
-    assert completed(now) == now
-
-
 def test_differences_name_the_fields():
     old, new = ({"a": {"b": 1, "c": [1, 2]}, "d": x} for x in (1, 2))
     new["a"] = {"b": 1, "c": [1, 3], "e": 0}
@@ -360,24 +349,6 @@ def test_the_page_of_all_fields_is_that_of_the_schema():
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page == as_markdown(), "run make docs"
     assert page.count("\n| `") == len(dict(fields()))
-
-
-def test_old_names_are_read_and_answered():
-    old = {
-        "oversampling": {"mode": "diffusion", "noise_ratio": 0.5, "synthetic_road": "natural"},
-        "loss": {"label_smoothing": 0.1, "balanced_softmax": True},
-    }
-    new = completed(old)
-    assert new["oversampling"]["mode"] == "generated"
-    assert new["oversampling"]["replace_ratio"] == 0.5
-    assert new["oversampling"]["generated_norm"] == "shared"
-    assert (new["loss"]["name"], new["loss"]["label_smoothing"]) == ("balanced_softmax", 0.1)
-    assert new["loss"]["generated_weight"] == 1.0
-    assert completed(new) == new
-    said = renamed_flags(["main.py", "--config.oversampling.noise_ratio=1", "--config.seed=1"])
-    assert said == "config.oversampling.noise_ratio is called config.oversampling.replace_ratio now"
-    said = renamed_flags(["--config.adapt.num_steps=5"])
-    assert said == "config.adapt.num_steps is called config.finetune.num_steps now"
 
 
 def test_a_path_may_begin_with_the_home_folder(monkeypatch):

@@ -25,6 +25,7 @@ from osed_jax.evaluation.classifier import load_classifier
 from osed_jax.experiment.build import learning_rates, make_plan, make_training, of_a_step
 from osed_jax.experiment.loading import load_data
 from osed_jax.experiment.loop import _program
+from osed_jax.files.records import write_json
 from osed_jax.kinds import Kind
 from osed_jax.models.layers import HEAD
 from osed_jax.models.wide_resnet import WideResNet
@@ -126,14 +127,15 @@ def test_classes_whose_images_are_near_enough(tmp_path, capsys):
     report.mkdir()
     distances = zip(names, [2.0, 2.9, 3.1, None])  # the median of three is 2.9
     rows = [{"class": n, "generated_frechet_distance": d} for n, d in distances]
-    (report / "gap.json").write_text(json.dumps({"classes": rows}))
+    measured = {"content_sha256": {"generated": "abc"}}
+    write_json(report / "gap.json", {"classes": rows, **measured})
     assert choose(max_gap=1.0) == ["a", "b", "d"]
     assert "3 of 4 classes (a, b, d); too few images to measure: d" in capsys.readouterr().out
     assert choose(max_gap=0.5) == ["d"] and choose(max_gap=0.0) == names
     assert choose(only=["c", "a"]) == ["a", "c"] and choose(only=["c"], max_gap=1.0) == []
     with pytest.raises(UserError, match=r"names 'x'; the classes are a, b"):
         choose(only=["x"])
-    (report / "gap.json").write_text(json.dumps({"classes": rows[:3]}))
+    write_json(report / "gap.json", {"classes": rows[:3], **measured})
     with pytest.raises(
         UserError, match="was measured for the classes a, b, c, but the data set's are a, b, c, d"
     ):
@@ -146,14 +148,14 @@ def test_classes_whose_images_are_near_enough(tmp_path, capsys):
 def test_distances_of_other_images_are_refused(tmp_path, capsys):
     (tmp_path / "store.report").mkdir()
     path = tmp_path / "store.report" / "gap.json"
-    path.write_text(json.dumps({"content_sha256": {"generated": "abc"}}))
+    write_json(path, {"classes": [], "content_sha256": {"generated": "abc"}})
     check_measured(tmp_path / "store", "abc")
     assert not capsys.readouterr().out
     with pytest.raises(UserError, match=r"gap\.json was measured on other images .* --mode=gap"):
         check_measured(tmp_path / "store", "xyz")
-    path.write_text("{}")
-    check_measured(tmp_path / "store", "xyz")
-    assert "does not say which images it measured" in capsys.readouterr().out
+    write_json(path, {"classes": []})
+    with pytest.raises(UserError, match=r"has not what it should say \('content_sha256'\)"):
+        check_measured(tmp_path / "store", "abc")
 
 
 def parts(augmentation=AUGMENTATION, **settings):

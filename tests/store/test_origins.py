@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from osed_jax.config.build import check
 from osed_jax.data.datasets import load_digits
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading
-from osed_jax.files.records import read_lines, sealed, write_json
+from osed_jax.files.records import as_line, read_lines, write_json
 
 OF_DIGIT = [np.flatnonzero(load_digits("train").label == c) for c in range(10)]
 FOLDS = {"validation_folds": 3, "validation_fold": 1}
@@ -42,7 +41,7 @@ def write_store(folder: Path, class_names, starts, kind="train") -> Path:
             "start_image": start,
             "strength": 0.5,
         }
-        lines.append(sealed({**line, **(more[0] if more else {})}))
+        lines.append({**line, **(more[0] if more else {})})
     about = {"class_names": list(class_names), "wanted": count, "settings": settings}
     write_json(folder / "store.json", about)
     write_lines(folder, lines)
@@ -50,7 +49,7 @@ def write_store(folder: Path, class_names, starts, kind="train") -> Path:
 
 
 def write_lines(folder, lines):
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metadata.jsonl").write_text("".join(map(as_line, lines)))
 
 
 def of_digits(store, **dataset):

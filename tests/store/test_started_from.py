@@ -255,12 +255,11 @@ def test_what_would_be_silently_wrong_is_refused(store, tmp_path):
     unknown = r"1 images of .* have no whole line in metadata.jsonl with the start_class"
     with pytest.raises(UserError, match=unknown):  # its digest tells
         load(with_line("changed", lambda line: line.update(start_class="0")))
-    for i, start in enumerate(("2", "no class", 3, None)):  # by hand, without a digest
+    for i, start in enumerate(("2", "no class", 3, None)):  # sealed, but of no use
 
         def by_hand(line, start=start):
-            del line[records.KEY]
             assert line["class"] == "2"
-            line["start_class"] = start
+            line.update(records.sealed({**line, "start_class": start}))
 
         with pytest.raises(UserError, match=unknown):
             load(with_line(f"by_hand_{i}", by_hand))
@@ -269,8 +268,8 @@ def test_what_would_be_silently_wrong_is_refused(store, tmp_path):
     with pytest.raises(UserError, match=rf"{unknown}.*mine\.png"):
         load(unlisted)
     other = with_line("other", lambda line: line.update(strength=0.5))
-    lines = [records.sealed(line) for line in lines_of(other)]  # another strength, sealed anew
-    (other / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    lines = map(records.as_line, lines_of(other))  # another strength, sealed anew
+    (other / "metadata.jsonl").write_text("".join(lines))
     of = [load(folder).facts["content_sha256"]["generated"] for folder in (store, other)]
     assert of[0] != of[1], "a run would go on with other labels"
     plain = tmp_path / "plain"
