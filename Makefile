@@ -41,7 +41,7 @@ format: .venv/test
 
 # docs/configuration.md, from the schema.
 docs: .venv/demo
-	$(BIN)/python docs/configuration_page.py > docs/configuration.md
+	$(BIN)/python -m docs.configuration_page > docs/configuration.md
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no suitable Python found: install Python 3.11, 3.12 or 3.13 \
