@@ -358,7 +358,7 @@ def test_differences_name_the_fields():
 
 
 def test_the_page_of_all_fields_is_that_of_the_schema():
-    page = (ROOT / "docs" / "configuration.md").read_text()
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     assert page == as_markdown(), "run make docs"
     assert page.count("\n| `") == len(FIELDS)
 
