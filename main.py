@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from osed_jax.commands.modes import MODES, check_together, mode_of
 from osed_jax.config.command_line import missing_config, of_methods, of_one, parsed
+from osed_jax.config.compare import flattened
 from osed_jax.errors import UserError
 from osed_jax.files.atomic import in_utf8
 from osed_jax.runtime import cluster, signals
@@ -56,8 +57,8 @@ def main(config: ConfigDict | None, argv: list[str]) -> None:
     given = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or given != (None, None, None):
         check_together(FLAGS.mode)
-        about = {"--mode": FLAGS.mode, "config": repr(arguments[0])}
-        cluster.join(*given, about=about, timeout=FLAGS.join_timeout)
+        cluster.join(*given, timeout=FLAGS.join_timeout)
+        cluster.check_same("settings", {"mode": FLAGS.mode, **flattened(config.to_dict())})
     module = importlib.import_module(f"osed_jax.commands.{FLAGS.mode}")
     signals.by_exception()
     getattr(module, FLAGS.mode)(*arguments)
