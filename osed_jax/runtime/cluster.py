@@ -109,11 +109,11 @@ def first_goes_first(moment: str) -> Iterator[None]:
 
 
 def check_same(what: str, facts: Mapping[str, Any]) -> None:
-    """Raises UserError in all processes if one has other facts (name -> plain value) than the first.
+    """Raises UserError in all processes if one has other facts than the first.
 
     Args:
       what: what the facts are about, in the plural.
-      facts: of this process.
+      facts: of this process: name -> plain value.
     """
     if _num_processes == 1:
         return
@@ -143,15 +143,18 @@ def leave() -> None:
         jax.distributed.shutdown()
 
 
-def end_if_joined(message: str, status: int) -> None:
+def end_if_joined(error: BaseException, message: str, status: int) -> None:
     """Ends a process of a job after an error; returns if the process is alone.
 
     Args:
-      message: what to say; "" if the reason stands above, which may be the end of another process.
+      error: the error. If a collective operation has failed, another process has ended.
+      message: what to say; "" if the reason stands above.
       status: the exit status.
     """
     if _num_processes > 1:
         sys.stdout.flush()
+        if any(library in str(error) for library in ("Gloo", "NCCL")):
+            message, status = "", 1
         _end(message or _lost(), status)
 
 

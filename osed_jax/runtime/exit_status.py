@@ -78,7 +78,7 @@ def exit_status_of(command: Callable[[], None]) -> int:
         message, status = _told(error)
         if not message:
             traceback.print_exc()
-        cluster.end_if_joined(message, status)
+        cluster.end_if_joined(error, message, status)
         if message:
             print(f"error: {message}", file=sys.stderr)
         return status
