@@ -36,6 +36,7 @@ def join(
     process_id: int | None = None,
     *,
     timeout: float,
+    settings: Mapping[str, Any],
 ) -> None:
     """Joins the job. Call it before anything that uses a device.
 
@@ -48,10 +49,11 @@ def join(
       num_processes: number of processes of the job.
       process_id: number of this process, counted from 0.
       timeout: seconds within which all processes must join.
+      settings: what must be the same in all of them, besides their versions: name -> plain value.
 
     Raises:
       UserError: if the three are incomplete or out of range, the environment does not name them,
-        the port is in use, or one has other versions.
+        the port is in use, or one has other settings.
     """
     global _process_id, _num_processes, _why_aborted
     _check(coordinator_address, num_processes, process_id)
@@ -81,8 +83,8 @@ def join(
         ) from error
     _process_id, _num_processes = jax.process_index(), jax.process_count()
     _why_aborted = _lost()
-    versions = {name: version(name) for name in ("jax", "jaxlib")}
-    check_same("versions", {"osed_jax": __version__, **versions})
+    versions = {"osed_jax": __version__, **{name: version(name) for name in ("jax", "jaxlib")}}
+    check_same("settings", {**versions, "num_processes": num_processes, **settings})
 
 
 def is_first() -> bool:
