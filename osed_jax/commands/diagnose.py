@@ -16,7 +16,7 @@ from osed_jax.config.schema import Config, with_values
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier, read_run
 from osed_jax.evaluation.layer_gradients import LayerGradient, measure
-from osed_jax.experiment import build, loading, workdir
+from osed_jax.experiment import build, loading
 from osed_jax.experiment.loading import Data
 from osed_jax.files import atomic, records
 from osed_jax.kinds import KIND_NAMES, Kind
@@ -144,10 +144,7 @@ def _check_same_data(found: dict[str, Any], trained_on: dict[str, Any], director
     names = ("class_names", "image_size", "subset_sha256")
     old, new = ({n: facts[n] for n in names} for facts in (trained_on, found))
     changed = differences(old, new)
-    known = trained_on.get("content_sha256")
-    if known is None:
-        workdir.say_known_by_number(directory)
-    elif known["training"] != found["content_sha256"]["training"]:
+    if trained_on["content_sha256"]["training"] != found["content_sha256"]["training"]:
         changed.append("other training images, by their content")
     if changed:
         raise UserError(

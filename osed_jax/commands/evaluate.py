@@ -104,8 +104,8 @@ def _training_data(trained: Config, facts: dict[str, Any], cache: Path) -> Data 
 
 
 def _of_training(facts: dict[str, Any]) -> dict[str, Any]:
-    digests = facts.get("content_sha256", {})
-    return {**facts, "content_sha256": {k: v for k, v in digests.items() if k != "test"}}
+    digests = {k: v for k, v in facts["content_sha256"].items() if k != "test"}
+    return {**facts, "content_sha256": digests}
 
 
 def _check_same_net(trained: Config, config: Config, directory: Path) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from osed_jax.data.listing import class_folders, files_of_classes, say_what_is_l
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading
 from osed_jax.files import records
+from osed_jax.files.atomic import whole_folder
 from osed_jax.files.digests import write_digests
 from osed_jax.generation.classifier_filter import (
     FILTERS,
@@ -67,9 +67,7 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
     batch_size = _BATCH * jax.local_device_count()
     judge, only = load_judge(gen), only_subset(split_set.rows, split_set.held_out)
     filters = make_filters(gen, judge, train, batch_size, only)
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-    try:
+    with whole_folder(target.absolute()) as unfinished:
         verdicts: dict[str, dict[str, int]] = {name: {} for name in train.class_names}
         for name, folder in folders.items():
             verdicts[name] = _select_class(
@@ -84,10 +82,6 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
         judged = {"classifier": filter_settings(gen, judge)["classifier"]}
         records.write_json(unfinished / FILE, {"settings": settings, **judged, "images": verdicts})
         write_digests(unfinished)
-        unfinished.chmod(0o755)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     for name, judged in verdicts.items():
         parts = (f"{count:,} {verdict}" for verdict, count in judged.items())
         say(f"{name}: {', '.join(parts) or 'no images'}")

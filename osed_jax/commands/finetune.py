@@ -22,7 +22,7 @@ from osed_jax.diffusion.finetune_step import (
     unet_params,
 )
 from osed_jax.diffusion.lora import init_lora
-from osed_jax.diffusion.model_files.layout import INDEX
+from osed_jax.diffusion.model_files.layout import INDEX, PARTS
 from osed_jax.diffusion.model_files.saving import save, save_into
 from osed_jax.diffusion.sampler import Sampler
 from osed_jax.diffusion.stable_diffusion import StableDiffusion, load
@@ -62,7 +62,8 @@ def finetune(config: Config) -> Path:
     ours = {name: whole[name] for name in ("seed", "dataset", "finetune")}
     prompts = ("templates", "modifiers", "prompts_file")
     ours["generation"] = {name: whole["generation"][name] for name in prompts}
-    with workdir.claimed(directory, ours, setting="config.finetune.output_dir"):
+    also = (*PARTS, "scheduler", "tokenizer", "sha256.json", "samples")
+    with workdir.claimed(directory, ours, setting="config.finetune.output_dir", also=also):
         if (directory / INDEX).exists():
             say(f"{directory} is finished already; use it as --config.generation.model")
         else:

@@ -16,7 +16,7 @@ from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
-from osed_jax.experiment import loading, workdir
+from osed_jax.experiment import loading
 from osed_jax.experiment.workdir import read_config
 from osed_jax.files import atomic, records
 from osed_jax.reports.gap_page import Pairs, draw_gap, draw_pairs, gap_page
@@ -131,10 +131,7 @@ def _check_same_content(
     config: Config, directory: Path, classifier: Classifier, digests: dict[str, str | None]
 ) -> None:
     """Raises UserError if real images named as in the run are not those of the run."""
-    known = classifier.facts.get("content_sha256")
-    if known is None:
-        workdir.say_known_by_number(directory)
-        return
+    known = classifier.facts["content_sha256"]
     changed = [part for part in ("training", "test") if digests[part] != known[part]]
     theirs = read_config(directory)
     same_choice = not differences(

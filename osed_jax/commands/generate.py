@@ -180,7 +180,6 @@ def _settings(
         "strength_draw": gen.strength_draw,
     }
     return {
-        # Absent from noise, as in stores of earlier versions.
         **({f"start_from_{start_from}": start} if start_from != "noise" else {}),
         "model": gen.model,
         "revision": model.revision or _fingerprint(Path(gen.model)),

@@ -30,6 +30,7 @@ from osed_jax.tuning.configs import (
 )
 from osed_jax.tuning.selection import Score, best, score, simplest_good
 
+_WRITTEN = ("tune.json", "tune.html", "chosen.py", "scores.png", "curves.png")
 _BASELINES = ("ros", "erm")  # the first one that is a candidate is the baseline
 
 
@@ -87,8 +88,9 @@ def tune(configs: MethodConfigs, directory: Path) -> dict[str, Any]:
         f"the cost of one training run"
     )
     tried = [_Tried(n, c, shortened(c.config, epochs)) for n, c in to_try.items()]
-    ours = as_plain(base)
-    with workdir.claimed(directory, {name: ours[name] for name in ("seed", "dataset")}):
+    plain = as_plain(base)
+    ours = {name: plain[name] for name in ("seed", "dataset")}
+    with workdir.claimed(directory, ours, also=_WRITTEN):
         facts = _try_all(base, tried, directory)
         result = _result(base, tried, facts, notes)
         chosen = to_try[result["chosen"]]

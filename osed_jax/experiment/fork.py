@@ -66,6 +66,5 @@ def fork_state(
 def _natural(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts without those of generated images, which are not used before a method starts."""
     kept = {name: value for name, value in facts.items() if not name.startswith("generated_")}
-    if digests := kept.get("content_sha256"):
-        kept["content_sha256"] = {k: v for k, v in digests.items() if k != "generated"}
-    return kept
+    digests = facts["content_sha256"]
+    return {**kept, "content_sha256": {k: v for k, v in digests.items() if k != "generated"}}

@@ -1,7 +1,6 @@
 """The loop over training steps, and the log of what they measured, for nets and for generators."""
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from osed_jax.errors import UserError
 from osed_jax.experiment import workdir
-from osed_jax.files.records import keep_lines_before, sealed
+from osed_jax.files.records import as_line, keep_lines_before
 from osed_jax.runtime import cluster
 
 # Most steps that the host may be ahead of the device, so that the progress bar is right.
@@ -83,7 +82,7 @@ def log(directory: Path, unit: str, first: int) -> Iterator[Callable[[dict[str, 
 
     def write(record: dict[str, Any]) -> None:
         workdir.check_there(directory)
-        print(json.dumps(sealed(record)), file=file, flush=True)
+        print(as_line(record), end="", file=file, flush=True)
 
     with open(metrics, "a") as file:
         yield write

@@ -33,10 +33,7 @@ def with_additions(model: StableDiffusion, generation: Generation) -> StableDiff
 
 
 def additions(generation: Generation) -> dict[str, Any]:
-    """What names the additions in a store: files by their digest; a field for each that is used.
-
-    So a store that was begun before there were these fields can go on.
-    """
+    """What names the additions in a store: files by their digest; a field for each that is used."""
     added: dict[str, Any] = {}
     if generation.lora:
         digest = file_sha256(Path(generation.lora))

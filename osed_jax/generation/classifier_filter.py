@@ -106,8 +106,8 @@ def classifier_opinions(
             f"({only_of_subset}), so it may have seen the validation images; train a classifier "
             f"with the same config.dataset"
         )
-    known = classifier.facts.get("content_sha256")
-    if only_of_subset and known and known["training"] != train.content_sha256():
+    known = classifier.facts["content_sha256"]["training"]
+    if only_of_subset and known != train.content_sha256():
         raise UserError(
             f"config.generation.classifier_workdir is {directory}, which was trained on images of "
             f"other content than these, so it may have seen the validation images; train "

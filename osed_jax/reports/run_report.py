@@ -1,10 +1,10 @@
 """The report of a run: figures and one page."""
 
+import contextlib
 import json
-import os
 import shlex
-import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from osed_jax.config.compare import changed_fields
 from osed_jax.config.schema import Config, Report
 from osed_jax.experiment.workdir import REPORT_FOLDER as FOLDER
 from osed_jax.experiment.workdir import REPORT_PAGE as PAGE
-from osed_jax.files import atomic
-from osed_jax.files.atomic import locked, remove_abandoned
+from osed_jax.files import digests
+from osed_jax.files.atomic import whole_folder
 from osed_jax.reports import page, run_images, run_numbers
 from osed_jax.reports.report_input import ReportInput
 from osed_jax.runtime import cluster
@@ -36,32 +36,31 @@ def write_report(subject: ReportInput, settings: Report, mesh: Mesh) -> Path:
       mesh: devices for the features.
     """
     target = subject.directory / _folder(subject)
-    keeps = cluster.is_first()
-    if keeps:
-        remove_abandoned(subject.directory, f".{FOLDER}.*")
-    unfinished = Path(
-        tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=subject.directory if keeps else None)
-    )
-    try:
-        title = f"OSeD-JAX: {method_of(subject.config)}, seed {subject.config.seed}"
-        with locked(unfinished):
-            sections = _sections(subject, settings, mesh, unfinished)
-        content = page.page(title, _headline(subject), sections)
-        atomic.write_atomically(unfinished / PAGE, content)
-        if keeps:
-            unfinished.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    title = f"OSeD-JAX: {method_of(subject.config)}, seed {subject.config.seed}"
+    with _new_folder(target) as folder:
+        sections = _sections(subject, settings, mesh, folder)
+        (folder / PAGE).write_bytes(page.page(title, _headline(subject), sections).encode())
+        digests.write_digests(folder)
+        if cluster.is_first():
+            digests.make_way(target)
     say(f"the report is {target / PAGE}")
     return target / PAGE
 
 
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target`; one that is thrown away in the other processes of a job."""
+    if cluster.is_first():
+        with whole_folder(target) as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+
+
 def _folder(subject: ReportInput) -> str:
-    digest = subject.figures.get("content_sha256", {}).get("test")
-    return f"{FOLDER}.other_test_set.{str(digest)[:8]}" if subject.other_test_set else FOLDER
+    digest = subject.figures["content_sha256"]["test"]
+    return f"{FOLDER}.other_test_set.{digest[:8]}" if subject.other_test_set else FOLDER
 
 
 def _sections(
