@@ -14,7 +14,7 @@ def as_markdown() -> str:
         "# All fields of a config",
         "",
         "`make docs` writes this page from `osed_jax/config/`. Set a field in a file of",
-        "[configs/](../../configs), or on the command line: `--config.SECTION.FIELD=VALUE`. A default",
+        "[configs/](../../configs), or as a flag, `--config.SECTION.FIELD=VALUE`. A default",
         "such as `10 of 200 epochs` is a share of `train.num_epochs`, and changes with it.",
         "",
         "Sources: *Zada* is Zada, Benou and Irani, ICML 2022 (OPeN). *MLRC* is its reproduction by",
