@@ -40,7 +40,7 @@ MAY_IMPORT = {  # heavy packages: where they may be imported at all
     "tokenizers": {"osed_jax.diffusion.tokenizer"},
     "transformers": set(),
     "matplotlib": {"osed_jax.reports"},
-    "ml_collections": {"configs", "osed_jax.config.build", "osed_jax.config.command_line", "main"},
+    "ml_collections": {"configs", "osed_jax.config", "main"},
 }
 
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from osed_jax.batches import plan as plans
 from osed_jax.batches.feeders import ResidentFeeder, TfDataFeeder
+from osed_jax.config.fields_of_training import Loss
 from osed_jax.data.images import ArrayImages, Bank, FileImages
 from osed_jax.errors import UserError
 from osed_jax.kinds import Kind
@@ -52,7 +53,7 @@ def make_parts(model, mesh, num_classes=3):
     step = make_train_step(
         model=model,
         tx=tx,
-        loss_fn=cross_entropy({"label_smoothing": 0.0}, facts),
+        loss_fn=cross_entropy(Loss(), facts),
         augmentation=AUGMENTATION,
         num_classes=num_classes,
         steps_per_epoch=3,
