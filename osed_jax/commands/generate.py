@@ -12,6 +12,7 @@ import numpy as np
 from osed_jax.batches.plan import replace_probability
 from osed_jax.config.build import as_plain
 from osed_jax.config.compare import differences, plain
+from osed_jax.config.field import Field
 from osed_jax.config.fields_of_generation import Generation
 from osed_jax.config.schema import Config, with_values
 from osed_jax.config.stages import replaced_share, stages
@@ -160,7 +161,7 @@ def _check_saw_no_validation_images(model: str, config: Config, train: ImageSet)
         folds = theirs["dataset"]["validation_folds"] or config.dataset.validation_folds
         part = "training" if folds else "held_out"
         changed = differences(
-            {"dataset": theirs["dataset"]}, ours, lambda field: part in field.chooses_images
+            {"dataset": theirs["dataset"]}, ours, functools.partial(_chooses, part)
         )
         if changed and digests["training"] != train.content_sha256():
             raise UserError(
@@ -169,6 +170,10 @@ def _check_saw_no_validation_images(model: str, config: Config, train: ImageSet)
                 "with the same config.dataset, or hold out no images"
             )
         folder = Path(theirs["finetune"]["base"])
+
+
+def _chooses(part: str, field: Field) -> bool:
+    return part in field.chooses_images
 
 
 def _settings(
