@@ -3,7 +3,7 @@
 The recipe of cifar10_lt.py on 1,236 images, a tenth of each class in the published order (the same
 shuffle; imbalance ratio 100), with WideResNet-16-1 and no dropout. 500 images of each class that
 are not in this subset are held out to choose on. The test set is whole.
-Time and top-1: 10 minutes on one core; erm 41.1, la 51.5, fill 56.8 (results/few_images).
+Time: 10 minutes on one core. Top-1: results/few_images.
 With generated images a larger net is better (results/nets): --config.model.widen_factor=2 takes
 more than twice as long.
 Command:
