@@ -1,12 +1,15 @@
 """CIFAR-10-LT, imbalance ratio 100, WideResNet-28-10: the benchmark of Zada et al. 2022.
 
 Data: 12,406 training images, the subset of Cao et al. 2019.
+Time: 200 epochs take 5 minutes on one H200 in bfloat16, and two days on two CPU cores (both
+computed from measured speeds). On a CPU take cifar10_lt_tenth.py or digits.py.
 Published top-1, % (Zada | MLRC): erm 79.6 | 81.18, ros 75.1 | 74.82, drs 83.0 | 83.22,
 open 84.6 | 85.04. This program's, on JPEG images: results/full_size.
 Images reach the device through tf.data, which mixes real and generated ones; noise is drawn on the
 device. --config.train.feeder=resident keeps all images in device memory: the same batches.
-On a CPU an epoch takes hours: configs/cifar10_lt_tenth.py is for a laptop.
-Command: python main.py --config=configs/cifar10_lt.py:open --workdir=runs/cifar10/open
+Command, on a GPU:
+  python main.py --config=configs/cifar10_lt.py:open --workdir=runs/cifar10/open
+      --config.model.dtype=bfloat16
 """
 
 from ml_collections import ConfigDict

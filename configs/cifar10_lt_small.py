@@ -1,10 +1,12 @@
-"""CIFAR-10-LT in a small setting for two CPU cores: WideResNet-16-1, 40 epochs.
+"""CIFAR-10-LT in a short training for a CPU: WideResNet-16-1, 40 epochs.
 
-The recipe of cifar10_lt.py with its schedule scaled from 200 epochs: warm-up over the first, decay
+The recipe of cifar10_lt.py with its schedule scaled from 200 epochs: warm-up in the first, decay
 at 32 and 36, deferred methods from 32. No dropout, as the net is small and the training short. A
-tenth of the training images is held out to choose on; so the most frequent class has 4,500 images,
-and the training set 11,165, all of them part of the published subset.
-Command: python main.py --config=configs/cifar10_lt_small.py:open --workdir=runs/cifar10_small/open
+tenth of the training images is held out to choose on. So the most frequent class has 4,500 images,
+and the training set has 11,165, all of them part of the published subset.
+Time: 20 minutes on one core. Top-1: results/forty_epochs.
+Command:
+  python main.py --config=configs/cifar10_lt_small.py:open --workdir=runs/cifar10_small/open
 """
 
 from ml_collections import ConfigDict

@@ -1,11 +1,13 @@
-"""CIFAR-10-LT with 500 to 5 images of a class, the paper's 200 epochs: few images, on two cores.
+"""CIFAR-10-LT with few images: 500 to 5 of a class, for the paper's 200 epochs.
 
 The recipe of cifar10_lt.py on 1,236 images, a tenth of each class in the published order (the same
 shuffle; imbalance ratio 100), with WideResNet-16-1 and no dropout. 500 images of each class that
-are not in this subset are held out to choose on; the test set is whole.
-With generated images a larger net is better (results/nets):
---config.model.widen_factor=2 takes more than twice as long.
-Command: python main.py --config=configs/cifar10_lt_tenth.py:fill --workdir=runs/cifar10_tenth/fill
+are not in this subset are held out to choose on. The test set is whole.
+Time: 10 minutes on one core. Top-1: results/few_images.
+With generated images a larger net is better (results/nets): --config.model.widen_factor=2 takes
+more than twice as long.
+Command:
+  python main.py --config=configs/cifar10_lt_tenth.py:fill --workdir=runs/cifar10_tenth/fill
 """
 
 from ml_collections import ConfigDict

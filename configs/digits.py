@@ -1,7 +1,7 @@
 """Long-tailed handwritten digits: the smallest experiment, with nothing to download.
 
 Data: scikit-learn's 8x8 digits, imbalance ratio 20 (100 ... 5 training images a class).
-Net: WideResNet-10-1 on 8x8 pixels.
+Net: WideResNet-10-1 on 8x8 pixels; less than a minute on a CPU.
 Command: python main.py --config=configs/digits.py:open --workdir=runs/digits/open
 """
 

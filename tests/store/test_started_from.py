@@ -193,7 +193,7 @@ def test_plans_have_the_labels_of_diff_mix(store, tmp_path, exponent):
 def test_a_killed_run_trains_on_the_soft_labels(store, tmp_path):
     """Oracle: the loss of each epoch, by the net as it is initialised, which stays, and NumPy."""
     config = config_of(store, soft_label_exponent=3.0)
-    config.augment.crop_padding = 0
+    config = with_values(config, {"augment.crop_padding": 0})
     arguments = [
         "--config=configs/digits.py:fill",
         "--config.dataset.num_max=12",
