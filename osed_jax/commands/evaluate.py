@@ -42,7 +42,7 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         test = loading.load_split(config, "test", loading.open_cache(directory))
     _check_same_classes(test, facts)
     digest = test.content_sha256()
-    cluster.check_same("test images", str(digest))
+    cluster.check_same("images", {"test": digest})
 
     saved = load_classifier(directory, mesh)
     predictor = Predictor(

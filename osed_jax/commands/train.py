@@ -1,6 +1,5 @@
 """--mode=train: trains or continues a run, evaluates it and writes its summary."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def _train(config: Config, directory: Path) -> dict[str, Any]:
         data = loading.with_weights_digest(config, data)
         if cluster.is_first():
             workdir.keep_facts(directory, data.facts)
-    cluster.check_same("images", json.dumps(data.facts["content_sha256"], sort_keys=True))
+    cluster.check_same("images", data.facts["content_sha256"])
     _say_data(data.facts)
     trainer = Trainer(config, directory, mesh, data)
     state = trainer.train()

@@ -63,7 +63,7 @@ def test_a_platform_that_jax_does_not_have(tmp_path, platform):
 
 
 def test_output_in_ascii_shows_what_it_can():
-    program = "import sys; from osed_jax.exit_status import exit_status_of as f; "
+    program = "import sys; from osed_jax.runtime.exit_status import exit_status_of as f; "
     program += "sys.exit(f(lambda: print('a ± b')))"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -97,7 +97,7 @@ def test_a_folder_may_be_spelt_in_several_ways(tmp_path, monkeypatch):
         config.oversampling.generated_dir = path
         return as_plain(check(config))
 
-    kept = with_store("made")
+    before = with_store("made")
     for path in ("made/", "./made", str(tmp_path / "made")):
-        assert changed_fields(kept, with_store(path)) == {}
-    assert list(changed_fields(kept, with_store("other"))) == ["oversampling.generated_dir"]
+        assert changed_fields(before, with_store(path)) == {}
+    assert list(changed_fields(before, with_store("other"))) == ["oversampling.generated_dir"]
