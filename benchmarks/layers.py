@@ -91,7 +91,7 @@ def _arrays(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def _ours(shape: tuple[int, ...]) -> dict[str, Run]:
     x, kernel, grad = map(jnp.asarray, _arrays(shape))
-    norm = RoutedBatchNorm(noise_norm="shared")
+    norm = RoutedBatchNorm(generated_norm="shared", noise_norm="shared")
     kind = jnp.full(shape[0], Kind.NATURAL)
     weights = norm.init(jax.random.key(0), x, kind, train=True)
 

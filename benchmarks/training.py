@@ -269,9 +269,7 @@ def _plan(batch_size: int) -> plans.Plan:
         seed=0,
         epoch=160,
         label=np.repeat(np.arange(10), COUNTS),
-        generated_label=np.zeros(0, np.int64),
         replace_prob=plans.replace_probability(COUNTS, 1 / 3),
-        noise_share=1.0,
         batch_size=batch_size,
     )
     return plans.Plan(plan.label[:-1], plan.kind[:-1], plan.row[:-1])

@@ -4,11 +4,14 @@ import enum
 
 
 class Kind(enum.IntEnum):
-    """The kind of a row of a batch; batch norm, augmentation and loss depend on it alone."""
+    """The kind of a row of a batch; batch norm, augmentation and loss depend on it alone.
 
-    NATURAL = 0
-    GENERATED = 1
-    NOISE = 2
+    So no method has code of its own in the training step: a method is a plan with other kinds.
+    """
+
+    NATURAL = 0  # a training image
+    GENERATED = 1  # a stored image that a generator made (OSeD)
+    NOISE = 2  # pure noise, drawn on the device (OPeN); the image of its row is not shown
     PADDING = 3  # fills up the last batch; not used in loss, statistics or metrics
 
 

@@ -89,19 +89,19 @@ def test_evaluation_on_another_set_of_the_same_classes(erm, tmp_path):
 
 
 def test_a_fork_equals_the_run_in_full(erm, tmp_path):
-    method, road = "open", ["--config.oversampling.noise_norm=aux"]
+    method, aux = "open", ["--config.oversampling.noise_norm=aux"]
     fork = f"--config.init.fork_from={erm}"
-    run_well(DIGITS + method, f"--workdir={tmp_path / 'full'}", *SMALL, *road)
-    run_well(DIGITS + method, f"--workdir={tmp_path / 'fork'}", *SMALL, *road, fork)
+    run_well(DIGITS + method, f"--workdir={tmp_path / 'full'}", *SMALL, *aux)
+    run_well(DIGITS + method, f"--workdir={tmp_path / 'fork'}", *SMALL, *aux, fork)
     np.testing.assert_array_equal(logits(tmp_path / "full"), logits(tmp_path / "fork"))
     assert metrics(tmp_path / "full")[3:] == metrics(tmp_path / "fork")
     assert metrics(tmp_path / "full")[:3] == metrics(erm)[:3]
     assert (logits(tmp_path / "fork") != logits(erm)).any()
     last = metrics(tmp_path / "fork")[-1]
     assert last["noise"] > 0 and last["natural"] + last["noise"] == 171
-    # The last checkpoint of an auxiliary road has parameters that ERM's has not.
+    # The last checkpoint has the parameters of auxiliary norms, which ERM's has not.
     run_well(
-        DIGITS + method, f"--workdir={tmp_path / 'fork'}", "--mode=evaluate", *SMALL, *road, fork
+        DIGITS + method, f"--workdir={tmp_path / 'fork'}", "--mode=evaluate", *SMALL, *aux, fork
     )
     evaluated = json.loads((tmp_path / "fork" / "evaluation.json").read_text())
     assert evaluated["top1"] == summary(tmp_path / "fork")["top1"]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from osed_jax.errors import UserError
 from osed_jax.kinds import Kind
 
 _STREAM = 0x504C414E  # keeps these draws apart from any other use of the same seed
@@ -50,6 +51,7 @@ def replace_probability(
     about the class of a row.
     """
     counts = np.asarray(class_counts, dtype=np.float64)
+    # With ratio 1 a class shows natural images in n_c / n_max of its draws, as many as it has.
     lacking = np.ones_like(counts) if in_all_classes else 1 - counts / counts.max()
     return lacking * replace_ratio
 
@@ -72,38 +74,46 @@ def balanced_plan(
     seed: int,
     epoch: int,
     label: np.ndarray,
-    generated_label: np.ndarray,
     replace_prob: np.ndarray,
-    noise_share: float,
     batch_size: int,
+    generated_label: np.ndarray | None = None,
+    noise_share: float = 0.0,
 ) -> Plan:
     """A class-balanced epoch in which some slots show noise or a generated image instead.
 
     N draws with replacement: a class uniformly, then one of its images uniformly (weight 1/n_c
-    for each image). Each drawn slot is then replaced with its class's probability, and shows
-    noise with probability `noise_share`, else a generated image of its class, uniformly; the label
-    stays (Zada, algorithm 1). The natural draws of a seed and epoch are the same whatever replaces
-    them, so methods are compared on paired draws.
+    for each image). Each drawn slot is then replaced with its class's probability; its label stays
+    (Zada, algorithm 1). Without generated images it shows noise; with them it shows noise with
+    probability `noise_share`, else a generated image of its class, uniformly. The natural draws of
+    a seed and epoch are the same whatever replaces them, so methods are compared on paired draws.
 
     Args:
       seed: of the experiment.
       epoch: counted from 0.
       label: [N] labels of the natural images.
-      generated_label: [M] labels of the generated images; M may be 0.
       replace_prob: [C], see `replace_probability`; zeros give plain resampling.
-      noise_share: in [0, 1].
       batch_size: slots of a batch.
+      generated_label: [M] labels of the generated images; None if there are none.
+      noise_share: of the replaced slots, in [0, 1], if there are generated images.
+
+    Raises:
+      UserError: if generated images of a class are to be shown, but it has none.
     """
     random = _generator(seed, epoch)
     num, num_classes = len(label), len(replace_prob)
+    # Every number is drawn for every slot, used or not: so the natural draws are the same whatever
+    # replaces some of them.
     drawn = random.integers(num_classes, size=num)
     row = _pick(label, num_classes, drawn, random.random(num))
     replaced = random.random(num) < replace_prob[drawn]
-    noise = replaced & (random.random(num) < noise_share)
+    noise = replaced & (random.random(num) < (1 if generated_label is None else noise_share))
     generated = replaced & ~noise
     which = random.random(num)
-    row[generated] = num + _pick(generated_label, num_classes, drawn[generated], which[generated])
-    row[noise] = 0
+    if generated_label is not None:
+        _check_images_of(np.unique(drawn[generated]), generated_label)
+        image = _pick(generated_label, num_classes, drawn[generated], which[generated])
+        row[generated] = num + image
+    row[noise] = 0  # no image is shown; any row that there is would do
     kind = np.select([noise, generated], [Kind.NOISE, Kind.GENERATED], Kind.NATURAL)
     return _in_batches(drawn, kind, row, batch_size)
 
@@ -130,9 +140,17 @@ def _generator(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng([seed, _STREAM, epoch])
 
 
+def _check_images_of(classes: np.ndarray, generated_label: np.ndarray) -> None:
+    if len(without := np.setdiff1d(classes, generated_label)):
+        raise UserError(
+            f"there are no generated images of class {', '.join(map(str, without))}, but some of "
+            "its draws are to show them; give images of it, or set its replace_prob to 0"
+        )
+
+
 def _pick(label: np.ndarray, num_classes: int, drawn: np.ndarray, u: np.ndarray) -> np.ndarray:
     """For every drawn class, one position of that class in `label`; u in [0, 1) says which."""
-    by_class = np.argsort(label, kind="stable")
+    by_class = np.argsort(label, kind="stable")  # positions of class 0, then of class 1, ...
     count = np.bincount(label, minlength=num_classes)
     start = np.cumsum(count) - count
     return by_class[start[drawn] + (u * count[drawn]).astype(np.int64)]
@@ -140,7 +158,7 @@ def _pick(label: np.ndarray, num_classes: int, drawn: np.ndarray, u: np.ndarray)
 
 def _in_batches(label: np.ndarray, kind: np.ndarray, row: np.ndarray, batch_size: int) -> Plan:
     """Folds slots into batches and fills up the last one."""
-    short = -len(label) % batch_size
+    lacking = -len(label) % batch_size  # every batch has one size, so one program runs them all
     fills = (0, Kind.PADDING, 0)
-    padded = (np.pad(x, (0, short), constant_values=f) for x, f in zip((label, kind, row), fills))
+    padded = (np.pad(x, (0, lacking), constant_values=f) for x, f in zip((label, kind, row), fills))
     return Plan(*(p.astype(np.int32).reshape(-1, batch_size) for p in padded))

@@ -90,9 +90,9 @@ def make_plan(config: Config, data: Data) -> Plan:
             seed=config.seed,
             epoch=epoch,
             label=data.train.label,
-            generated_label=generated.label if generated else np.zeros(0, np.int64),
             replace_prob=replace,
-            noise_share=0.5 if generated else 1.0,
+            generated_label=generated.label if generated else None,
+            noise_share=0.5,
             batch_size=batch_size,
         )
         for epoch in range(num_epochs)

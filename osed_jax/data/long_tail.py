@@ -100,6 +100,8 @@ def held_out_subset(label: np.ndarray, class_counts: Sequence[int]) -> np.ndarra
 
 def _shuffled(label: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """The positions of each class, shuffled as in Cao's `imbalance_cifar.py`."""
+    # One generator for all classes, in their order, and the old one of NumPy: otherwise these would
+    # not be the published images. The subset alone moves OPeN from 84.2 to 87.1 (MLRC, table 10).
     random = np.random.RandomState(0)
     by_class = [np.where(label == c)[0] for c in range(num_classes)]
     for position in by_class:
@@ -131,18 +133,18 @@ def class_groups(
     counts = np.asarray(class_counts)
     if groups == "five_equal":
         rarest_first = np.lexsort((-np.arange(len(counts)), counts))
-        members = dict(enumerate(np.array_split(rarest_first, 5), start=1))
-        named = {f"group_{g}": m for g, m in members.items()}
+        fifths = np.array_split(rarest_first, 5)
+        by_name = {f"group_{g}": members for g, members in enumerate(fifths, start=1)}
     elif groups == "thresholds":
         few, many = counts < few_below, counts > many_above
-        named = {
+        by_name = {
             "many": np.flatnonzero(many),
             "medium": np.flatnonzero(~many & ~few),
             "few": np.flatnonzero(few),
         }
     else:
         raise UserError(f"unknown groups {groups!r}; use one of {', '.join(GROUPS)}")
-    return {name: tuple(sorted(int(c) for c in m)) for name, m in named.items()}
+    return {name: tuple(sorted(int(c) for c in members)) for name, members in by_name.items()}
 
 
 def split_fold(
@@ -151,13 +153,16 @@ def split_fold(
     """Splits a training set in two: what stays in it, and what one fold holds out.
 
     In each class every `folds`-th image is held out, beginning with the number of the fold. If a
-    class has only one image, it stays.
+    class has only one image, it stays: a class without any could not be trained.
 
     Args:
       label: int [N] of the whole set.
       rows: sorted int64, those of the training set.
       folds: number of parts.
       fold: number of the part that is held out, from 0.
+
+    Returns:
+      The rows that stay and those that are held out, both sorted.
     """
     held_out = np.zeros(len(rows), bool)
     for c in np.unique(label[rows]):

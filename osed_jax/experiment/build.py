@@ -233,9 +233,9 @@ def make_plan(config: Config, data: Data, epoch: int) -> Plan:
         return plans.natural_plan(**common)
     plan = plans.balanced_plan(
         **common,
-        generated_label=data.generated.label if data.generated else np.zeros(0, np.int64),
         replace_prob=_replace_prob(config, data, stage, epoch),
-        noise_share=1.0 if over.mode == "noise" else over.noise_share,
+        generated_label=data.generated.label if data.generated else None,
+        noise_share=over.noise_share,
     )
     return with_soft_labels(config, data, plan)
 

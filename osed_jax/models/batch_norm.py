@@ -13,7 +13,7 @@ Only rows in the shared norm enter the running statistics, and only these are us
 auxiliary norm keeps no running statistics, since nothing would read them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import flax.linen as nn
 import jax
@@ -33,9 +33,9 @@ class RoutedBatchNorm(nn.Module):
 
     Statistics are float32, whatever the dtype of the computation. They are computed from sums and
     counts, so that under `jit` with a sharded batch they are those of the global batch, whichever
-    device a row is on. The running variance is the biased one (as in Flax; PyTorch
-    keeps the unbiased one). If a group of rows is empty it changes nothing. In training padding
-    rows come out as 0.
+    device a row is on. The running variance is the biased one (as in Flax; PyTorch keeps the
+    unbiased one). If a group of rows is empty it changes nothing. In training padding rows come
+    out as 0.
 
     Attributes:
       generated_norm: of generated rows, one of `kinds.NORMS`.
@@ -43,8 +43,8 @@ class RoutedBatchNorm(nn.Module):
       dtype: of the output.
     """
 
-    generated_norm: str = "shared"
-    noise_norm: str = "dar"
+    generated_norm: str
+    noise_norm: str
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -55,37 +55,39 @@ class RoutedBatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        own_norm = {k: r for k, r in self._norms().items() if r != "shared"}
-        own_affine = {k: self._own_affine(k, channels) for k, r in own_norm.items() if r == "aux"}
+        norms = {Kind.GENERATED: self.generated_norm, Kind.NOISE: self.noise_norm}
+        own_norm = {k: norm for k, norm in norms.items() if norm != "shared"}
+        aux = [k for k, norm in own_norm.items() if norm == "aux"]
+        own_affine = {k: self._own_affine(k, channels) for k in aux}
 
         if not train:
             return self._apply(x, *_affine(running_mean.value, running_var.value, scale, bias))
 
         moments = _image_moments(x)
-        natural = (kind != Kind.PADDING) & ~_is_any(kind, own_norm)
-        mean, var, count = _group_moments(moments, natural)
-        if not self.is_initializing():
+        sharing = (kind != Kind.PADDING) & ~_is_any(kind, own_norm)
+        mean, var, count = _group_moments(moments, sharing)
+        if not self.is_initializing():  # `init` makes the variables; its input is no training batch
             share = jnp.where(count > 0, 1 - MOMENTUM, 0)
             running_mean.value += share * (mean - running_mean.value)
             running_var.value += share * (var - running_var.value)
 
+        # Each row gets a factor and an offset; so the large tensor is gone over once, however many
+        # groups there are.
         factor, offset = _affine(mean, var, scale, bias)
         for own in own_norm:
             own_mean, own_var, _ = _group_moments(moments, kind == own)
-            own_rows = _affine(own_mean, own_var, *own_affine.get(own, (scale, bias)))
-            here = (kind == own)[:, None]
-            factor = jnp.where(here, own_rows[0], factor)
-            offset = jnp.where(here, own_rows[1], offset)
+            own_factor, own_offset = _affine(own_mean, own_var, *own_affine.get(own, (scale, bias)))
+            of_kind = (kind == own)[:, None]
+            factor = jnp.where(of_kind, own_factor, factor)
+            offset = jnp.where(of_kind, own_offset, offset)
         # Padding is 0 after every norm. With the statistics of few, similar rows it would grow from
         # norm to norm without bound, until 0 times it is not a number any more.
-        shown = (kind != Kind.PADDING)[:, None]
-        factor, offset = jnp.where(shown, factor, 0), jnp.where(shown, offset, 0)
+        filled = (kind != Kind.PADDING)[:, None]
+        factor, offset = jnp.where(filled, factor, 0), jnp.where(filled, offset, 0)
         y = self._apply(x, factor, offset)
-        stopped = _is_any(kind, [k for k, r in own_norm.items() if r == "dar"])
+        # Neither the layers below nor scale and bias learn from rows in `dar` (appendix E).
+        stopped = _is_any(kind, [k for k, norm in own_norm.items() if norm == "dar"])
         return jnp.where(stopped[:, None, None, None], jax.lax.stop_gradient(y), y)
-
-    def _norms(self) -> Mapping[Kind, str]:
-        return {Kind.GENERATED: self.generated_norm, Kind.NOISE: self.noise_norm}
 
     def _own_affine(self, kind: Kind, channels: int) -> _Moments:
         name = kind.name.lower()
@@ -100,12 +102,12 @@ class RoutedBatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-def _is_any(kind: jax.Array, of: Mapping[Kind, str] | list[Kind]) -> jax.Array:
+def _is_any(kind: jax.Array, kinds: Iterable[Kind]) -> jax.Array:
     """Bool [N]: whether each row is of one of these kinds."""
-    found = jnp.zeros(kind.shape, bool)
-    for each in of:
-        found |= kind == each
-    return found
+    member = jnp.zeros(kind.shape, bool)
+    for each in kinds:
+        member |= kind == each
+    return member
 
 
 def _image_moments(x: jax.Array) -> _Moments:
@@ -127,8 +129,10 @@ def _group_moments(moments: _Moments, member: jax.Array) -> tuple[jax.Array, jax
     """Mean [C], biased variance [C] and number of the images that `member` [N] marks."""
     weight = member.astype(jnp.float32)
     count = weight.sum()
-    # A sum of products, because accelerators compute matrix products in lower precision.
+    # A sum of products, because accelerators compute matrix products in lower precision. An empty
+    # group has moments 0, not NaN; nothing uses them.
     first, second = ((weight[:, None] * m).sum(axis=0) / jnp.maximum(count, 1) for m in moments)
+    # Rounding can take E[x^2] - E[x]^2 below 0.
     return first, jnp.maximum(second - jnp.square(first), 0), count
 
 

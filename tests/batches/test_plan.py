@@ -77,6 +77,28 @@ def test_every_generated_image_of_a_class_comes_up():
     assert len(set(rows[rows >= len(LABEL)])) == 9 * 40
 
 
+def test_without_generated_images_replaced_slots_show_noise():
+    given = {"seed": 0, "epoch": 0, "label": LABEL, "batch_size": 128}
+    prob = plans.replace_probability(COUNTS, 1.0)
+    plan = plans.balanced_plan(**given, replace_prob=prob)
+    same = plans.balanced_plan(
+        **given, replace_prob=prob, generated_label=SYNTHETIC_LABEL, noise_share=1.0
+    )
+    assert set(np.unique(plan.kind)) == {Kind.NATURAL, Kind.NOISE, Kind.PADDING}
+    for name, array in plan.slots().items():
+        np.testing.assert_array_equal(array, same.slots()[name])
+
+
+def test_a_class_without_the_generated_images_that_it_should_show_is_named():
+    lacking = SYNTHETIC_LABEL[~np.isin(SYNTHETIC_LABEL, [4, 9])]
+    given = {"seed": 0, "epoch": 0, "label": LABEL, "batch_size": 128, "generated_label": lacking}
+    prob = plans.replace_probability(COUNTS, 1.0)
+    with pytest.raises(UserError, match="no generated images of class 4, 9, but some"):
+        plans.balanced_plan(**given, replace_prob=prob)
+    plan = plans.balanced_plan(**given, replace_prob=np.where(np.isin(range(10), [4, 9]), 0, prob))
+    assert not set(plan.label[plan.kind == Kind.GENERATED]) & {4, 9}
+
+
 def test_noise_share_mixes_noise_and_generated_images():
     plans = [balanced(e, replace_ratio=1.0, noise_share=0.25) for e in range(4)]
     kind = np.concatenate([p.kind.ravel() for p in plans])

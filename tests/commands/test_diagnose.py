@@ -192,7 +192,7 @@ def test_on_dar_noise_reaches_the_last_layer_alone(rows):
         assert moved == {"['Dense_0']['kernel']", "['Dense_0']['bias']"}
 
 
-def test_own_norms_of_the_auxiliary_road_share_nothing_with_natural_rows(rows):
+def test_auxiliary_norms_share_nothing_with_natural_rows(rows):
     for row in rows:
         if row.kind != "natural" and row.batch_norm == "aux" and "Norm" in row.layer:
             assert row.cosine_mean == 0 and row.norm_mean > 0

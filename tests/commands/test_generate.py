@@ -233,7 +233,6 @@ def test_a_run_shows_about_as_many_images_as_noise_ratio_counts():
         label=label,
         generated_label=np.arange(3),
         replace_prob=replace_probability(counts, config.oversampling.replace_ratio),
-        noise_share=0.0,
         batch_size=100,
     )
     shown = np.bincount(plan.label[plan.kind == Kind.GENERATED], minlength=3)

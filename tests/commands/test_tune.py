@@ -182,7 +182,7 @@ SMALL = (
     "--mode=tune",
     f"--config={ROOT}/configs/digits.py",
     "--workdir=tune",
-    "--config.tune.candidates=ros,fill",
+    "--config.tune.candidates=ros,fill,fill_whole",
     "--config.oversampling.generated_dir=generated",  # in the folder that it is started in
     "--config.dataset.num_max=40",  # so few that good generated images are worth very much
     "--config.dataset.imbalance_ratio=40",
@@ -214,7 +214,7 @@ def wrong_store(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory) -> Path:
-    """Work directory of a choice among resampling and filling up with the demo's images."""
+    """Work directory of a choice among resampling and two shares of the demo's images."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / "generated").symlink_to(STORE)
     run_in(folder, *SMALL)
@@ -232,6 +232,27 @@ def test_good_generated_images_are_chosen(tuned):
     page = (tuned / "tune.html").read_text()
     assert "Not judged: 8, 9" in page and "fewer than 10 images each: 4 (7)" in page
     assert result["command"] in page.replace("&#x27;", "'")
+
+
+def test_the_worst_candidate_stays_in_every_fold_if_it_is_the_baseline(tuned):
+    assert num_kept(3) == 2, "the other two would be enough"
+    by_name = {c["name"]: c for c in json.loads((tuned / "tune.json").read_text())["candidates"]}
+    first_fold = {}
+    for name in by_name:
+        with np.load(tuned / "fold_1" / name / "held_out.npz") as file:
+            right = file["logits"].argmax(axis=1) == file["label"]
+            of_class = [right[file["label"] == c].mean() for c in np.unique(file["label"])]
+        first_fold[name] = np.mean(of_class)
+    assert min(first_fold, key=first_fold.get) == "ros"
+    assert by_name["ros"]["folds"] == 2 and (tuned / "fold_2" / "ros" / "held_out.npz").exists()
+
+
+def test_each_fold_is_a_training_with_a_seed_of_its_own(tuned):
+    for name in ("ros", "fill"):
+        files = [tuned / f"fold_{n}" / name / "config.json" for n in (1, 2)]
+        configs = [json.loads(file.read_text()) for file in files]
+        assert [c["dataset"]["validation_fold"] for c in configs] == [0, 1]
+        assert [c["seed"] for c in configs] == [0, 1]
 
 
 def test_a_finished_choice_is_not_trained_again_and_its_command_trains(tuned, tmp_path):
@@ -253,7 +274,7 @@ def test_images_of_wrong_classes_are_not_chosen(tuned, wrong_store, tmp_path):
     for fold in ("fold_1", "fold_2"):  # resampling shows no generated image: it is trained already
         shutil.copytree(tuned / fold / "ros", tmp_path / "tune" / fold / "ros")
     (tmp_path / "generated").symlink_to(wrong_store)
-    said = run_in(tmp_path, *SMALL)
+    said = run_in(tmp_path, *SMALL, "--config.tune.candidates=ros,fill")
     result = json.loads((tmp_path / "tune" / "tune.json").read_text())
     assert result["chosen"] == "ros"
     assert "No setting beats ros by more than one standard error" in said

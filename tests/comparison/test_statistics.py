@@ -1,4 +1,4 @@
-"""Intervals and tests against SciPy's other roads, tables and hand-computed cases."""
+"""Intervals and tests against other functions of SciPy, tables and hand-computed cases."""
 
 import itertools
 from math import comb

@@ -36,8 +36,8 @@ def oracle(generated_norm: str, noise_norm: str) -> dict:
     y, dx = np.zeros(X.shape), np.zeros(X.shape)
     grads = {name: np.zeros(3) for name in AFFINE}
     stats = None
-    for member, kind_of_road, prefix in groups:
-        prefix = prefix if kind_of_road == "aux" else ""
+    for member, setting, prefix in groups:
+        prefix = prefix if setting == "aux" else ""
         x, dy = X[member].astype(np.float64), COTANGENT[member].astype(np.float64)
         mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
         stats = (mean, var) if stats is None else stats
@@ -45,7 +45,7 @@ def oracle(generated_norm: str, noise_norm: str) -> dict:
         normed = (x - mean) * inverse
         scale, bias = AFFINE[f"{prefix}scale"], AFFINE[f"{prefix}bias"]
         y[member] = normed * scale + bias
-        if kind_of_road == "dar":
+        if setting == "dar":
             continue
         grads[f"{prefix}scale"] += (dy * normed).sum((0, 1, 2))
         grads[f"{prefix}bias"] += dy.sum((0, 1, 2))
@@ -77,7 +77,7 @@ def run(generated_norm, noise_norm, x=X, kind=KIND):
 
 @pytest.mark.parametrize("generated_norm", NORMS)
 @pytest.mark.parametrize("noise_norm", NORMS)
-def test_every_pair_of_roads_agrees_with_numpy(generated_norm, noise_norm):
+def test_every_pair_of_norms_agrees_with_numpy(generated_norm, noise_norm):
     want, got = oracle(generated_norm, noise_norm), run(generated_norm, noise_norm)
     real = KIND != Kind.PADDING
     np.testing.assert_allclose(got["y"][real], want["y"][real], rtol=1e-4, atol=1e-5)
@@ -192,7 +192,7 @@ def test_test_time_uses_the_running_statistics_for_every_row():
 
 
 def test_bfloat16_keeps_float32_statistics():
-    norm = RoutedBatchNorm(dtype=jnp.bfloat16)
+    norm = RoutedBatchNorm("shared", "dar", jnp.bfloat16)
     x = jnp.asarray(X, jnp.bfloat16)
     variables = norm.init(jax.random.key(0), x, jnp.asarray(KIND), train=False)
     y, updated = norm.apply(variables, x, jnp.asarray(KIND), train=True, mutable=["batch_stats"])

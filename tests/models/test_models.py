@@ -45,7 +45,7 @@ def test_sizes_are_the_published_ones():
     assert sizes(WideResNet(num_classes=13), image_size=48)[0] == 36_479_194 + 3 * 641
 
 
-def test_auxiliary_roads_add_a_scale_and_a_bias_for_each_norm():
+def test_auxiliary_norms_add_a_scale_and_a_bias_for_each_norm():
     plain = sizes(WideResNet(num_classes=10))[0]
     both = WideResNet(num_classes=10, generated_norm="aux", noise_norm="aux")
     assert sizes(both) == (plain + 2 * 17_952, 17_952)
@@ -209,7 +209,7 @@ def test_each_way_to_convolve_is_taken(monkeypatch):
 
 @pytest.mark.parametrize("model", [WideResNet, ResNet])
 @pytest.mark.parametrize(("norm", "reached"), [("dar", 2), ("dar_grad", "all")])
-def test_noise_on_the_dar_road_reaches_the_last_layer_alone(model, norm, reached):
+def test_noise_with_dar_norms_reaches_the_last_layer_alone(model, norm, reached):
     size = {"depth": 10, "widen_factor": 1} if model is WideResNet else {"depth": 8}
     net = model(num_classes=3, noise_norm=norm, **size)
     x = jnp.asarray(RANDOM.randn(6, 8, 8, 3), jnp.float32)

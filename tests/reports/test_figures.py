@@ -167,7 +167,7 @@ def test_comparisons(tmp_path, methods):
 
 @pytest.mark.parametrize("count", SIZES)
 def test_changes(tmp_path, count):
-    changes = {f"OSeD, road {i}": np.linspace(-0.2, 0.1, count) for i in range(4)}
+    changes = {f"OSeD, norm {i}": np.linspace(-0.2, 0.1, count) for i in range(4)}
     with figures_checked() as seen:
         bars.draw_changes(tmp_path / "x.png", names(count), changes, "Against DRS")
     assert {*names(count), *changes, "Against DRS"} <= set(seen[0])
@@ -178,7 +178,7 @@ def test_trends(tmp_path):
         name: [(0.0, None), (-0.01 * i, (-0.01 * i - 0.02, 0.02)), (-0.1, None)]
         for i, name in enumerate(("natural", "dar", "dar_grad", "aux"))
     }
-    said = {"title": "Roads", "xlabel": "share", "ylabel": "change (points)"}
+    said = {"title": "Norms", "xlabel": "share", "ylabel": "change (points)"}
     ticks = ["0 (DRS)", "1/3", "1"]
     with figures_checked() as seen:
         bars.draw_trends(tmp_path / "x.png", ticks, trends, **said)
