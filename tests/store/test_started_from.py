@@ -12,9 +12,8 @@ from PIL import Image
 
 from configs import digits
 from osed_jax.batches import plan as plans
+from osed_jax.batches.feeders import ResidentFeeder, TfDataFeeder
 from osed_jax.batches.mixing import mix
-from osed_jax.batches.resident_feeder import ResidentFeeder
-from osed_jax.batches.tfdata_feeder import TfDataFeeder
 from osed_jax.commands import diagnose
 from osed_jax.commands.filter import filter as filter_store
 from osed_jax.config.build import check
