@@ -47,9 +47,13 @@ LONGEST = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """Unpacks the generated images of the demo, before the processes that share the tests start."""
-    if not hasattr(config, "workerinput") and not (ROOT / "demo" / "generated").exists():
-        with zipfile.ZipFile(ROOT / "demo" / "generated.zip") as packed:
-            packed.extractall(ROOT / "demo")
+    packed, folder = (ROOT / "demo" / name for name in ("generated.zip", "generated"))
+    if hasattr(config, "workerinput"):
+        return
+    if not folder.exists() or folder.stat().st_mtime < packed.stat().st_mtime:
+        with zipfile.ZipFile(packed) as file:
+            file.extractall(folder.parent)
+        os.utime(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
