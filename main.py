@@ -76,6 +76,5 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    status = run(sys.argv)
-    if status:
+    if status := run(sys.argv):
         signals.end(status)
