@@ -39,9 +39,9 @@ format: .venv/test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# docs/configuration.md, from the schema.
+# docs/reference/configuration.md, from the schema.
 docs: .venv/demo
-	$(BIN)/python -m docs.configuration_page > docs/configuration.md
+	$(BIN)/python -m docs.configuration_page > docs/reference/configuration.md
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no suitable Python found: install Python 3.11, 3.12 or 3.13 \

@@ -14,7 +14,7 @@ all runs together:
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def write(folder: Path, kept: Iterable[Kept]) -> None:
     text = json.dumps(summaries, ensure_ascii=False, separators=(",", ":"))
     lengths = [len(curves["epoch"]) for _, curves in in_order]
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic.written_whole(folder / FILE) as file:
+    with atomic.whole_file(folder / FILE) as file:
         np.savez_compressed(
             file,
             summaries=np.frombuffer(text.encode(), np.uint8),
@@ -143,10 +143,9 @@ def _check_same(first: FinishedRun, other: FinishedRun, without: Sequence[str] =
 
     A field that only one of them has is of a later version, whose default changes nothing.
     """
-    both: list[dict[str, Any]] = [run.summary["config"] for run in (first, other)]
     changed = {
         name: values
-        for name, values in changed_fields(*both).items()
+        for name, values in changed_fields(first.summary["config"], other.summary["config"]).items()
         if not name.startswith((*_OF_SEEDS, *without)) and "absent" not in values
     }
     if changed:

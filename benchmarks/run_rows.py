@@ -17,11 +17,8 @@ machine; --net=NAME puts NAME/ before its name, where a setting has several nets
 `python -m benchmarks.tables` writes the tables anew.
 """
 
-import contextlib
-import fcntl
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,7 +35,7 @@ from osed_jax.config.schema import Config
 from osed_jax.data.listing import class_folders, files_of_classes
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading
-from osed_jax.files import records
+from osed_jax.files import atomic, lock, records
 from osed_jax.generation.classifier_filter import FILTERS
 from osed_jax.runtime.console import say
 
@@ -130,14 +127,14 @@ def copy_first_images(config: Config, names: Iterable[str], folder: Path) -> Non
             for path in sorted(files.images)[:number]
         }
         if not target.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{target.name}.") as part:
-                copies = Path(part) / target.name
-                for path in wanted:
-                    (copies / path).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(source / path, copies / path)
-                with contextlib.suppress(OSError):  # another process was first
-                    copies.rename(target)
+            try:
+                with atomic.whole_folder(target) as copies:
+                    for path in wanted:
+                        (copies / path).parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copy2(source / path, copies / path)
+            except OSError:
+                if not target.exists():  # else another process was first
+                    raise
         there = {p.relative_to(target): p.stat().st_size for p in target.rglob("*") if p.is_file()}
         if there != wanted:
             raise UserError(
@@ -153,8 +150,7 @@ def select_once(run: Config) -> None:
       UserError: if they were selected by other filters or from other images.
     """
     selected = Path(run.generation.filtered_dir)
-    with open(selected.with_name(f".{selected.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock.locked(selected.with_name(f".{selected.name}.lock")):
         if not selected.exists():
             filter_store(run)
     plain = as_plain(run)

@@ -33,7 +33,7 @@ def study(folder: Path) -> Study:
 
 def store_config(of: Study, steps: int, start: str, **changes: Any) -> Config:
     """The config that draws a store, or that trains with it."""
-    fields = {
+    fields: dict[str, Any] = {
         "generation.model": str(of.generator(steps)),
         "oversampling.generated_dir": str(_store(of, steps, start)),
     }
@@ -81,7 +81,7 @@ def runs(of: Study) -> Iterator[tuple[Path, Config]]:
 
 def keep(of: Study, kept: Path) -> None:
     """Writes the figures of all finished runs: `runs.csv`, and `setting.json` of the first."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for directory, _ in runs(of):
         if not (directory / "summary.json").exists():
             continue

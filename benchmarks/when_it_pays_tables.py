@@ -92,7 +92,8 @@ def read(folder: Path) -> Results:
         lines[line["method"], number[0], number[1], number[2]] = line
     generators = read_csv(folder / "generators.csv")
     recognised = {int(line["steps"]): float(line["recognised"]) for line in generators}
-    accuracy, cells = {}, []
+    accuracy: dict[tuple[str, int, str], Sequence[float]] = {}
+    cells: list[Cell] = []
     for rarest in sorted({key[2] for key in lines}):
         rows = [(name, 0) for name in OPPONENTS] + [("fill", steps) for steps in recognised]
         seeds = sorted({key[3] for key in lines})

@@ -1,8 +1,10 @@
-"""Prints docs/configuration.md, the page of all fields, from the schema."""
+"""Prints docs/reference/configuration.md, the page of all fields, from the schema."""
 
 from collections.abc import Mapping
 
+from osed_jax.config.by_method import value_at
 from osed_jax.config.field import Field, fields_of
+from osed_jax.config.methods import METHODS
 from osed_jax.config.schema import SECTIONS, Config
 
 
@@ -12,7 +14,7 @@ def as_markdown() -> str:
         "# All fields of a config",
         "",
         "`make docs` writes this page from `osed_jax/config/`. Set a field in a file of",
-        "[configs/](../configs), or on the command line: `--config.SECTION.FIELD=VALUE`. A default",
+        "[configs/](../../configs), or as a flag, `--config.SECTION.FIELD=VALUE`. A default",
         "such as `10 of 200 epochs` is a share of `train.num_epochs`, and changes with it.",
         "",
         "Sources: *Zada* is Zada, Benou and Irani, ICML 2022 (OPeN). *MLRC* is its reproduction by",
@@ -25,11 +27,32 @@ def as_markdown() -> str:
         "`place`: where files are, their content is known by digests; `display`: what is shown;",
         "`speed`: how fast, and how much memory and disk.",
         "",
+        "## Methods",
+        "",
+        "The part after the colon of `--config` sets some fields. A config file or the command",
+        "line may set them otherwise. The simplest come first; `--mode=tune` tries all.",
+        "",
+        *_methods(),
+        "## seed",
+        "",
         *_table(fields_of(Config)),
     ]
     for name, section in SECTIONS.items():
         lines += [f"## {name}", "", str(section.__doc__), "", *_table(fields_of(section))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _methods() -> list[str]:
+    rows = []
+    for name, method in METHODS.items():
+        values = {field: value_at(value, 200) for field, value in method.sets.items()}
+        sets = ", ".join(f"`{field}={_short(value)}`" for field, value in values.items())
+        rows.append(f"| `{name}` | {method.title} | {method.about} | {sets} |")
+    return ["| method | title | what it does | sets |", "| --- | --- | --- | --- |", *rows, ""]
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _table(fields: Mapping[str, Field]) -> list[str]:

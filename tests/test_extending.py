@@ -1,4 +1,4 @@
-"""One of each kind of part, added to a copy of the program the way docs/extending.md says."""
+"""One of each kind of part, added to a copy of the program as docs/reference/extending.md says."""
 
 import json
 import shutil

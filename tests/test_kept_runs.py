@@ -95,9 +95,9 @@ def test_changes_of_classes_are_ranked_by_the_distance_of_their_images():
         {"class": name, "generated_frechet_distance": distance, **measures}
         for name, distance in (("cat", 0.3), ("sea_lion", 0.1), ("dog", 0.2))
     ]
-    head, lines = questions.gap_table(classes, [50, 20, 5], {"fill": (-0.1, 0.1, -0.05)})
+    head, lines = questions.gap_table(classes, [50, 20, 5], {"fill": (0.3, 0.1, -0.05)})
     assert head[-1] == "fill"
-    assert lines[0] == ["cat", "50", "0.30", "0.01", "50.0", "20.0", "-10.00"]
+    assert lines[0] == ["cat", "50", "0.30", "0.01", "50.0", "20.0", "+30.00"]
     # The cat is the most frequent class; of the other two the farther one loses.
     assert lines[3][-1].startswith("-1.00")
 

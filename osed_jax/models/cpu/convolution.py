@@ -18,7 +18,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
     On CPUs XLA's filter gradient takes up to 30 times as long as its forward pass, and the forward
     pass has more multiplications than necessary. So there both are computed as matrix products
-    (see docs/performance.md). The numbers agree up to rounding.
+    (see docs/reference/performance.md). The numbers agree up to rounding.
 
     Args:
       x: [N, H, W, C].
