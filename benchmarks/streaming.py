@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from osed_jax.batches import plan as plans
-from osed_jax.batches.tfdata_feeder import TfDataFeeder
+from osed_jax.batches.feeders import TfDataFeeder
 from osed_jax.data.images import Bank, FileImages
 from osed_jax.runtime.sharding import make_mesh, split
 

@@ -48,8 +48,7 @@ import numpy as np
 from benchmarks.training_sizes import IMAGE_SIZE, RECIPE, WANTED, Size
 from osed_jax.batches import plan as plans
 from osed_jax.batches.augment import augment
-from osed_jax.batches.resident_feeder import ResidentFeeder
-from osed_jax.batches.tfdata_feeder import TfDataFeeder
+from osed_jax.batches.feeders import ResidentFeeder, TfDataFeeder
 from osed_jax.data.images import ArrayImages, Bank
 from osed_jax.data.long_tail import class_counts
 from osed_jax.experiment import build

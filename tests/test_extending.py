@@ -85,6 +85,7 @@ def test_parts_that_are_added_as_the_page_says_train_together(tmp_path):
     changed(
         package / "config" / "choices.py",
         ('("cross_entropy",', '("squared_error", "cross_entropy",'),
+        ('DATA_SETS = ("digits",', 'DATA_SETS = ("shades", "digits",'),
     )
     changed(
         package / "batches" / "augment.py",

@@ -34,13 +34,13 @@ FILES = sorted(
     [*(ROOT / "osed_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py"), ROOT / "main.py"]
 )
 MAY_IMPORT = {  # heavy packages: where they may be imported at all
-    "tensorflow": {"osed_jax.batches.tfdata_feeder", "osed_jax.data.tfds_images"},
+    "tensorflow": {"osed_jax.batches.feeders", "osed_jax.data.tfds_images"},
     "tensorflow_datasets": {"osed_jax.data.tfds_images"},
     "diffusers": {"osed_jax.diffusion.stable_diffusion", "osed_jax.diffusion.as_in_pytorch"},
     "tokenizers": {"osed_jax.diffusion.tokenizer"},
     "transformers": set(),
     "matplotlib": {"osed_jax.reports"},
-    "ml_collections": {"configs", "osed_jax.config.build", "osed_jax.config.command_line", "main"},
+    "ml_collections": {"configs", "osed_jax.config", "main"},
 }
 
 

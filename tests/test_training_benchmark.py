@@ -26,8 +26,8 @@ def test_flip_and_crop_alone_leaves_out_the_rest_of_the_recipe():
     config = Size.parse("resnet32:128:flip-crop").config()
     assert config.augment.flip and config.augment.crop_padding == 4
     rest = ("cutout", "color_jitter_prob", "grayscale_prob", "blur_prob")
-    assert [config.augment[name] for name in rest] == [0, 0, 0, 0]
-    assert Size.parse("resnet32:128").config()["augment"]["cutout"] == 16
+    assert [getattr(config.augment, name) for name in rest] == [0, 0, 0, 0]
+    assert Size.parse("resnet32:128").config().augment.cutout == 16
 
 
 @pytest.mark.parametrize("text", ["16-2-128", "resnet32", "resnet32:8:all", ""])

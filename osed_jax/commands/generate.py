@@ -156,8 +156,11 @@ def _check_saw_no_validation_images(model: str, config: Config, train: ImageSet)
         if "finetune" not in theirs:
             return  # not made by --mode=finetune
         digests = workdir.read_facts(folder)["content_sha256"]
+        # Folds are parts of the long-tailed images, a fraction is one of the whole training set.
+        folds = theirs["dataset"]["validation_folds"] or config.dataset.validation_folds
+        part = "training" if folds else "held_out"
         changed = differences(
-            {"dataset": theirs["dataset"]}, ours, lambda field: "training" in field.chooses_images
+            {"dataset": theirs["dataset"]}, ours, lambda field: part in field.chooses_images
         )
         if changed and digests["training"] != train.content_sha256():
             raise UserError(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from osed_jax.config.build import from_plain, run_as_plain, without_unused
-from osed_jax.config.conflicts import unused
+from osed_jax.config.conflicts import unused, without_effect
 from osed_jax.config.methods import METHODS, Value
 from osed_jax.config.schema import FIELDS, Config, get, with_values
 from osed_jax.errors import UserError
@@ -53,7 +53,7 @@ def without_surplus(
     left_out = {name: unused(config) for name, config in configs.items()}
     notes = []
     for field in dict.fromkeys(f for fields in left_out.values() for f in fields):
-        users = [name for name, fields in left_out.items() if field not in fields]
+        users = [name for name, config in configs.items() if field not in without_effect(config)]
         value = next(get(configs[n], field) for n, fields in left_out.items() if field in fields)
         if not users:
             used = FIELDS[field].used_with

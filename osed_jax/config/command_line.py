@@ -69,7 +69,7 @@ def of_methods(mode: str, argv: Sequence[str]) -> MethodConfigs:
     """
     from osed_jax.runtime.console import say
 
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     get_config = runpy.run_path(path)["get_config"]
     if not inspect.signature(get_config).parameters:
         raise UserError(

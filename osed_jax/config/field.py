@@ -58,8 +58,8 @@ class Field(NamedTuple):
       unit: `epochs` if it counts epochs, so that shorter runs have less of it; else "".
       by_stage: whether `stages` compares it stage by stage: runs that differ in it may have their
         first epochs in common.
-      chooses_images: of which images it says which they are: "training" (and those held out of
-        them), "test".
+      chooses_images: of which images it says which they are: "training", "held_out" (of a whole
+        training set), "test".
       tells_method: whether a run's method is told by it.
     """
 

@@ -44,7 +44,7 @@ class Dataset(OfARun):
             lambda x: x in DATA_SETS or (x.startswith("tfds:") and x != "tfds:"),
             f"one of {', '.join(DATA_SETS)}",
         ),
-        chooses_images=("training", "test"),
+        chooses_images=("training", "held_out", "test"),
     )
     data_dir: str = field(
         "",
@@ -53,7 +53,7 @@ class Dataset(OfARun):
         "directory",
         PATH,
         matters_for="place",
-        chooses_images=("training", "test"),
+        chooses_images=("training", "held_out", "test"),
     )
     train_list: str = field(
         "",
@@ -61,7 +61,7 @@ class Dataset(OfARun):
         "label; labels are whole numbers or names",
         PATH,
         matters_for="place",
-        chooses_images=("training",),
+        chooses_images=("training", "held_out"),
         used_with=UsedWith("dataset.name", ("list",)),
     )
     validation_list: str = field(
@@ -69,7 +69,7 @@ class Dataset(OfARun):
         "with list: the same for validation images; '': no list of validation images",
         PATH,
         matters_for="place",
-        chooses_images=("training",),
+        chooses_images=("training", "held_out"),
         used_with=UsedWith("dataset.name", ("list",)),
     )
     test_list: str = field(
@@ -111,7 +111,7 @@ class Dataset(OfARun):
         "share of each class's training images that is held out for validation, before the "
         "long tail is cut; 0: none, as in the published subset",
         BELOW_ONE,
-        chooses_images=("training",),
+        chooses_images=("training", "held_out"),
     )
     validation_folds: int = field(
         0,
@@ -119,13 +119,13 @@ class Dataset(OfARun):
         "one of which is held out for validation; a class's only image is never held out; 0: "
         "none",
         Rule(lambda x: x >= 0 and x != 1, "0, or at least 2"),
-        chooses_images=("training",),
+        chooses_images=("training", "held_out"),
     )
     validation_fold: int = field(
         0,
         "with validation_folds: number of the part that is held out, counted from 0",
         at_least(0),
-        chooses_images=("training",),
+        chooses_images=("training", "held_out"),
     )
     mean: tuple[float, ...] = field(
         (),

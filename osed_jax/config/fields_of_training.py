@@ -34,8 +34,8 @@ class Train(OfARun):
     batch_size: int = field(128, "images in a batch, over all devices together", at_least(1))
     feeder: str = field(
         "auto",
-        "how images reach the device; resident: all stay in device memory; tfdata: tf.data "
-        "streams them; auto: resident if they fit, else tfdata",
+        "how images reach the device, always in the same batches; resident: all stay in its "
+        "memory; tfdata: through tf.data; auto: resident if they fit, else tfdata",
         one_of("auto", "resident", "tfdata"),
         matters_for="speed",
     )

@@ -12,16 +12,15 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from osed_jax.batches import feeders
 from osed_jax.batches import plan as plans
 from osed_jax.batches.augment import Augmentation
+from osed_jax.batches.feeders import ResidentFeeder, TfDataFeeder
 from osed_jax.batches.plan import Plan
-from osed_jax.batches.resident_feeder import ResidentFeeder, fits
-from osed_jax.batches.tfdata_feeder import TfDataFeeder
 from osed_jax.config.fields_of_data import Oversampling
 from osed_jax.config.schema import FIELDS, Config, get, with_values
 from osed_jax.config.stages import Stage, replaced_share, stage_of, stages
 from osed_jax.data.images import Bank
-from osed_jax.errors import UserError
 from osed_jax.experiment.loading import Data
 from osed_jax.models.nets import NETS
 from osed_jax.runtime.sharding import abstract, jit_train_step, split
@@ -265,16 +264,7 @@ def with_soft_labels(config: Config, data: Data, plan: Plan) -> Plan:
     )
 
 
-def make_feeder(config: Config, data: Data, mesh: Mesh) -> ResidentFeeder | TfDataFeeder:
-    """The configured feeder; `auto` keeps the images on the devices if they fit."""
+def make_feeder(config: Config, data: Data, mesh: Mesh) -> TfDataFeeder | ResidentFeeder:
+    """The configured feeder of the real and the generated images."""
     parts = [data.train.images] + ([data.generated.images] if data.generated else [])
-    bank, feeder = Bank(*parts), config.train.feeder
-    resident = fits(bank, jax.local_devices()[0])
-    if feeder == "resident" and not resident:
-        raise UserError(
-            f"config.train.feeder is resident, but the {bank.nbytes / 2**30:.1f} GiB of images "
-            f"do not fit in device memory or are streamed from files; use tfdata or auto"
-        )
-    if feeder == "tfdata" or not resident:
-        return TfDataFeeder(bank, split(mesh))
-    return ResidentFeeder(bank, split(mesh))
+    return feeders.make_feeder(config.train.feeder, Bank(*parts), split(mesh))

@@ -8,7 +8,6 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
-from osed_jax.config.build import run_as_plain
 from osed_jax.config.compare import differences
 from osed_jax.config.field import NUMBERS
 from osed_jax.errors import DamageError, UserError
@@ -208,7 +207,7 @@ def _check_whose(workdir: Path, epoch: int) -> None:
     about = files.read_about(workdir, epoch)
     changed = differences(
         about["config"],
-        run_as_plain(files.read_config(workdir)),
+        files.read_kept_config(workdir),
         lambda field: field.matters_for in NUMBERS,
     )
     changed += files.changed_images(about["dataset"], files.read_facts(workdir))

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from osed_jax.batches.mixing import mix, rectangle
+from osed_jax.config.fields_of_training import Loss
 from osed_jax.kinds import Kind
 from osed_jax.training.losses import LossFacts, ldam
 from tests.augmentations import only
@@ -104,7 +105,7 @@ def test_the_loss_of_a_mixed_row_is_that_of_both_labels_with_their_weights():
     """Oracle: the loss of each label alone, in NumPy, by share, weight of class and of kind."""
     counts, weights = np.array([9, 4, 1]), np.array([0.5, 2.0, 0.25])
     kind, label = np.array([0, 1, 0, 1, 0, 3]), np.array([0, 1, 2, 0, 1, 2])
-    loss_fn = ldam({"label_smoothing": 0.0, "max_margin": 0.5}, LossFacts(counts, 1, 1, 4.0))
+    loss_fn = ldam(Loss(), LossFacts(counts, 1, 1, 4.0))
     settings = only(**PLAIN, mix="mixup")
     step, state = small_step(
         loss_fn=loss_fn,

@@ -44,9 +44,9 @@ def test_replace_probability_is_the_published_one():
 
 @pytest.mark.parametrize("replace_ratio", [1 / 3, 1.0])
 def test_frequencies_match_the_formula(replace_ratio):
-    plans = [balanced(epoch, replace_ratio=replace_ratio, noise_share=1.0) for epoch in range(8)]
-    label = np.concatenate([p.label[p.kind != Kind.PADDING] for p in plans])
-    kind = np.concatenate([p.kind[p.kind != Kind.PADDING] for p in plans])
+    epochs = [balanced(epoch, replace_ratio=replace_ratio, noise_share=1.0) for epoch in range(8)]
+    label = np.concatenate([p.label[p.kind != Kind.PADDING] for p in epochs])
+    kind = np.concatenate([p.kind[p.kind != Kind.PADDING] for p in epochs])
     drawn = np.bincount(label, minlength=10)
     assert stats.chisquare(drawn).pvalue > 1e-3
     for c, p in enumerate(plans.replace_probability(COUNTS, replace_ratio)):

@@ -16,6 +16,7 @@ from PIL import Image
 from configs import digits
 from osed_jax.commands.diagnose import diagnose, make_plan
 from osed_jax.config.build import check, run_as_plain
+from osed_jax.config.fields_of_training import Loss
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
 from osed_jax.errors import UserError
@@ -95,7 +96,7 @@ def measured(
         [jax.device_put(batch, split(mesh)) for batch in batches],
         num_batches=len(batches),
         image_size=6,
-        loss_fn=cross_entropy({"label_smoothing": 0.0}, LOSS_FACTS),
+        loss_fn=cross_entropy(Loss(), LOSS_FACTS),
         class_weights=class_weights,
         epoch=0,
         augmentation=augmentation,

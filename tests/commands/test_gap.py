@@ -13,6 +13,7 @@ from configs import digits
 from osed_jax.commands import gap as gap_module
 from osed_jax.commands.gap import gap
 from osed_jax.config.build import check, run_as_plain
+from osed_jax.config.schema import with_values
 from osed_jax.data.datasets import load_digits
 from osed_jax.data.long_tail import long_tailed_rows
 from osed_jax.errors import UserError
@@ -307,8 +308,9 @@ def test_a_net_of_other_images_is_refused(trained, tmp_path, side, classes, mess
                 tmp_path / "data" / split / name / "0.png",
             )
     config = config_of(tmp_path / "drawn")
-    config.dataset |= {"name": "folder", "data_dir": str(tmp_path / "data"), "num_max": 1}
-    config.dataset |= {"image_size": side, "imbalance_ratio": 1.0}
+    images = {"name": "folder", "data_dir": str(tmp_path / "data"), "num_max": 1}
+    images |= {"image_size": side, "imbalance_ratio": 1.0}
+    config = with_values(config, {f"dataset.{name}": value for name, value in images.items()})
     with pytest.raises(UserError, match=message):
         gap(config, trained)
     assert not list(tmp_path.glob("*.report"))

@@ -13,9 +13,11 @@ from configs import digits
 from osed_jax.commands.filter import filter as filter_store
 from osed_jax.commands.generate import generate, wanted_counts
 from osed_jax.commands.train import train
-from osed_jax.config.build import check
+from osed_jax.config.build import as_plain, check
+from osed_jax.config.schema import with_values
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier
+from osed_jax.files.records import write_json
 from osed_jax.runtime.sharding import make_mesh
 from osed_jax.store.checking import problems
 from osed_jax.store.records import read_lines
@@ -171,9 +173,10 @@ def test_a_trained_classifier_judges_images(tmp_path, model):
 def test_a_generator_that_may_have_seen_the_validation_images_is_refused(tmp_path, model):
     def adapted(folder, base):
         """What --mode=finetune keeps there, among others."""
-        kept = {"dataset": check(config)["dataset"], "finetune": {"base": str(base)}}
+        kept = {"dataset": as_plain(check(config))["dataset"], "finetune": {"base": str(base)}}
         folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(kept))
+        write_json(folder / "config.json", kept)
+        write_json(folder / "dataset.json", {"content_sha256": {"training": "of other images"}})
 
     config = config_of(tmp_path / "store", model, count="1")
     adapted(model, "miniature")
@@ -196,20 +199,21 @@ def test_counts_per_class():
     config = check(digits.get_config("erm"))
     counts = [100, 50, 10]
     assert wanted_counts(config, counts) == [0, 50, 90]
-    config.generation.count = "7"
+    config = with_values(config, {"generation.count": "7"})
     assert wanted_counts(config, counts) == [7, 7, 7]
-    config.generation.count = "replace_ratio"
-    config.train.num_epochs, config.oversampling.start_epoch = 10, 9
-    config.oversampling.replace_ratio = 0.5
+    epochs = {"train.num_epochs": 10, "oversampling.start_epoch": 9}
+    half = {"generation.count": "replace_ratio", "oversampling.replace_ratio": 0.5}
+    config = with_values(config, {**epochs, **half})
     # One epoch of 160 draws, 53.3 a class, of which 0, 1/4 and 9/20 are replaced.
     assert wanted_counts(config, counts) == [0, 14, 24]
-    config.oversampling.noise_share = 0.5
+    config = with_values(config, {"oversampling.noise_share": 0.5})
     assert wanted_counts(config, counts) == [0, 7, 12]
-    config.oversampling.start_epoch = 0
+    config = with_values(config, {"oversampling.start_epoch": 0})
     assert wanted_counts(config, counts) == [0, 50, 90], "never more than a balance takes"
-    config.oversampling |= {"start_epoch": 7, "real_only_epochs": 2, "replace_in": "all"}
+    late = {"start_epoch": 7, "real_only_epochs": 2, "replace_in": "all"}
+    config = with_values(config, {f"oversampling.{name}": value for name, value in late.items()})
     assert wanted_counts(config, counts) == [14] * 3, "one epoch, a quarter of 53.3 in each class"
-    config.generation.count = "balance"
+    config = with_values(config, {"generation.count": "balance"})
     with pytest.raises(UserError, match="makes no image of the most frequent class, but"):
         wanted_counts(config, counts)
 
@@ -219,9 +223,9 @@ def test_a_run_shows_about_as_many_images_as_noise_ratio_counts():
     from osed_jax.kinds import Kind
 
     config = check(digits.get_config("erm"))
-    config.train.num_epochs, config.oversampling.start_epoch = 60, 59
+    epochs = {"train.num_epochs": 60, "oversampling.start_epoch": 59}
+    config = with_values(config, {**epochs, "generation.count": "replace_ratio"})
     counts = (1000, 400, 100)
-    config.generation.count = "replace_ratio"
     label = np.repeat(np.arange(3), counts)
     plan = balanced_plan(
         seed=0,

@@ -298,7 +298,7 @@ def test_what_killed_processes_left_in_a_run_is_removed_and_a_living_ones_is_not
 
 def test_a_run_notices_that_its_directory_is_gone(tmp_path, monkeypatch):
     seen = []
-    from osed_jax.experiment import loop as driver
+    from osed_jax.experiment import trainer as driver
 
     def remove_then_say(record, num_epochs):
         seen.append(record)

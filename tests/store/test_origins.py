@@ -13,6 +13,7 @@ from configs import digits
 from configs import folder as folder_config
 from osed_jax.commands.filter import filter as filter_store
 from osed_jax.config.build import check
+from osed_jax.config.schema import with_values
 from osed_jax.data.datasets import load_digits
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading
@@ -231,6 +232,7 @@ def test_a_class_that_loses_all_its_images_is_named_with_the_reason(photos, tmp_
 def test_a_filter_would_lose_what_images_started_from(photos, tmp_path):
     store = write_store(tmp_path / "store", ("cat", "dog"), [("dog", "train/dog/1.png")])
     config = of_photos(photos, store)
-    config.generation.update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
+    filters = {"filtered_dir": str(tmp_path / "filtered"), "drop_duplicates": True}
+    config = with_values(config, {f"generation.{name}": value for name, value in filters.items()})
     with pytest.raises(UserError, match="which of them are held out would be lost"):
         filter_store(config)

@@ -12,12 +12,13 @@ from PIL import Image
 
 from configs import digits
 from osed_jax.batches import plan as plans
+from osed_jax.batches.feeders import ResidentFeeder, TfDataFeeder
 from osed_jax.batches.mixing import mix
-from osed_jax.batches.resident_feeder import ResidentFeeder
-from osed_jax.batches.tfdata_feeder import TfDataFeeder
 from osed_jax.commands import diagnose
 from osed_jax.commands.filter import filter as filter_store
 from osed_jax.config.build import check
+from osed_jax.config.fields_of_training import Loss
+from osed_jax.config.schema import with_values
 from osed_jax.data.datasets import load_digits
 from osed_jax.data.images import Bank, FileImages
 from osed_jax.errors import UserError
@@ -53,7 +54,7 @@ def cosine_margin(z, label):
 def test_the_loss_of_a_soft_row_is_that_of_both_classes_with_their_weights(name):
     settings = only(mean=(0.5,) * 3, std=(0.25,) * 3, mix=name)
     step, state = small_step(
-        loss_fn=ldam({"label_smoothing": 0.0, "max_margin": 0.5}, LossFacts(COUNTS, 1, 1, 4.0)),
+        loss_fn=ldam(Loss(), LossFacts(COUNTS, 1, 1, 4.0)),
         class_weights=lambda epoch: jnp.asarray(WEIGHTS, jnp.float32),
         generated_weight=0.3,
         augmentation=settings,
@@ -88,9 +89,7 @@ def test_diagnosed_gradients_are_those_of_the_soft_labels():
     state = create_state(model, optax.identity(), seed=0, image_size=8)
     facts = LossFacts(COUNTS, 1, 1)
     show = _make_show(only(mean=(0.5,) * 3, std=(0.25,) * 3), 0)
-    step = _make_step(
-        model, cross_entropy({"label_smoothing": 0.0}, facts), lambda epoch: weights, jnp.int32(0)
-    )
+    step = _make_step(model, cross_entropy(Loss(), facts), lambda epoch: weights, jnp.int32(0))
     got = step(state, show(SOFT, 0), jnp.int32(1))[HEAD]["bias"]
     head = {name: np.asarray(v, float) for name, v in state.params[HEAD].items()}
     x = (IMAGES[:6] / 255 - 0.5) / 0.25
@@ -280,6 +279,7 @@ def test_what_would_be_silently_wrong_is_refused(store, tmp_path):
     ):
         load(plain, soft_label_exponent=2.0)
     config = config_of(store)
-    config.generation.update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
+    filters = {"filtered_dir": str(tmp_path / "filtered"), "drop_duplicates": True}
+    config = with_values(config, {f"generation.{name}": value for name, value in filters.items()})
     with pytest.raises(UserError, match=r"their soft labels would be lost; set the filters in"):
         filter_store(config)

@@ -1,5 +1,7 @@
 """Losses against NumPy and scikit-learn."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,13 +92,13 @@ def test_class_weights_are_one_over_the_effective_number_of_images():
     """Oracle: 1 + beta + ... + beta^(n - 1), the effective number of Cui, summed up."""
     effective = np.array([sum(0.9**i for i in range(n)) for n in COUNTS])
     want = 3 / effective / (1 / effective).sum()
-    settings = {"class_weights": "class_balanced", "beta": 0.9}
+    settings = Loss(class_weights="class_balanced", beta=0.9)
     always = class_weights(settings, FACTS)
     np.testing.assert_allclose(always(jnp.int32(0)), want, rtol=1e-6)
-    deferred = class_weights({**settings, "class_weights": "deferred"}, FACTS)
+    deferred = class_weights(dataclasses.replace(settings, class_weights="deferred"), FACTS)
     np.testing.assert_array_equal(deferred(jnp.int32(7)), np.ones(3))
     np.testing.assert_allclose(deferred(jnp.int32(8)), want, rtol=1e-6)
-    assert class_weights({**settings, "class_weights": "none"}, FACTS) is None
+    assert class_weights(dataclasses.replace(settings, class_weights="none"), FACTS) is None
     # With few images of each class beta = 0.9999 is as good as one over their number.
-    usual = class_weights({**settings, "beta": 0.9999}, FACTS)(jnp.int32(0))
+    usual = class_weights(dataclasses.replace(settings, beta=0.9999), FACTS)(jnp.int32(0))
     np.testing.assert_allclose(usual, 3 / COUNTS / (1 / COUNTS).sum(), rtol=1e-2)

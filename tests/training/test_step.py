@@ -1,6 +1,7 @@
 """The step, its optimizer and the feeders."""
 
 import functools
+import sys
 
 import flax.linen as nn
 import jax
@@ -10,8 +11,8 @@ import pytest
 from jax.sharding import Mesh
 
 from osed_jax.batches import plan as plans
-from osed_jax.batches.resident_feeder import ResidentFeeder
-from osed_jax.batches.tfdata_feeder import TfDataFeeder
+from osed_jax.batches.feeders import ResidentFeeder, TfDataFeeder
+from osed_jax.config.fields_of_training import Loss
 from osed_jax.data.images import ArrayImages, Bank, FileImages
 from osed_jax.errors import UserError
 from osed_jax.kinds import Kind
@@ -52,7 +53,7 @@ def make_parts(model, mesh, num_classes=3):
     step = make_train_step(
         model=model,
         tx=tx,
-        loss_fn=cross_entropy({"label_smoothing": 0.0}, facts),
+        loss_fn=cross_entropy(Loss(), facts),
         augmentation=AUGMENTATION,
         num_classes=num_classes,
         steps_per_epoch=3,
@@ -130,6 +131,28 @@ def test_both_feeders_make_the_same_batches_to_the_bit(tmp_path):
                 np.testing.assert_array_equal(first, other)
     image = np.asarray(epochs[0][0]["image"])
     np.testing.assert_array_equal(image, IMAGES[PLAN.row[0]])
+
+
+def test_images_in_memory_go_through_tf_data_without_python(monkeypatch):
+    import tensorflow as tf
+
+    def no_python(*arguments):
+        raise AssertionError("Python in the loop")
+
+    monkeypatch.setattr(tf, "numpy_function", no_python)
+    monkeypatch.setattr(tf, "py_function", no_python)
+    feeder = TfDataFeeder(BANK, mesh_lib.split(some_devices(1)))
+    (first, *others) = feeder.batches(PLAN)
+    np.testing.assert_array_equal(first["image"], IMAGES[PLAN.row[0]])
+    assert len(others) == len(PLAN) - 1
+
+
+def test_without_tensorflow_the_message_names_the_other_feeder(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(
+        UserError, match=r"requirements\.txt, or give --config.train.feeder=resident"
+    ):
+        TfDataFeeder(BANK, mesh_lib.split(some_devices(1)))
 
 
 def test_a_file_that_breaks_while_it_is_streamed_is_named(tmp_path):
