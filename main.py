@@ -9,6 +9,7 @@ if __name__ == "__main__":
 import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -41,10 +42,11 @@ flags.DEFINE_float(
 
 def main(config: ConfigDict | None, argv: list[str]) -> None:
     """Calls one command, imported late, so that a mistyped value is answered at once."""
-    mode, arguments = mode_of(FLAGS.mode), []
+    mode = mode_of(FLAGS.mode)
+    arguments: list[Any] = []
     if mode.config:
         if config is None:
-            raise UserError(missing_config(FLAGS["config"].present))
+            raise UserError(missing_config(bool(FLAGS["config"].present)))
         arguments.append(of_methods(FLAGS.mode, argv) if mode.by_method else of_one(config, argv))
     if mode.workdir:
         if not FLAGS.workdir:
@@ -74,6 +76,5 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    status = run(sys.argv)
-    if status:
+    if status := run(sys.argv):
         signals.end(status)
