@@ -7,14 +7,8 @@ from pathlib import Path
 from osed_jax.files.atomic import free_name
 from osed_jax.files.digests import file_sha256
 from osed_jax.runtime.console import say
-from osed_jax.store.records import (
-    IMAGE,
-    Name,
-    Record,
-    full_size_folder,
-    is_listed,
-    unlisted_folder,
-)
+from osed_jax.store.format import IMAGE, Line, full_size_folder, unlisted_folder
+from osed_jax.store.records import Name, is_listed
 
 
 def make_room(store: Path, path: Path, sha256: str) -> None:
@@ -24,7 +18,7 @@ def make_room(store: Path, path: Path, sha256: str) -> None:
 
 
 def put_aside_unlisted(
-    store: Path, class_names: Sequence[str], share: tuple[int, int], records: Mapping[Name, Record]
+    store: Path, class_names: Sequence[str], share: tuple[int, int], lines: Mapping[Name, Line]
 ) -> None:
     """Moves this share's images without a line out of a full store."""
     moved = 0
@@ -33,7 +27,8 @@ def put_aside_unlisted(
             for path in (root / name).glob("*.png"):
                 match = IMAGE.fullmatch(path.name)
                 index = int(match[1]) if match else 0
-                if match and index % share[1] == share[0] and not is_listed(records, label, index):
+                own = index % share[1] == share[0]
+                if match and own and not is_listed(lines, (label, index)):
                     _set_aside(store, path)
                     moved += 1
     if moved:

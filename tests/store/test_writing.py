@@ -349,7 +349,7 @@ def test_a_first_try_that_made_no_image_binds_nobody(tmp_path):
 
     with pytest.raises(RuntimeError, match="no device"):
         fill_cheaply(tmp_path / "store", draw=fails)
-    other = {"model": "another", "prompts": {}}
+    other = {"model": "another", "size": 8, "prompts": {}}
     fill_cheaply(tmp_path / "store", settings=other)
     assert problems(tmp_path / "store") == []
     with pytest.raises(UserError, match="images made with other settings"):
@@ -361,9 +361,9 @@ def test_a_store_of_rejected_images_alone_takes_new_settings(tmp_path):
     with pytest.raises(UserError, match="too few images of these"):
         fill_cheaply(tmp_path / "store", **black)
     assert read_lines(tmp_path / "store" / "rejected.jsonl")[0]
-    fill_cheaply(tmp_path / "store", settings={"model": "another", "prompts": {}})
+    fill_cheaply(tmp_path / "store", settings={"model": "another", "size": 8, "prompts": {}})
     assert problems(tmp_path / "store") == []
-    fill_cheaply(tmp_path / "other", settings={"model": "another", "prompts": {}})
+    fill_cheaply(tmp_path / "other", settings={"model": "another", "size": 8, "prompts": {}})
     assert tree(tmp_path / "other") == tree(tmp_path / "store")
 
 
