@@ -8,7 +8,6 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
-from osed_jax.config.build import run_as_plain
 from osed_jax.config.compare import differences
 from osed_jax.config.field import NUMBERS
 from osed_jax.errors import DamageError, UserError
@@ -206,11 +205,8 @@ def _set_damaged_aside(workdir: Path) -> None:
 def _check_whose(workdir: Path, epoch: int) -> None:
     """Raises UserError if a checkpoint belongs to another run than its work directory."""
     about = files.read_about(workdir, epoch)
-    changed = differences(
-        about["config"],
-        run_as_plain(files.read_config(workdir)),
-        lambda field: field.matters_for in NUMBERS,
-    )
+    saved = files.read_kept_config(workdir)
+    changed = differences(about["config"], saved, lambda field: field.matters_for in NUMBERS)
     changed += files.changed_images(about["dataset"], files.read_facts(workdir))
     if changed:
         raise UserError(

@@ -33,11 +33,11 @@ def write_card(
     lines: Sequence[Line],
 ) -> None:
     """Writes README.md: the header that the Hugging Face hub reads, counts and settings."""
-    kept = Counter(line["class"] for line in lines if is_kept(line))
-    dropped = Counter(line["class"] for line in lines if not is_kept(line))
-    total = kept.total()
+    num_kept = Counter(line["class"] for line in lines if is_kept(line))
+    num_rejected = Counter(line["class"] for line in lines if not is_kept(line))
+    total = num_kept.total()
     size = next((name for limit, name in _SIZES if total < limit), "n>1M")
-    rows = [f"| {name} | {kept[name]:,} | {dropped[name]:,} |" for name in class_names]
+    rows = [f"| {name} | {num_kept[name]:,} | {num_rejected[name]:,} |" for name in class_names]
     plain = {k: v for k, v in settings.items() if k != "prompts"}
     write_atomically(
         folder / CARD,
@@ -54,7 +54,7 @@ tags:
 
 # Generated images
 
-{total:,} images of {len(kept)} classes, made from the class names by
+{total:,} images of {len(num_kept)} classes, made from the class names by
 `{settings["model"]}` with OSeD-JAX to balance a long-tailed training set. They are synthetic: the
 licence and the terms of use of the model apply to them.
 

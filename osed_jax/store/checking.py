@@ -22,10 +22,10 @@ def problems(folder: Path) -> list[str]:
         for path in sorted(p for name in names for p in (root / name).glob("*")):
             if path.relative_to(root) not in listed:
                 wrong.append(f"unlisted: {path.relative_to(folder.parent)}")
-    kept = Counter(line["class"] for line in lines.values() if is_kept(line))
+    num_kept = Counter(line["class"] for line in lines.values() if is_kept(line))
     for name, wanted in content["wanted"].items():
-        if kept[name] < wanted:
-            wrong.append(f"count: class {name!r} has {kept[name]:,} of {wanted:,} images")
+        if num_kept[name] < wanted:
+            wrong.append(f"count: class {name!r} has {num_kept[name]:,} of {wanted:,} images")
     return wrong
 
 

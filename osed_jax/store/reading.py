@@ -207,7 +207,7 @@ def check_need(
     generated: ImageSet,
     class_counts: Sequence[int],
     *,
-    shown: Sequence[str] = (),
+    shown_classes: Sequence[str] = (),
     in_all_classes: bool = False,
     left_out: str = "",
 ) -> None:
@@ -217,7 +217,7 @@ def check_need(
       generated_dir: their folder.
       generated: those that may be shown.
       class_counts: C counts of the natural images.
-      shown: names of the classes that may show generated images; () for all.
+      shown_classes: names of the classes that may show generated images; () for all.
       in_all_classes: whether the most frequent class shows generated images, too.
       left_out: why others of the folder may not be shown, in words; "" if all may.
 
@@ -228,7 +228,7 @@ def check_need(
     why = f"; {left_out}" if left_out else ""
     if not has.any():
         raise UserError(f"{generated_dir} has no image that this run may show{why}")
-    used = np.isin(names, shown) if len(shown) else np.ones(len(names), bool)
+    used = np.isin(names, shown_classes) if len(shown_classes) else np.ones(len(names), bool)
     counts = np.asarray(class_counts)
     lacks = np.where(used, counts.max() - counts, 0)
     empty = [n for n, h, m in zip(names, has, lacks) if m and not h]

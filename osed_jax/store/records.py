@@ -42,11 +42,11 @@ def merge(folder: Path) -> None:
 
 def write_lines(folder: Path, lines: Sequence[Line]) -> None:
     """Writes `metadata.jsonl` and `rejected.jsonl`, each whole or not at all."""
-    kept = [line for line in lines if is_kept(line)]
-    rejected = [line for line in lines if not is_kept(line)]
-    write_atomically(folder / METADATA, "".join(map(records.as_line, kept)))
+    metadata = [records.as_line(line) for line in lines if is_kept(line)]
+    rejected = [records.as_line(line) for line in lines if not is_kept(line)]
+    write_atomically(folder / METADATA, "".join(metadata))
     if rejected:
-        write_atomically(folder / REJECTED, "".join(map(records.as_line, rejected)))
+        write_atomically(folder / REJECTED, "".join(rejected))
     else:
         (folder / REJECTED).unlink(missing_ok=True)
 

@@ -85,5 +85,5 @@ def _fixed(content: StoreFile) -> dict[str, object]:
 def _is_empty(folder: Path) -> bool:
     """Whether a store has no images yet, so that its settings bind nobody."""
     at_work = any(map(is_locked, shards(folder)))
-    kept = any(map(is_kept, read_all_lines(folder).values()))
-    return not (at_work or kept or any(folder.glob("*/*.png")))
+    has_lines = any(map(is_kept, read_all_lines(folder).values()))
+    return not (at_work or has_lines or any(folder.glob("*/*.png")))

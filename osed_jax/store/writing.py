@@ -71,13 +71,13 @@ class Store:
     def missing(self) -> list[int]:
         """How many images of each class this process has still to make."""
         first, step = self.share
-        kept, own = np.zeros((2, len(self.wanted)), int)
+        there, own = np.zeros((2, len(self.wanted)), int)
         for (label, index), line in self.lines.items():
-            kept[label] += is_kept(line)
+            there[label] += is_kept(line)
             own[label] += is_kept(line) and index % step == first
         wanted = np.asarray(self.wanted)
         # The second bound counts where an earlier run had another number of processes.
-        lacks = np.minimum((wanted - first + step - 1) // step - own, wanted - kept)
+        lacks = np.minimum((wanted - first + step - 1) // step - own, wanted - there)
         return np.maximum(lacks, 0).tolist()
 
     def position(self, name: Name) -> int:
