@@ -41,7 +41,7 @@ def test_kept_runs_are_those_of_the_commands(row, tmp_path):
     config.oversampling.update({"replace_ratio": 1.0, "generated_dir": "generated"})
     config.sweep.methods = method
     config.update_from_flattened_dict(changes)
-    runs = {run["seed"]: build.of_a_run(run) for _, run in planned(check(config), tmp_path)}
+    runs = {run.seed: build.of_a_run(run) for _, run in planned(check(config), tmp_path)}
     for run in kept(folder):
         assert run.summary["config"] == runs[run.seed] and run.summary["method"] == method
         assert run.correct.mean() == pytest.approx(run.summary["top1"])

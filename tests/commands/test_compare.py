@@ -11,10 +11,9 @@ from osed_jax.commands.compare import compare
 from osed_jax.comparison import tables
 from osed_jax.comparison.finished_runs import find_runs, variants
 from osed_jax.comparison.paired_tests import all_pairs
-from osed_jax.config.build import check
+from osed_jax.config.build import check, run_as_plain
 from osed_jax.errors import UserError
 from osed_jax.evaluation.metrics import classification_report
-from osed_jax.experiment import build
 from osed_jax.files.records import write_json
 
 NAMES = ["cat", "sea_lion", "dog"]
@@ -30,7 +29,7 @@ def digests(**other):
 
 def write_run(folder, method, seed, wrong, *, label=LABEL, facts=(), **changes):
     """A finished run that takes the first `wrong` images of each class for the next class."""
-    config = build.of_a_run(check(default.get_config(method)))
+    config = run_as_plain(check(default.get_config(method)))
     config["seed"] = seed
     for field, value in changes.items():
         section, name = field.split("__")

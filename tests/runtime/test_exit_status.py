@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from osed_jax.config.build import changed_fields, check
+from osed_jax.config.build import as_plain, check
 from osed_jax.config.command_line import mistake_in
+from osed_jax.config.compare import changed_fields
 from osed_jax.runtime.exit_status import exit_status_of
 from osed_jax.runtime.signals import Stopped
 from tests.command_line import command, environment
@@ -94,7 +95,7 @@ def test_a_folder_may_be_spelt_in_several_ways(tmp_path, monkeypatch):
     def with_store(path):
         config = digits.get_config("fill")
         config.oversampling.generated_dir = path
-        return check(config)
+        return as_plain(check(config))
 
     kept = with_store("made")
     for path in ("made/", "./made", str(tmp_path / "made")):

@@ -236,6 +236,6 @@ def test_a_class_that_loses_all_its_images_is_named_with_the_reason(photos, tmp_
 def test_a_filter_would_lose_what_images_started_from(photos, tmp_path):
     store = write_store(tmp_path / "store", ("cat", "dog"), [("dog", "train/dog/1.png")])
     config = of_photos(photos, store)
-    config["generation"].update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
+    config.generation.update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
     with pytest.raises(UserError, match="which of them are held out would be lost"):
         filter_store(config)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from configs import digits
 from osed_jax.batches import plan as plans
-from osed_jax.batches.augment import Augmentation
 from osed_jax.batches.mixing import mix
 from osed_jax.batches.resident_feeder import ResidentFeeder
 from osed_jax.batches.tfdata_feeder import TfDataFeeder
@@ -30,6 +29,7 @@ from osed_jax.models.layers import HEAD
 from osed_jax.runtime.sharding import split
 from osed_jax.training.losses import LossFacts, cross_entropy, ldam
 from osed_jax.training.state import create_state
+from tests.augmentations import only
 from tests.command_line import run_killed, run_well
 from tests.oracles import make_stable_diffusion_oracle as oracle
 from tests.test_cli import metrics
@@ -51,7 +51,7 @@ def cosine_margin(z, label):
 
 @pytest.mark.parametrize("name", ["none", "mixup"])
 def test_the_loss_of_a_soft_row_is_that_of_both_classes_with_their_weights(name):
-    settings = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, mix=name)
+    settings = only(mean=(0.5,) * 3, std=(0.25,) * 3, mix=name)
     step, state = small_step(
         loss_fn=ldam({"label_smoothing": 0.0, "max_margin": 0.5}, LossFacts(COUNTS, 1, 1, 4.0)),
         class_weights=lambda epoch: jnp.asarray(WEIGHTS, jnp.float32),
@@ -87,7 +87,7 @@ def test_diagnosed_gradients_are_those_of_the_soft_labels():
     model, weights = MeanColour(), jnp.asarray(WEIGHTS, jnp.float32)
     state = create_state(model, optax.identity(), seed=0, image_size=8)
     facts = LossFacts(COUNTS, 1, 1)
-    show = _make_show(Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3), 0)
+    show = _make_show(only(mean=(0.5,) * 3, std=(0.25,) * 3), 0)
     step = _make_step(
         model, cross_entropy({"label_smoothing": 0.0}, facts), lambda epoch: weights, jnp.int32(0)
     )
@@ -194,7 +194,7 @@ def test_plans_have_the_labels_of_diff_mix(store, tmp_path, exponent):
 def test_a_killed_run_trains_on_the_soft_labels(store, tmp_path):
     """Oracle: the loss of each epoch, by the net as it is initialised, which stays, and NumPy."""
     config = config_of(store, soft_label_exponent=3.0)
-    config["augment"]["crop_padding"] = 0
+    config.augment.crop_padding = 0
     arguments = [
         "--config=configs/digits.py:fill",
         "--config.dataset.num_max=12",
@@ -280,6 +280,6 @@ def test_what_would_be_silently_wrong_is_refused(store, tmp_path):
     ):
         load(plain, soft_label_exponent=2.0)
     config = config_of(store)
-    config["generation"].update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
+    config.generation.update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
     with pytest.raises(UserError, match=r"their soft labels would be lost; set the filters in"):
         filter_store(config)
