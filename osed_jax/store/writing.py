@@ -29,6 +29,7 @@ from osed_jax.store.format import (
     full_size_folder,
     is_kept,
     shard_name,
+    unlisted_folder,
 )
 from osed_jax.store.opening import begin
 from osed_jax.store.records import (
@@ -51,6 +52,7 @@ class Store:
       wanted: C numbers of images.
       share: which of how many processes this is.
       lines: the lines of all images made so far, kept and rejected, by label and index.
+      num_moved: files that were moved to FOLDER.unlisted/.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class Store:
         image_size: int,
         changed: Collection[Name] = (),
     ):
-        self._image_size, self._changed = image_size, changed
+        self._image_size, self._changed, self.num_moved = image_size, changed, 0
         self.folder, self.class_names, self.share = folder, tuple(class_names), share
         self.wanted, self.lines, self._shard = tuple(wanted), lines, shard
 
@@ -130,7 +132,7 @@ class Store:
     def _write(self, root: Path, line: Line, content: bytes, digest: str) -> None:
         """Writes the file of an image; removes it if it is there but rejected."""
         path = root / line["file_name"]
-        make_room(self.folder, path, digest)
+        self.num_moved += make_room(self.folder, path, digest)
         if not is_kept(line):
             path.unlink(missing_ok=True)
             return
@@ -184,13 +186,19 @@ def filling(
         with locked(folder / LOCK):
             lines, changed = begin(folder, content, share)
             shard = at_work.enter_context(_open_shard(folder / shard_name(share)))
+        size = settings["size"]
+        store = Store(folder, class_names, wanted, share, lines, shard, size, changed)
         try:
             with at_work:
-                size = settings["size"]
-                yield Store(folder, class_names, wanted, share, lines, shard, size, changed)
+                yield store
             # Only now: until a store is filled, what has no line may replace what is missing.
-            put_aside_unlisted(folder, class_names, share, lines)
+            store.num_moved += put_aside_unlisted(folder, class_names, share, store.lines)
         finally:
+            if store.num_moved:
+                say(
+                    f"note: {store.num_moved:,} files of {folder} that it has no use for are in "
+                    f"{unlisted_folder(folder)} now"
+                )
             with locked(folder / LOCK):
                 merge(folder)
                 _reject_repeated(folder, repeated)

@@ -337,7 +337,7 @@ def test_lost_lines_cost_no_image_of_a_store_that_is_asked_for_fewer(store, caps
     (store / "metadata.jsonl").unlink()
     fill_cheaply(store, wanted=(0, 2, 2))
     assert problems(store) == []
-    assert "images of" in (said := capsys.readouterr().out) and "store.unlisted now" in said
+    assert " files of" in (said := capsys.readouterr().out) and "store.unlisted now" in said
     aside = tree(store.parent / "store.unlisted" / "store")
     kept = {name: c for name, c in tree(store).items() if name.endswith(".png")}
     assert len(kept) == 4 and kept | aside == images
@@ -462,7 +462,7 @@ def test_a_changed_image_is_drawn_again_not_taken_over(store, capsys):
     assert fill_cheaply(store) == 1
     assert "1 images of" in (said := capsys.readouterr().out) and tree(store) == before
     aside = store.parent / "store.unlisted" / "store" / "dog" / "000001.png"
-    assert aside.read_bytes() == encode(image(2, 11)) and f"it was moved to {aside}" in said
+    assert aside.read_bytes() == encode(image(2, 11)) and "1 files of" in said
 
 
 @pytest.mark.parametrize("kind", ["text", "black", "link", "folder"])
