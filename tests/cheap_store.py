@@ -22,7 +22,7 @@ from osed_jax.store.writing import filling
 
 CLASSES = ("cat", "sea_lion", "dog")
 WANTED = (0, 12, 17)
-SETTINGS = {"model": "cheap", "prompts": {"cat": ["a cat"]}}
+SETTINGS = {"model": "cheap", "size": 8, "prompts": {"cat": ["a cat"]}}
 
 
 def image(label: int, index: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def fill_cheaply(
         process_index=share[0],
         process_count=share[1],
         repeated=filters.repeated,
-        finish=lambda records: write_card(Path(folder), classes, settings, records),
+        finish=lambda lines: write_card(Path(folder), classes, settings, lines),
     ) as store:
         return fill(
             store,

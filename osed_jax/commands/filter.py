@@ -28,8 +28,9 @@ from osed_jax.generation.classifier_filter import (
 )
 from osed_jax.generation.filters import Filters
 from osed_jax.runtime.console import progress, say
+from osed_jax.store.format import METADATA
 from osed_jax.store.origins import starts_from_real
-from osed_jax.store.reading import METADATA, check_classes, check_images
+from osed_jax.store.reading import check_classes, check_images
 from osed_jax.store.started_from import starts_elsewhere
 
 FILE = "filter.json"

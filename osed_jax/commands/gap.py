@@ -22,7 +22,7 @@ from osed_jax.files import atomic, records
 from osed_jax.reports.gap_page import Pairs, draw_gap, draw_pairs, gap_page
 from osed_jax.runtime.console import say
 from osed_jax.runtime.sharding import make_mesh
-from osed_jax.store.reading import report_path
+from osed_jax.store.format import gap_path, report_folder
 from osed_jax.training.predict import Predictor
 
 # Root mean square difference of pixels in [0, 1]. It is our choice, not a standard: about 13 of 255
@@ -110,8 +110,8 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
         "mean_of_classes": _means(rows),
         "all": _row("all", None, measured, found, k),
     }
-    report = report_path(store)
-    _write(report, result, measured, found)
+    report = report_folder(store)
+    _write(store, result, measured, found)
     say(_summary(result))
     say(f"written to {report / 'report.html'}")
     return result
@@ -201,13 +201,14 @@ def _means(rows: Sequence[Row]) -> Row:
 
 
 def _write(
-    report: Path,
+    store: Path,
     result: dict[str, Any],
     measured: dict[str, _Measured],
     found: dict[tuple[str, str], _Nearest],
 ) -> None:
+    report = report_folder(store)
     report.mkdir(exist_ok=True)
-    records.write_json(report / "gap.json", result)
+    records.write_json(gap_path(store), result)
     table = io.StringIO()
     writer = csv.DictWriter(table, list(result["all"]), lineterminator="\n")
     writer.writeheader()

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,10 @@ from osed_jax.diffusion.sampler import Sampler
 from osed_jax.diffusion.samples import Samples
 from osed_jax.diffusion.schedulers import few_steps_warning
 from osed_jax.errors import UserError
+from osed_jax.evaluation.classifier import Classifier
 from osed_jax.experiment import loading, workdir
 from osed_jax.files.digests import files_sha256
-from osed_jax.generation.add_ons import ADDITIONS, additions, check_words, with_additions
+from osed_jax.generation.add_ons import additions, check_words, with_additions
 from osed_jax.generation.classifier_filter import (
     filter_settings,
     load_judge,
@@ -37,25 +38,18 @@ from osed_jax.generation.filling import fill, rates
 from osed_jax.generation.prompts import class_prompts, read_own
 from osed_jax.generation.starts import Starts
 from osed_jax.runtime.console import say
-from osed_jax.store.card import contact_sheet_path, write_card, write_contact_sheet
-from osed_jax.store.records import Name, Record, is_kept
-from osed_jax.store.writing import Store, filling
-
-# Settings of all images that each one's record has, too.
-_RECORDED = (
-    "negative_prompt",
-    "seed",
-    "steps",
-    "scheduler",
-    "guidance_scale",
-    "image_size",
-    "size",
-    "resize_method",
-    "dtype",
-    "model",
-    "revision",
-    *ADDITIONS,
+from osed_jax.store.card import write_card, write_contact_sheet
+from osed_jax.store.format import (
+    IN_LINES,
+    START_FROM,
+    Line,
+    Settings,
+    StartFrom,
+    contact_sheet_path,
+    is_kept,
 )
+from osed_jax.store.records import Name
+from osed_jax.store.writing import Store, filling
 
 
 def generate(config: Config) -> None:
@@ -77,7 +71,7 @@ def generate(config: Config) -> None:
     model = with_additions(model, gen)
     starts = _starts(gen, found)
     judge = load_judge(gen)
-    settings = _settings(gen, model, train, own) | {"filters": filter_settings(gen, judge)}
+    settings = _settings(gen, model, train, own, judge)
     texts = [text for prompts in settings["prompts"].values() for text in prompts]
     check_words(model.tokenizer.words, [*texts, settings["negative_prompt"]])
     sampler = _sampler(settings, model, gen)
@@ -100,7 +94,7 @@ def generate(config: Config) -> None:
             _drawing(sampler, settings, train.class_names, starts),
             lambda label, index: (
                 _describe(settings, train.class_names[label], index)
-                | (starts.describe(label, index) if starts else {})
+                | (dict(starts.describe(label, index)) if starts else {})
             ),
             filters,
             batch_size=sampler.batch_size,
@@ -177,18 +171,15 @@ def _chooses(part: str, field: Field) -> bool:
 
 
 def _settings(
-    gen: Generation, model: stable_diffusion.StableDiffusion, train: ImageSet, own: Any
-) -> dict[str, Any]:
+    gen: Generation,
+    model: stable_diffusion.StableDiffusion,
+    train: ImageSet,
+    own: Any,
+    judge: Classifier | None,
+) -> Settings:
     """All that the images follow from, so that a store never holds two kinds."""
     sample_size = model.configs["unet"].get("sample_size", 64)
-    start_from = gen.start_from
-    start = {
-        "images_sha256": train.content_sha256(),
-        "strength": plain(gen.strength),
-        "strength_draw": gen.strength_draw,
-    }
-    return {
-        **({f"start_from_{start_from}": start} if start_from != "noise" else {}),
+    settings: Settings = {
         "model": gen.model,
         "revision": model.revision or _fingerprint(Path(gen.model)),
         "dtype": gen.dtype,
@@ -207,8 +198,16 @@ def _settings(
             )
             for name in train.class_names
         },
-        **additions(gen),
+        "filters": filter_settings(gen, judge),
     }
+    start: dict[str, StartFrom] = {}
+    if gen.start_from in START_FROM:
+        start[START_FROM[gen.start_from]] = {
+            "images_sha256": train.content_sha256(),
+            "strength": plain(gen.strength),
+            "strength_draw": gen.strength_draw,
+        }
+    return cast(Settings, {**settings, **additions(gen), **start})
 
 
 def _fingerprint(folder: Path) -> str:
@@ -219,17 +218,8 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _sampler(
-    settings: dict[str, Any], model: stable_diffusion.StableDiffusion, gen: Generation
+    settings: Settings, model: stable_diffusion.StableDiffusion, gen: Generation
 ) -> Sampler:
-    names = (
-        "image_size",
-        "size",
-        "resize_method",
-        "scheduler",
-        "steps",
-        "guidance_scale",
-        "keep_full_size",
-    )
     steps = settings["scheduler"], settings["steps"]
     if warning := few_steps_warning(model.schedule.config, *steps):
         say(warning)
@@ -237,7 +227,13 @@ def _sampler(
         model,
         batch_size=gen.batch_size,
         safety_checker=load_safety_checker(gen.model, gen.revision) if gen.safety_checker else None,
-        **{name: settings[name] for name in names},
+        image_size=settings["image_size"],
+        size=settings["size"],
+        resize_method=settings["resize_method"],
+        scheduler=settings["scheduler"],
+        steps=settings["steps"],
+        guidance_scale=settings["guidance_scale"],
+        keep_full_size=settings["keep_full_size"],
     )
 
 
@@ -256,7 +252,7 @@ def _starts(gen: Generation, found: loading.TrainSplit) -> Starts | None:
 
 
 def _drawing(
-    sampler: Sampler, settings: dict[str, Any], class_names: Sequence[str], starts: Starts | None
+    sampler: Sampler, settings: Settings, class_names: Sequence[str], starts: Starts | None
 ) -> Any:
     def draw(names: Sequence[Name]) -> Samples:
         made = sampler(
@@ -272,18 +268,18 @@ def _drawing(
     return draw
 
 
-def _prompt(settings: dict[str, Any], class_name: str, index: int) -> str:
+def _prompt(settings: Settings, class_name: str, index: int) -> str:
     prompts = settings["prompts"][class_name]
     return prompts[index % len(prompts)]
 
 
-def _describe(settings: dict[str, Any], class_name: str, index: int) -> Record:
-    prompt = {"prompt": _prompt(settings, class_name, index)}
-    return prompt | {name: settings[name] for name in _RECORDED if name in settings}
+def _describe(settings: Settings, class_name: str, index: int) -> dict[str, Any]:
+    drawing = {name: value for name, value in settings.items() if name in IN_LINES}
+    return {"prompt": _prompt(settings, class_name, index), **drawing}
 
 
 def _say_what_is_there(store: Store) -> None:
-    there = sum(map(is_kept, store.records.values()))
+    there = sum(map(is_kept, store.lines.values()))
     index, count = store.share
     share = f", as process {index} of {count}" if count > 1 else ""
     say(
@@ -294,11 +290,11 @@ def _say_what_is_there(store: Store) -> None:
 
 
 def _overview(
-    folder: Path, settings: dict[str, Any], class_names: Sequence[str], records: list[Record]
+    folder: Path, settings: Settings, class_names: Sequence[str], lines: list[Line]
 ) -> None:
-    """Card, contact sheet and a line a class."""
-    write_card(folder, class_names, settings, records)
-    write_contact_sheet(folder, class_names, records)
-    for line in rates(class_names, records):
-        say(line)
+    """Card, contact sheet and a sentence a class."""
+    write_card(folder, class_names, settings, lines)
+    write_contact_sheet(folder, class_names, lines)
+    for rate in rates(class_names, lines):
+        say(rate)
     say(f"the images are in {folder}, a contact sheet is {contact_sheet_path(folder)}")

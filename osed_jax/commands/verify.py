@@ -5,11 +5,9 @@ from osed_jax.errors import UserError
 from osed_jax.experiment import loading
 from osed_jax.runtime.console import say
 from osed_jax.store.checking import problems
-from osed_jax.store.reading import STORE_FILE
-from osed_jax.store.records import (
-    METADATA,
-    read_lines,
-)
+from osed_jax.store.format import METADATA, STORE_FILE
+from osed_jax.store.records import read_lines
+from osed_jax.store.settings import is_store
 
 
 def verify(config: Config) -> None:
@@ -19,7 +17,7 @@ def verify(config: Config) -> None:
       UserError: if something is wrong, or there is no store.
     """
     folder = loading.generated_dir(config)
-    if not (folder / STORE_FILE).is_file():
+    if not is_store(folder):
         raise UserError(
             f"{folder} has no {STORE_FILE}, so it is not a store of generated images; give "
             "the folder of the store in config.oversampling.generated_dir"

@@ -205,11 +205,8 @@ def _set_damaged_aside(workdir: Path) -> None:
 def _check_whose(workdir: Path, epoch: int) -> None:
     """Raises UserError if a checkpoint belongs to another run than its work directory."""
     about = files.read_about(workdir, epoch)
-    changed = differences(
-        about["config"],
-        files.read_kept_config(workdir),
-        lambda field: field.matters_for in NUMBERS,
-    )
+    saved = files.read_kept_config(workdir)
+    changed = differences(about["config"], saved, lambda field: field.matters_for in NUMBERS)
     changed += files.changed_images(about["dataset"], files.read_facts(workdir))
     if changed:
         raise UserError(

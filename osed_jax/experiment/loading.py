@@ -180,7 +180,7 @@ def check_need(
         generated_dir(config),
         made,
         train.class_counts,
-        shown=shown,
+        shown_classes=shown,
         in_all_classes=config.oversampling.replace_in == "all",
         left_out=left_out,
     )

@@ -102,8 +102,8 @@ def read_about(workdir: Path, epoch: int) -> dict[str, Any]:
 
 def checkpoint_epochs(workdir: Path) -> list[int]:
     """Numbers of finished epochs that have a checkpoint, ascending."""
-    found = (workdir / CHECKPOINTS).glob("*")
-    return sorted(int(path.name) for path in found if path.name.isdigit())
+    paths = (workdir / CHECKPOINTS).glob("*")
+    return sorted(int(path.name) for path in paths if path.name.isdigit())
 
 
 def _is_whole(path: Path) -> bool:
@@ -172,11 +172,11 @@ def claimed(
         path, begun = workdir / "config.json", is_begun(workdir)
         if not begun and not _is_whole(path):
             _refuse_foreign(workdir, setting, also)
-        kept = _read_kept(workdir, "config") if begun else config
-        _check_same_config(workdir, kept, config, setting)
+        saved = _read_kept(workdir, "config") if begun else config
+        _check_same_config(workdir, saved, config, setting)
         finished = (workdir / "summary.json").exists()  # then it stays as it was trained
-        if not (begun and _is_whole(path)) or (config != kept and not finished):
-            write_json(path, kept if finished else config)
+        if not (begun and _is_whole(path)) or (config != saved and not finished):
+            write_json(path, saved if finished else config)
         yield
 
 
@@ -191,9 +191,9 @@ def _refuse_foreign(workdir: Path, setting: str, also: Collection[str]) -> None:
 
 
 def _check_same_config(
-    workdir: Path, kept: dict[str, Any], config: dict[str, Any], setting: str
+    workdir: Path, saved: dict[str, Any], config: dict[str, Any], setting: str
 ) -> None:
-    changed = differences(kept, config, lambda field: field.matters_for in NUMBERS)
+    changed = differences(saved, config, lambda field: field.matters_for in NUMBERS)
     if changed:
         raise UserError(
             f"{workdir} belongs to a run with another config ({'; '.join(changed)}); give "
@@ -207,11 +207,11 @@ def is_begun(workdir: Path) -> bool:
     Until then another config may use the same folder, for example after an error in the config.
     """
     metrics = workdir / "metrics.jsonl"
-    made = ("summary.json", "base", "model_index.json")  # the last two by --mode=finetune
+    results = ("summary.json", "base", "model_index.json")  # the last two by --mode=finetune
     return (
         bool(checkpoint_epochs(workdir))
         or (metrics.exists() and metrics.stat().st_size > 0)
-        or any((workdir / name).exists() for name in made)
+        or any((workdir / name).exists() for name in results)
     )
 
 

@@ -41,7 +41,6 @@ def as_line(record: Mapping[str, Any]) -> str:
 
 def read_lines(
     path: Path,
-    needed: Sequence[str] = (),
     *,
     growing: bool = True,
     allowed: Callable[[dict[str, Any]], bool] = lambda record: True,
@@ -50,10 +49,9 @@ def read_lines(
 
     Args:
       path: of the file; a missing file has no lines.
-      needed: fields that a record must have.
-      allowed: a further test of a record; if it fails, the line counts as damaged.
       growing: whether lines are appended to the file. Then a last line without a newline was being
         written by a killed process; it is left out and does not count as damaged.
+      allowed: a further test of a record; if it fails, the line counts as damaged.
     """
     records, damaged = [], []
     *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
@@ -65,7 +63,7 @@ def read_lines(
         except DamageError:
             damaged.append(number)
             continue
-        if all(name in record for name in needed) and allowed(record):
+        if allowed(record):
             records.append(record)
         else:
             damaged.append(number)
@@ -128,7 +126,7 @@ def keep_lines_before(metrics: Path, unit: str, end: int) -> None:
     """
     if not metrics.exists():
         return
-    records, damaged = read_lines(metrics, (unit,))
+    records, damaged = read_lines(metrics, allowed=lambda record: unit in record)
     if damaged:
         say(f"note: {describe_damaged(metrics, damaged)}; the figures in them are lost")
     write_atomically(metrics, "".join(as_line(r) for r in records if r[unit] < end))

@@ -14,8 +14,6 @@ from osed_jax.diffusion.tiny_decoder import with_tiny_decoder
 from osed_jax.errors import UserError
 from osed_jax.files.digests import file_sha256, files_sha256
 
-ADDITIONS = ("lora", "lora_scale", "embeddings", "decoder")
-
 
 def with_additions(model: StableDiffusion, generation: Generation) -> StableDiffusion:
     """The model with everything that `config.generation` adds to it.

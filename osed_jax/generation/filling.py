@@ -3,7 +3,7 @@
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -11,14 +11,15 @@ from osed_jax.diffusion.samples import Samples
 from osed_jax.errors import UserError
 from osed_jax.generation.filters import Filters
 from osed_jax.runtime.console import progress, say
-from osed_jax.store.records import Name, Record, encode, file_name, is_kept, sha256
+from osed_jax.store.format import Line, file_name, is_kept, verdict
+from osed_jax.store.records import Name, encode, sha256
 from osed_jax.store.writing import Store
 
 
 def fill(
     store: Store,
     draw: Callable[[Sequence[Name]], Samples],
-    describe: Callable[[int, int], Record],
+    describe: Callable[[int, int], dict[str, Any]],
     filters: Filters,
     *,
     batch_size: int,
@@ -30,7 +31,7 @@ def fill(
       store: opened by `filling`.
       draw: makes the images of batch_size (label, index); each must follow from these two, and
         from its row in the batch.
-      describe: the fields of a record that are known beforehand, from label and index.
+      describe: the keys of a line that are known beforehand, from label and index.
       filters: judge the images; they are told of those that the store has already.
       batch_size: images.
       max_attempts: indices to try, in multiples of the wanted number of a class.
@@ -38,18 +39,18 @@ def fill(
     Raises:
       UserError: where a class is not full after max_attempts; its images stay.
     """
-    for record in _own_kept(store):
-        filters.remember(record)
+    for line in _own_kept(store):
+        filters.remember(line)
     started, drawn = time.monotonic(), 0
     with progress(total=sum(store.missing()), unit="image", label="generating") as bar:
         while names := store.next_names(max_attempts):
-            found = 0
+            num_unlisted = 0
             for name in names:  # one at a time: there may be more than fit into memory
-                if one := _found(store, name, filters):
+                if one := _unlisted(store, name, filters):
                     bar.update(_add(store, {0: name}, one, describe, filters))
-                    found += 1
-            if found:
-                say(f"{found:,} images existed without a line; they are not drawn again")
+                    num_unlisted += 1
+            if num_unlisted:
+                say(f"{num_unlisted:,} images existed without a line; they are not drawn again")
                 continue
             for batch in arranged(names, store.position, batch_size):
                 bar.update(_add(store, batch, _draw(batch, draw, batch_size), describe, filters))
@@ -83,26 +84,26 @@ def arranged(
         yield batch
 
 
-def rates(class_names: Sequence[str], records: Sequence[Record]) -> list[str]:
+def rates(class_names: Sequence[str], lines: Sequence[Line]) -> list[str]:
     """A line for every class: how many images were kept, and why others were rejected."""
-    lines = []
+    told = []
     for name in class_names:
-        of_class = [r for r in records if r["class"] == name]
-        reasons = Counter(r["reason"] for r in of_class if not is_kept(r))
+        of_class = [line for line in lines if line["class"] == name]
+        reasons = Counter(line["reason"] for line in of_class if not is_kept(line))
         if not of_class:
             continue
-        line = f"{name}: {len(of_class) - reasons.total():,} images"
+        text = f"{name}: {len(of_class) - reasons.total():,} images"
         if reasons:
             share = reasons.total() / len(of_class)
             why = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
-            line += f"; {reasons.total():,} of {len(of_class):,} rejected ({share:.1%}): {why}"
-        lines.append(line)
-    return lines
+            text += f"; {reasons.total():,} of {len(of_class):,} rejected ({share:.1%}): {why}"
+        told.append(text)
+    return told
 
 
-def _found(store: Store, name: Name, filters: Filters) -> Samples | None:
+def _unlisted(store: Store, name: Name, filters: Filters) -> Samples | None:
     """An image that is there already; None for none, and where judging needs the drawing."""
-    if filters.needs_drawing or (there := store.found(name)) is None:
+    if filters.needs_drawing or (there := store.unlisted(name)) is None:
         return None
     image, full_size = there
     return Samples(image[None], None if full_size is None else full_size[None])
@@ -124,7 +125,7 @@ def _add(
     store: Store,
     batch: Mapping[int, Name],
     drawn: Samples,
-    describe: Callable[[int, int], Record],
+    describe: Callable[[int, int], dict[str, Any]],
     filters: Filters,
 ) -> int:
     """Judges and writes a batch; returns how many images were kept."""
@@ -133,31 +134,28 @@ def _add(
     scores = filters.score(drawn.image, labels, drawn.safety_margin)
     kept = 0
     for i, (label, index) in enumerate(batch.values()):
-        record: Record = {
+        full_size = None if drawn.full_size is None else encode(drawn.full_size[i])
+        known = {
             "file_name": file_name(store.class_names[label], index),
             "class": store.class_names[label],
             "label": label,
             "index": index,
             **describe(label, index),
             "sha256": sha256(files[i]),
-            "full_size_sha256": None,
+            "full_size_sha256": None if full_size is None else sha256(full_size),
             **scores[i],
         }
-        full_size = None if drawn.full_size is None else encode(drawn.full_size[i])
-        if full_size is not None:
-            record["full_size_sha256"] = sha256(full_size)
-        reason = filters.reason(record)
-        record |= {"verdict": "rejected" if reason else "kept", "reason": reason}
-        store.add(record, files[i], full_size)
-        if not reason:
-            filters.remember(record)
+        line = cast(Line, {**known, **verdict(filters.reason(known))})
+        store.add(line, files[i], full_size)
+        if is_kept(line):
+            filters.remember(line)
             kept += 1
     return kept
 
 
-def _own_kept(store: Store) -> list[dict[str, Any]]:
+def _own_kept(store: Store) -> list[Line]:
     first, step = store.share
-    return [r for (_, i), r in store.records.items() if is_kept(r) and i % step == first]
+    return [line for (_, i), line in store.lines.items() if is_kept(line) and i % step == first]
 
 
 def _check_full(store: Store, max_attempts: float) -> None:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from osed_jax.store.format import Line, is_kept, verdict
+
 # Scores of a record; null where the filter is off.
 SCORES = (
     "deviation",
@@ -113,8 +115,8 @@ class Filters:
             return "far from real images"
         return None
 
-    def repeated(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Of all records, those of images that repeat an earlier one, each with its verdict.
+    def repeated(self, lines: Sequence[Line]) -> list[Line]:
+        """Of all lines, those of images that repeat an earlier one, each with its verdict.
 
         Processes side by side do not know each other's images; afterwards this finds what each
         alone could not.
@@ -122,15 +124,13 @@ class Filters:
         fresh = Filters(
             drop_duplicates=self._drop_duplicates, near_duplicate_bits=self._near_duplicate_bits
         )
-        found = []
-        for record in records:
-            if record["verdict"] != "kept":
-                continue
-            if reason := fresh.reason(record):
-                found.append({**record, "verdict": "rejected", "reason": reason})
+        repeated: list[Line] = []
+        for line in filter(is_kept, lines):
+            if reason := fresh.reason(line):
+                repeated.append({**line, **verdict(reason)})
             else:
-                fresh.remember(record)
-        return found
+                fresh.remember(line)
+        return repeated
 
     def remember(self, record: Mapping[str, Any]) -> None:
         """Takes note of an image that was kept."""

@@ -1,12 +1,12 @@
 """From which real image a generated one starts, and how far it may go from there."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from osed_jax.data.image_set import ImageSet
 from osed_jax.diffusion.samples import Start
+from osed_jax.store.format import Started
 
 _ORDER, _STRENGTH, _OTHER = 0, 1, 2  # streams of random numbers
 
@@ -69,12 +69,13 @@ class Starts:
         rows = np.asarray([self.row(*name) for name in names])
         return Start(self._train.images.take(rows), [self.strength(*name) for name in names])
 
-    def describe(self, label: int, index: int) -> dict[str, Any]:
+    def describe(self, label: int, index: int) -> Started:
         """The same for the line of one image."""
         row, paths = self.row(label, index), self._train.images.paths
-        start_class = self._train.class_names[self._train.label[row]]
-        return {
+        started: Started = {
             "start_image": int(self._positions[row]) if paths is None else str(paths[row]),
-            **({"start_class": start_class} if self._other_class else {}),
             "strength": self.strength(label, index),
         }
+        if self._other_class:
+            started["start_class"] = self._train.class_names[self._train.label[row]]
+        return started

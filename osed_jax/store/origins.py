@@ -5,7 +5,7 @@ shows the copy in training is judged on what it has seen.
 """
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +14,10 @@ import numpy as np
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.listing import class_folders
 from osed_jax.errors import UserError
-from osed_jax.files.records import read_lines
 from osed_jax.runtime.console import say
-from osed_jax.store.reading import METADATA, STORE_FILE, read_store_file
-
-OTHER_CLASS = "start_from_other_class"  # settings of a store all of whose images start so
-_FROM_REAL = ("start_from_train", OTHER_CLASS)
-
-Line = Mapping[str, Any]
+from osed_jax.store.format import METADATA, START_FROM, Line
+from osed_jax.store.records import read_lines
+from osed_jax.store.settings import is_store, read_store_file
 
 
 class Usable(NamedTuple):
@@ -38,24 +34,22 @@ class Usable(NamedTuple):
 
 def starts_from_real(folder: Path) -> bool:
     """Whether `folder` is a store whose images started from real ones."""
-    if not (folder / STORE_FILE).exists():
-        return False
-    return any(name in read_store_file(folder)["settings"] for name in _FROM_REAL)
+    keys = START_FROM.values()
+    return is_store(folder) and any(key in read_store_file(folder)["settings"] for key in keys)
 
 
-def read_image_lines(folder: Path, generated: ImageSet) -> list[Line]:
-    """The line of each image of a store; {} for an image without a whole one."""
-    found = read_lines(folder / METADATA, ("file_name",), growing=False)[0]
-    lines = {line["file_name"]: line for line in found}
+def read_image_lines(folder: Path, generated: ImageSet) -> list[Line | None]:
+    """The line of each image of a store; None for an image without a whole one."""
+    lines = {line["file_name"]: line for line in read_lines(folder / METADATA)[0]}
     names, folders = generated.class_names, class_folders(folder)
     assert generated.images.paths is not None  # they were read from files
     return [
-        lines.get(f"{names[own]}/{path.relative_to(folders[names[own]])}", {})
+        lines.get(f"{names[own]}/{path.relative_to(folders[names[own]])}")
         for path, own in zip(generated.images.paths, generated.label)
     ]
 
 
-def start_rows(lines: Sequence[Line], whole: ImageSet, root: Path) -> np.ndarray:
+def start_rows(lines: Sequence[Line | None], whole: ImageSet, root: Path) -> np.ndarray:
     """Positions, in the whole training split, of what images started from; -1 if it is not there.
 
     Args:
@@ -68,20 +62,22 @@ def start_rows(lines: Sequence[Line], whole: ImageSet, root: Path) -> np.ndarray
       int64 [M].
     """
     find = _by_path(whole.images.paths, root) if whole.images.paths else _by_position(whole)
-    found = np.full(len(lines), -1, np.int64)
+    rows = np.full(len(lines), -1, np.int64)
     for i, line in enumerate(lines):
-        row = find(line.get("start_image"))
-        of_class = line.get("start_class", line.get("class"))
+        if not line or "start_image" not in line:
+            continue
+        row = find(line["start_image"])
+        of_class = line["start_class"] if "start_class" in line else line["class"]
         # Of another data set, or another version of it, the same position is another image.
         if row is not None and whole.class_names[whole.label[row]] == of_class:
-            found[i] = row
-    return found
+            rows[i] = row
+    return rows
 
 
 def usable(
     folder: Path,
-    lines: Sequence[Line],
-    found: np.ndarray,
+    lines: Sequence[Line | None],
+    starts: np.ndarray,
     *,
     train: np.ndarray,
     held_out: np.ndarray,
@@ -94,7 +90,7 @@ def usable(
     Args:
       folder: of the store.
       lines: of its M images.
-      found: what they started from, see `start_rows`.
+      starts: what they started from, see `start_rows`.
       train: positions of the training images of the run.
       held_out: positions of the images that it holds out.
       validates: whether it has validation images, held out or listed.
@@ -103,7 +99,7 @@ def usable(
       UserError: if there are validation images and it cannot be told of any generated image
         whether it started from one.
     """
-    if (found < 0).all():
+    if (starts < 0).all():
         problem = (
             f"the images of {folder} started from real images, but none of these is among the "
             f"training images of config.dataset (the first: {_first_start(lines)})"
@@ -116,9 +112,9 @@ def usable(
             )
         say(f"WARNING: {problem}; all are shown, though they may be near copies of test images")
         return Usable(np.arange(len(lines)), "")
-    unknown = np.asarray(["start_image" not in line for line in lines])
-    of_held_out = np.isin(found, held_out)
-    foreign = ~unknown & ~of_held_out & ~np.isin(found, train)
+    unknown = np.asarray([not line or "start_image" not in line for line in lines])
+    of_held_out = np.isin(starts, held_out)
+    foreign = ~unknown & ~of_held_out & ~np.isin(starts, train)
     reasons = {
         "started from images that this run holds out": of_held_out,
         "started from images that are not among its training images": foreign,
@@ -152,6 +148,6 @@ def _composed(path: str) -> str:
     return unicodedata.normalize("NFC", path)
 
 
-def _first_start(lines: Sequence[Line]) -> str:
-    starts = (line["start_image"] for line in lines if "start_image" in line)
+def _first_start(lines: Sequence[Line | None]) -> str:
+    starts = (line["start_image"] for line in lines if line and "start_image" in line)
     return str(next(starts, f"no line of {METADATA} names one"))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,12 +11,12 @@ from osed_jax.data.listing import class_folders, files_of_classes
 from osed_jax.errors import DamageError, UserError
 from osed_jax.files.digests import FILE as DIGESTS
 from osed_jax.files.digests import check_digests, file_sha256
-from osed_jax.files.records import describe_damaged, read_json, read_lines
+from osed_jax.files.records import describe_damaged, read_json
 from osed_jax.runtime.console import progress, say
+from osed_jax.store.format import METADATA, gap_path
+from osed_jax.store.records import read_lines
+from osed_jax.store.settings import is_store, read_store_file
 
-STORE_FILE = "store.json"  # in a folder that --mode=generate filled
-_JSON = {list: "list", dict: "JSON object"}
-METADATA = "metadata.jsonl"  # in such a folder, with one line for each image
 _MEASURE_AGAIN = "make it again with --mode=gap"
 
 
@@ -60,12 +59,6 @@ def load_generated(
     )
 
 
-def report_path(store: Path) -> Path:
-    """STORE.report, beside the store: inside, it could be read as a class folder."""
-    whole = store.absolute() if not store.name else store
-    return whole.with_name(f"{whole.name}.report")
-
-
 def classes_shown(
     store: Path, class_names: Sequence[str], *, only: Sequence[str], max_gap: float
 ) -> list[str]:
@@ -89,7 +82,7 @@ def classes_shown(
     chosen = [name for name in class_names if not only or name in only]
     if not max_gap:
         return chosen
-    path = report_path(store) / "gap.json"
+    path = gap_path(store)
     distance, _ = _measured(path)
     if list(distance) != list(class_names):
         raise UserError(
@@ -130,7 +123,7 @@ def check_measured(store: Path, content_sha256: str | None) -> None:
       store: the folder of generated images.
       content_sha256: of the images that are there now, see `ImageSet.content_sha256`.
     """
-    path = report_path(store) / "gap.json"
+    path = gap_path(store)
     if _measured(path)[1] != content_sha256:
         raise UserError(
             f"{path} was measured on other images than those in {store}; {_MEASURE_AGAIN}"
@@ -145,13 +138,13 @@ def check_images(folder: Path) -> None:
     Raises:
       UserError: naming the first image that has changed.
     """
-    if not (folder / STORE_FILE).exists():
+    if not is_store(folder):
         _check_filtered(folder)
         return
-    records, damaged = read_lines(folder / METADATA, ("file_name", "sha256"), growing=False)
+    lines, damaged = read_lines(folder / METADATA)
     if damaged:
         say(f"note: {describe_damaged(folder / METADATA, damaged)}; --mode=generate repairs this")
-    known = {record["file_name"]: record["sha256"] for record in records}
+    known = {line["file_name"]: line["sha256"] for line in lines}
     folders = class_folders(folder)
     paths = [
         (f"{name}/{path.relative_to(folders[name])}", path)
@@ -191,27 +184,6 @@ def _check_filtered(folder: Path) -> None:
         ) from error
 
 
-def read_store_file(folder: Path) -> dict[str, Any]:
-    """The content of a store's `store.json`: class_names, wanted, settings and others.
-
-    Raises:
-      UserError: if it is missing, damaged or changed by hand into something else.
-    """
-    path = folder / STORE_FILE
-    remedy = "restore it, or remove it to use the images like those of another tool"
-    content = read_json(path, remedy)
-    for key, kind in {"class_names": list, "wanted": dict, "settings": dict}.items():
-        if not isinstance(content.get(key), kind):
-            raise UserError(f"{path} has no {key} as a {_JSON[kind]}; {remedy}")
-    names = content["class_names"]
-    if not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path} has class_names that are no texts; {remedy}")
-    wanted = content["wanted"]
-    if list(wanted) != names or not all(isinstance(n, int) and n >= 0 for n in wanted.values()):
-        raise UserError(f"{path} must have in wanted a whole number for each class; {remedy}")
-    return content
-
-
 def check_classes(folder: Path, class_names: Sequence[str]) -> None:
     """Raises UserError if `folder` is not a folder, or has images of other classes than these."""
     unknown = sorted(set(class_folders(folder)) - set(class_names))
@@ -220,7 +192,7 @@ def check_classes(folder: Path, class_names: Sequence[str]) -> None:
             f"{folder} has generated images of class {', '.join(map(repr, unknown))}, which the "
             f"data set does not have; its classes are {', '.join(class_names)}"
         )
-    if not (folder / STORE_FILE).exists():  # made by another tool
+    if not is_store(folder):
         return
     made_for = read_store_file(folder)["class_names"]
     if list(class_names) != made_for:
@@ -235,7 +207,7 @@ def check_need(
     generated: ImageSet,
     class_counts: Sequence[int],
     *,
-    shown: Sequence[str] = (),
+    shown_classes: Sequence[str] = (),
     in_all_classes: bool = False,
     left_out: str = "",
 ) -> None:
@@ -245,7 +217,7 @@ def check_need(
       generated_dir: their folder.
       generated: those that may be shown.
       class_counts: C counts of the natural images.
-      shown: names of the classes that may show generated images; () for all.
+      shown_classes: names of the classes that may show generated images; () for all.
       in_all_classes: whether the most frequent class shows generated images, too.
       left_out: why others of the folder may not be shown, in words; "" if all may.
 
@@ -256,7 +228,7 @@ def check_need(
     why = f"; {left_out}" if left_out else ""
     if not has.any():
         raise UserError(f"{generated_dir} has no image that this run may show{why}")
-    used = np.isin(names, shown) if len(shown) else np.ones(len(names), bool)
+    used = np.isin(names, shown_classes) if len(shown_classes) else np.ones(len(names), bool)
     counts = np.asarray(class_counts)
     lacks = np.where(used, counts.max() - counts, 0)
     empty = [n for n, h, m in zip(names, has, lacks) if m and not h]

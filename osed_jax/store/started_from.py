@@ -14,8 +14,8 @@ import numpy as np
 
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
-from osed_jax.store.origins import OTHER_CLASS, Line
-from osed_jax.store.reading import METADATA, STORE_FILE, read_store_file
+from osed_jax.store.format import METADATA, START_FROM, Line
+from osed_jax.store.settings import is_store, read_store_file
 
 
 class StartedFrom(NamedTuple):
@@ -40,18 +40,18 @@ class StartedFrom(NamedTuple):
 
 def starts_elsewhere(folder: Path) -> bool:
     """Whether `folder` is a store whose images started from images of other classes."""
-    return (folder / STORE_FILE).exists() and OTHER_CLASS in read_store_file(folder)["settings"]
+    return is_store(folder) and START_FROM["other_class"] in read_store_file(folder)["settings"]
 
 
 def read_started_from(
-    folder: Path, generated: ImageSet, lines: Sequence[Line]
+    folder: Path, generated: ImageSet, lines: Sequence[Line | None]
 ) -> StartedFrom | None:
     """What the images of a folder started from; None if not from images of other classes.
 
     Args:
       folder: of the store.
       generated: its M images.
-      lines: of each of them, see `start_images.read_image_lines`.
+      lines: of each of them, see `origins.read_image_lines`.
 
     Raises:
       UserError: if an image has no line that says it.
@@ -63,7 +63,7 @@ def read_started_from(
     label, strength, unknown = [], [], []
     assert generated.images.paths is not None  # they were read from files
     for path, own, line in zip(generated.images.paths, generated.label, lines):
-        if _is_whole(line, label_of, names[own]):
+        if line and _names_a_start(line, label_of, names[own]):
             label.append(label_of[line["start_class"]])
             strength.append(line["strength"])
         else:
@@ -89,8 +89,8 @@ def content_sha256(generated: ImageSet, started: StartedFrom | None) -> str | No
     return digest.hexdigest()
 
 
-def _is_whole(line: Line, class_names: Collection[str], own: str) -> bool:
-    start_class, strength = line.get("start_class"), line.get("strength")
-    if not isinstance(start_class, str) or not isinstance(strength, int | float):
+def _names_a_start(line: Line, class_names: Collection[str], own: str) -> bool:
+    if "start_class" not in line or "strength" not in line:
         return False
-    return start_class in class_names and start_class != own and 0 < strength <= 1
+    in_another = line["start_class"] in class_names and line["start_class"] != own
+    return in_another and 0 < line["strength"] <= 1

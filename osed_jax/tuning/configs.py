@@ -12,7 +12,7 @@ from osed_jax.config.methods import METHODS
 from osed_jax.config.schema import FIELDS, Config, default_of, get, with_values
 from osed_jax.config.stages import common_start, num_epochs
 from osed_jax.errors import UserError
-from osed_jax.store.reading import report_path
+from osed_jax.store.format import gap_path
 
 _KEPT_SHARE = 1 / 3
 _KEPT_AT_LEAST = 2
@@ -177,7 +177,7 @@ def _lacks(config: Config) -> str:
     over = config.oversampling
     if over.mode == "generated" and not over.generated_dir:
         return "config.oversampling.generated_dir"
-    distances = report_path(Path(over.generated_dir)) / "gap.json"
+    distances = gap_path(Path(over.generated_dir))
     if over.mode == "generated" and over.max_gap and not distances.exists():
         return f"{distances}, which --mode=gap writes"
     return ""

@@ -38,7 +38,12 @@ def write_store(folder: Path, class_names, starts, kind="train") -> Path:
         line = {
             "file_name": f"{name}/{file.name}",
             "class": name,
+            "label": list(class_names).index(name),
+            "index": count[name] - 1,
             "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
+            "full_size_sha256": None,
+            "verdict": "kept",
+            "reason": None,
             "start_image": start,
             "strength": 0.5,
         }
