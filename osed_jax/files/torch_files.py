@@ -52,9 +52,9 @@ def read(file: Path) -> Any:
         return _read_zip(file, data) if data[: len(_ZIP)] == _ZIP else _read_old(data)
     except RefusedError as error:
         raise UserError(
-            f"{file} holds {_shown(error)}. A pickle can run any code, so of PyTorch's files only tensors, "
-            "numbers, strings, lists, tuples and dictionaries are read. If you trust the file, "
-            "save its weights alone where PyTorch is installed: "
+            f"{file} holds {_shown(error)}. A pickle can run any code, so of PyTorch's files only "
+            "tensors, numbers, strings, lists, tuples and dictionaries are read. If you trust the "
+            "file, save its weights alone where PyTorch is installed: "
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     except Exception as error:  # a damaged file can fail anywhere

@@ -54,7 +54,8 @@ def read(stream: Any, storage: Callable[[tuple], np.ndarray | None]) -> Any:
     """The value that a pickle describes.
 
     Args:
-      stream: of bytes, a file or a `mmap`; it stands at the pickle's beginning, and afterwards behind its end.
+      stream: of bytes, a file or a `mmap`; it stands at the pickle's beginning, and afterwards
+        behind its end.
       storage: what PyTorch's persistent id names: a flat array, or None for "not yet", which makes
         None of its tensors.
 
