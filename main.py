@@ -14,7 +14,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from osed_jax.commands.modes import MODES, check_together, mode_of
-from osed_jax.config.command_line import missing_config, parsed
+from osed_jax.config.command_line import missing_config, of_methods, of_one, parsed
+from osed_jax.config.compare import flattened
 from osed_jax.errors import UserError
 from osed_jax.files.atomic import in_utf8
 from osed_jax.runtime import cluster, signals
@@ -38,28 +39,24 @@ flags.DEFINE_float(
 )
 
 
-def main(config: ConfigDict | None) -> None:
+def main(config: ConfigDict | None, argv: list[str]) -> None:
     """Calls one command, imported late, so that a mistyped value is answered at once."""
     mode, arguments = mode_of(FLAGS.mode), []
     if mode.config:
         if config is None:
             raise UserError(missing_config(FLAGS["config"].present))
-        from osed_jax.config.build import check, flattened
-
-        arguments.append(check(config))
+        arguments.append(of_methods(FLAGS.mode, argv) if mode.by_method else of_one(config, argv))
     if mode.workdir:
         if not FLAGS.workdir:
-            raise UserError(
-                "--workdir is missing; give the folder of the run, which may be a new one"
-            )
+            raise UserError("--workdir is missing; give the folder of the run, also a new one")
         if not in_utf8(FLAGS.workdir):
             raise UserError(f"--workdir={FLAGS.workdir} is not in UTF-8; give another name")
         arguments.append(Path(FLAGS.workdir).expanduser())
     given = (FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     if FLAGS.distributed or given != (None, None, None):
         check_together(FLAGS.mode)
-        about = {"--mode": FLAGS.mode, **flattened(arguments[0])}
-        cluster.join(*given, about=about, timeout=FLAGS.join_timeout)
+        settings = {"mode": FLAGS.mode, **flattened(config.to_dict() if config else {})}
+        cluster.join(*given, timeout=FLAGS.join_timeout, settings=settings)
     module = importlib.import_module(f"osed_jax.commands.{FLAGS.mode}")
     signals.by_exception()
     getattr(module, FLAGS.mode)(*arguments)
@@ -71,7 +68,7 @@ def run(argv: list[str]) -> int:
     def command() -> None:
         config = parsed(argv)
         logging.set_verbosity(logging.FATAL)  # what libraries log as errors, they raise too
-        main(config)
+        main(config, argv)
 
     return exit_status_of(command)
 

@@ -1,7 +1,7 @@
-"""From noise or from real images? The runs behind docs/starting_from_real_images.md, and its table.
+"""From noise or from real images? The runs of results/starting_from_real_images.
 
-    python benchmarks/starting_from_real_images.py --workdir=runs/real   # trains what is missing
-    python benchmarks/starting_from_real_images.py                       # the table of what is kept
+    python -m benchmarks.starting_from_real_images --workdir=runs/real   # trains what is missing
+    python -m benchmarks.tables                                          # then: the table
 
 Digits with 100 images of the most frequent class and 1 of the rarest. A half-trained and a good
 generator, those of benchmarks/when_it_pays.py after so many steps, each fill a store from noise and
@@ -10,33 +10,20 @@ labels (Diff-Mix; its strengths in turn). `fill` is trained with every store, be
 resampling (`ros`). What is finished is skipped, and the figures are kept after each run.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from absl import logging
-
-from benchmarks.when_it_pays import ROOT, Judge, Study, generator_config, write_csv
-from benchmarks.when_it_pays_answers import FIGURES, read_csv
+from benchmarks.starts_tables import NOISE, OTHER, OTHER_STRENGTHS, STEPS, stores
+from benchmarks.when_it_pays import Judge, Study, arguments, generator_config, write_csv
 from osed_jax.commands.finetune import finetune
 from osed_jax.commands.generate import generate
 from osed_jax.commands.train import train
-from osed_jax.comparison.statistics import over_seeds
-from osed_jax.comparison.tables import Table, markdown, written
-from osed_jax.experiment.loading import Config
+from osed_jax.config.schema import Config
 from osed_jax.files import records
-from osed_jax.runtime.console import say
 
-STEPS = {500: "half-trained", 1500: "good"}  # of the generators
-STRENGTHS = (0.3, 0.6, 0.9)
 SEEDS = (0, 1, 2)  # of the runs; generators and stores have one
 RAREST = 1
-NOISE, OTHER = "noise", "other_class"
-OTHER_STRENGTHS = (0.5, 0.7, 0.9)  # Diff-Mix's
 
 
 def study(folder: Path) -> Study:
@@ -44,15 +31,9 @@ def study(folder: Path) -> Study:
     return Study(folder, steps=tuple(STEPS), rarest=(RAREST,), seeds=SEEDS)
 
 
-def stores() -> Iterator[tuple[int, str]]:
-    """What is drawn: a generator's steps, and what its images start from."""
-    for steps in STEPS:
-        yield from ((steps, start) for start in (NOISE, *map(str, STRENGTHS), OTHER))
-
-
 def store_config(of: Study, steps: int, start: str, **changes: Any) -> Config:
     """The config that draws a store, or that trains with it."""
-    fields = {
+    fields: dict[str, Any] = {
         "generation.model": str(of.generator(steps)),
         "oversampling.generated_dir": str(_store(of, steps, start)),
     }
@@ -68,16 +49,9 @@ def _store(of: Study, steps: int, start: str) -> Path:
 
 
 def main() -> None:
-    """Trains what is missing, if asked to; prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, help="of all runs; without it nothing is trained")
-    usual = ROOT / "results" / "starting_from_real_images"
-    parser.add_argument("--kept", type=Path, default=usual, help="folder of the kept figures")
-    args = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)
-    if args.workdir:
-        make(study(args.workdir), args.kept)
-    say(markdown(table(args.kept)))
+    """Trains what is missing, and keeps the figures."""
+    args = arguments(__doc__.splitlines()[0], "starting_from_real_images")
+    make(study(args.workdir), args.keep)
 
 
 def make(of: Study, kept: Path) -> None:
@@ -107,7 +81,7 @@ def runs(of: Study) -> Iterator[tuple[Path, Config]]:
 
 def keep(of: Study, kept: Path) -> None:
     """Writes the figures of all finished runs: `runs.csv`, and `setting.json` of the first."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for directory, _ in runs(of):
         if not (directory / "summary.json").exists():
             continue
@@ -121,42 +95,6 @@ def keep(of: Study, kept: Path) -> None:
             records.write_json(kept / "setting.json", {name: summary[name] for name in names})
         lines.append(line | {"wall_seconds": summary["wall_seconds"]})
     write_csv(kept / "runs.csv", lines)
-
-
-def table(kept: Path) -> Table:
-    """Accuracies of `fill` with each store, and what starting from real images gains over noise.
-
-    Rows of which no run is finished have dashes.
-    """
-    lines = {(int(r["steps"]), r["start"], r["seed"]): r for r in read_csv(kept / "runs.csv")}
-    shares = {(int(r["steps"]), r["start"]): r for r in read_csv(kept / "stores.csv")}
-
-    def values(steps: int, start: str, figure: str) -> dict[str, float]:
-        of_row = ((key[2], line) for key, line in lines.items() if key[:2] == (steps, start))
-        return {seed: float(line[figure]) for seed, line in of_row}
-
-    header = ["generator", "images start from", "recognised (%)", "seeds"]
-    for words in FIGURES.values():
-        header += [words, f"{words}: over noise"]
-    rows = []
-    for steps, start in ((0, "none"), *stores()):
-        recognised = shares[steps, start]["recognised"] if steps else ""
-        in_turn = ", ".join(map(str, OTHER_STRENGTHS))
-        from_what = {
-            NOISE: NOISE,
-            "none": "none",
-            OTHER: f"other classes, strengths {in_turn} in turn",
-        }.get(start, f"real images, strength {start}")
-        share = f"{100 * float(recognised):.1f}" if recognised else ""
-        row = [STEPS.get(steps, "none (resampling)"), from_what, share]
-        row.append(str(len(values(steps, start, "top1"))))
-        for figure in FIGURES:
-            shown, noise = values(steps, start, figure), values(steps, NOISE, figure)
-            gain = [shown[s] - noise[s] for s in shown if s in noise and start != NOISE]
-            row.append(written(over_seeds(list(shown.values()))) if shown else "—")
-            row.append(written(over_seeds(gain), sign=True) if gain else "")
-        rows.append(row)
-    return header, rows
 
 
 if __name__ == "__main__":

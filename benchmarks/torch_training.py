@@ -160,9 +160,9 @@ def _initialise(net: nn.Module, fan: str) -> None:
 
 def make_net(model: dict[str, Any], norm: type, num_classes: int) -> nn.Module:
     """The net of a config's section `model`."""
-    if model["name"] == "resnet":
-        return ResNet(norm, model["depth"], num_classes)
-    return WideResNet(norm, model["depth"], model["widen_factor"], num_classes, dropout=0.3)
+    if model.name == "resnet":
+        return ResNet(norm, model.depth, num_classes)
+    return WideResNet(norm, model.depth, model.widen_factor, num_classes, dropout=0.3)
 
 
 def make_step(

@@ -1,7 +1,7 @@
-"""When do generated images pay? Runs and map of docs/when_it_pays.md.
+"""When do generated images pay? The runs of results/when_it_pays.
 
-    python benchmarks/when_it_pays.py --workdir=runs/when_it_pays   # trains missing runs
-    python benchmarks/when_it_pays.py                               # tables and map of kept runs
+    python -m benchmarks.when_it_pays --workdir=runs/when_it_pays   # trains missing runs
+    python -m benchmarks.tables --figures                           # then: tables and map
 
 On digits. A miniature generator is trained, and after each of STEPS it fills a store. For each of
 RAREST there is a long tail whose rarest class has this many real images. Each pair is a cell of the
@@ -14,36 +14,30 @@ share of a store's images that the judge reads as their class. --mode=gap measur
 cell in the features of the `ros` run of the same long tail and seed.
 
 Finished runs are skipped, interrupted ones continue. The seeds are done one after the other, and
-the figures are saved after each long tail, so that a part of the map can be read early.
+the figures are kept after each long tail, so that a part of the map can be read early.
 """
 
 import argparse
 import csv
 import dataclasses
 import io
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 from absl import logging
 from sklearn.svm import SVC
 
-from benchmarks import when_it_pays_answers as tell
-from benchmarks.when_it_pays_map import draw_map
 from configs import digits
 from osed_jax.commands.finetune import finetune
 from osed_jax.commands.gap import gap
 from osed_jax.commands.generate import generate
 from osed_jax.commands.train import train
-from osed_jax.comparison.tables import markdown
 from osed_jax.config.build import check
+from osed_jax.config.schema import Config
 from osed_jax.data.image_set import ImageSet
 from osed_jax.experiment import loading
-from osed_jax.experiment.loading import Config
 from osed_jax.files import atomic, records
 from osed_jax.runtime.console import say
 from osed_jax.store.reading import load_generated
@@ -53,7 +47,6 @@ from osed_jax.store.reading import load_generated
 STEPS = (200, 400, 500, 600, 700, 800, 1500)
 RAREST = (1, 2, 5, 10, 20)  # real images of the rarest class
 SEEDS = (0, 1, 2, 3, 4)  # seeds of the runs; the generator has only one
-ROOT = Path(__file__).resolve().parent.parent
 
 # Of all configs. A fifth of each class is held out, for the judge; curves and reports of each run
 # would take longer than its training.
@@ -108,27 +101,21 @@ class Study:
 
 
 def main() -> None:
-    """Trains what is missing, if asked to; prints the tables and draws the map."""
-    args = _arguments()
+    """Trains what is missing, and keeps the figures."""
+    args = arguments(__doc__.splitlines()[0], "when_it_pays")
+    study = Study(args.workdir)
+    make_generators(study)
+    for _ in make_runs(study):
+        keep(study, args.keep)
+
+
+def arguments(about: str, setting: str) -> argparse.Namespace:
+    """The command line: where to train, and what folder of results/ gets the figures."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--workdir", type=Path, required=True, help="of all runs")
+    usual = Path(__file__).resolve().parent.parent / "results" / setting
+    parser.add_argument("--keep", type=Path, default=usual, help="folder of the kept figures")
     logging.set_verbosity(logging.ERROR)
-    if args.workdir:
-        study = Study(args.workdir)
-        make_generators(study)
-        for _ in make_runs(study):
-            keep(study, args.kept)
-    results = tell.read(args.kept)
-    draw_map(args.figure, results)
-    for title, table in tell.tables(results):
-        say(f"\n{title}\n\n{markdown(table)}")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, help="of all runs; without it nothing is trained")
-    kept = ROOT / "results" / "when_it_pays"
-    parser.add_argument("--kept", type=Path, default=kept, help="folder of the kept figures")
-    figure = ROOT / "docs" / "figures" / "when_it_pays.png"
-    parser.add_argument("--figure", type=Path, default=figure, help="PNG file of the map")
     return parser.parse_args()
 
 
@@ -220,8 +207,8 @@ class Judge:
 
     def __init__(self, study: Study):
         self._study, self._config = study, study.config("ros", max(study.rarest))
-        whole, rows, held_out, _ = loading.load_train(self._config, study.folder)
-        self._train, seen = whole.select(rows), whole.select(held_out)
+        split = loading.load_train(self._config, study.folder)
+        self._train, seen = split.train, split.validation
         self._machine = SVC(C=10).fit(_pixels(seen), seen.label)
         test = loading.load_split(self._config, "test", study.folder)
         self.real = float(self._right(test).mean())

@@ -1,11 +1,11 @@
-"""The map of docs/when_it_pays.md: a field for each generator and each long tail."""
+"""The map of results/when_it_pays: a field for each generator and each long tail."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.when_it_pays_answers import FIGURES, Results
+from benchmarks.when_it_pays_tables import FIGURES, Results
 from osed_jax.reports import style
 
 

@@ -2,7 +2,7 @@
 
 Data: 12,406 training images, the subset of Cao et al. 2019.
 Published top-1, % (Zada | MLRC): erm 79.6 | 81.18, ros 75.1 | 74.82, drs 83.0 | 83.22,
-open 84.6 | 85.04. This program's, on JPEG images: docs/results_full_size.md.
+open 84.6 | 85.04. This program's, on JPEG images: results/full_size.
 Command: python main.py --config=configs/cifar10_lt.py:open --workdir=runs/cifar10/open
 """
 

@@ -2,7 +2,7 @@
 
 Data: 12,406 training images, as in cifar10_lt.py.
 Published top-1, % (MLRC): erm 71.70, drs 75.78, open 77.52, open with a shared batch norm 74.37.
-This program's, on JPEG images: docs/results_full_size.md.
+This program's, on JPEG images: results/full_size.
 Command: python main.py --config=configs/cifar10_lt_resnet32.py:open --workdir=runs/resnet32/open
 """
 

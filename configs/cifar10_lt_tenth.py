@@ -3,7 +3,7 @@
 The recipe of cifar10_lt.py on 1,236 images, a tenth of each class in the published order (the same
 shuffle; imbalance ratio 100), with WideResNet-16-1 and no dropout. 500 images of each class that
 are not in this subset are held out to choose on; the test set is whole.
-With generated images a larger net is better (docs/results_nets.md):
+With generated images a larger net is better (results/nets):
 --config.model.widen_factor=2 takes more than twice as long.
 Command: python main.py --config=configs/cifar10_lt_tenth.py:fill --workdir=runs/cifar10_tenth/fill
 """

@@ -1,6 +1,7 @@
 """Every field at its default: the CIFAR-10-LT recipe of Zada and MLRC, on handwritten digits.
 
-Data: scikit-learn's digits, which need no download. docs/configuration.md lists all fields.
+Data: scikit-learn's digits, which need no download.
+docs/reference/configuration.md lists all fields.
 """
 
 from ml_collections import ConfigDict

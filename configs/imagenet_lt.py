@@ -8,7 +8,7 @@ train/ and val/. Groups of classes: many (more than 100 training images), medium
 Recipe (Kang et al., "Decoupling Representation and Classifier", ICLR 2020): from random weights, 90
 epochs, batches of 512, a cosine from 0.2. Their cRT is :erm with --config.train.head_epochs=10.
 Theirs crops before it resizes to 256. For an accelerator or several: nothing was run here.
-Published top-1, % (the papers' figures): docs/methods.md has them.
+Published top-1, % (the papers' figures): docs/reference/methods.md has them.
 Command:
   python main.py --config=configs/imagenet_lt.py:la --workdir=runs/imagenet_lt/la
       --config.dataset.data_dir=DIR

@@ -1,38 +1,20 @@
-"""Prints docs/configuration.md, the page of all fields, from the schema."""
+"""Prints docs/reference/configuration.md, the page of all fields, from the schema."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from osed_jax.config.schema import SCHEMA, Field
-
-# What each section is for, in the words of the page.
-SECTIONS = {
-    "train": "How long and in what batches.",
-    "dataset": "The images, and how a long tail is cut out of them.",
-    "oversampling": "Resampling, and what replaces some draws. A method sets these fields.",
-    "generation": "`--mode=generate` and `--mode=filter`: the generator, prompts and filters.",
-    "augment": "Augmentation of training images (MLRC's recipe). Noise is never augmented.",
-    "model": "The classifier.",
-    "optimizer": "SGD and its learning rate.",
-    "loss": "The loss that is minimised.",
-    "init": "Weights from which a run starts.",
-    "evaluate": "Prediction of test and validation images.",
-    "report": "The report of a run.",
-    "sweep": "`--mode=sweep` trains several methods with several seeds.",
-    "tune": "`--mode=tune` chooses a setting on held-out training images.",
-    "diagnose": "`--mode=diagnose` measures the gradients of real, generated and noise rows.",
-    "gap": "`--mode=gap` compares generated with real images, in the features of a trained net.",
-    "finetune": "`--mode=finetune` trains the generator on the training images.",
-}
+from osed_jax.config.by_method import value_at
+from osed_jax.config.field import Field, fields_of
+from osed_jax.config.methods import METHODS
+from osed_jax.config.schema import SECTIONS, Config
 
 
 def as_markdown() -> str:
-    """The page that lists all fields, docs/configuration.md."""
+    """The page that lists all fields."""
     lines = [
         "# All fields of a config",
         "",
-        "`make docs` writes this page from `osed_jax/config/schema.py`. Set a field in a file of",
-        "[configs/](../configs), or on the command line: `--config.SECTION.FIELD=VALUE`. A default",
+        "`make docs` writes this page from `osed_jax/config/`. Set a field in a file of",
+        "[configs/](../../configs), or as a flag, `--config.SECTION.FIELD=VALUE`. A default",
         "such as `10 of 200 epochs` is a share of `train.num_epochs`, and changes with it.",
         "",
         "Sources: *Zada* is Zada, Benou and Irani, ICML 2022 (OPeN). *MLRC* is its reproduction by",
@@ -41,22 +23,50 @@ def as_markdown() -> str:
         "A *row* is one image of a batch: real, generated or noise. A *draw* is the choice of an",
         "image for a row. n_c is the number of training images of class c, n_max the largest n_c.",
         "",
-        *_table({"seed": SCHEMA["seed"]}),
+        "What a field *matters for*: `step` and `numbers`: with another value it is another run;",
+        "`place`: where files are, their content is known by digests; `display`: what is shown;",
+        "`speed`: how fast, and how much memory and disk.",
+        "",
+        "## Methods",
+        "",
+        "The part after the colon of `--config` sets some fields. A config file or the command",
+        "line may set them otherwise. The simplest come first; `--mode=tune` tries all.",
+        "",
+        *_methods(),
+        "## seed",
+        "",
+        *_table(fields_of(Config)),
     ]
-    for name, entry in SCHEMA.items():
-        if isinstance(entry, Mapping):
-            lines += [f"## {name}", "", SECTIONS[name], "", *_table(entry)]
+    for name, section in SECTIONS.items():
+        lines += [f"## {name}", "", str(section.__doc__), "", *_table(fields_of(section))]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(section: Mapping[str, Any]) -> list[str]:
+def _methods() -> list[str]:
+    rows = []
+    for name, method in METHODS.items():
+        values = {field: value_at(value, 200) for field, value in method.sets.items()}
+        sets = ", ".join(f"`{field}={_short(value)}`" for field, value in values.items())
+        rows.append(f"| `{name}` | {method.title} | {method.about} | {sets} |")
+    return ["| method | title | what it does | sets |", "| --- | --- | --- | --- |", *rows, ""]
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _table(fields: Mapping[str, Field]) -> list[str]:
     rows = [
-        f"| `{name}` | `{_written(field)}` | {field.rule.allowed} | {field.about} |".replace(
-            "|jpg|...", ", jpg, ..."
-        )
-        for name, field in section.items()
+        f"| `{name}` | `{_written(field)}` | {field.rule.allowed} | {_about(field)} "
+        f"| {field.matters_for} |".replace("|jpg|...", ", jpg, ...")
+        for name, field in fields.items()
     ]
-    return ["| field | default | allowed | meaning |", "| --- | --- | --- | --- |", *rows, ""]
+    head = "| field | default | allowed | meaning | matters for |"
+    return [head, "| --- | --- | --- | --- | --- |", *rows, ""]
+
+
+def _about(field: Field) -> str:
+    return field.about + (f" (used with {field.used_with.words})" if field.used_with else "")
 
 
 def _written(field: Field) -> str:

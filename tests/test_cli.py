@@ -1,7 +1,6 @@
 """The real command line: training, resuming, forking, evaluating, comparing."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -106,30 +105,6 @@ def test_a_fork_equals_the_run_in_full(erm, tmp_path):
     )
     evaluated = json.loads((tmp_path / "fork" / "evaluation.json").read_text())
     assert evaluated["top1"] == summary(tmp_path / "fork")["top1"]
-
-
-def test_a_run_of_an_earlier_version_is_evaluated_forked_and_gone_on_with(erm, tmp_path):
-    old = tmp_path / "old"
-    shutil.copytree(erm, old)
-    config = read_json(old / "config.json")
-    del config["dataset"]["validation_fraction"]
-    del config["oversampling"]["replace_in"], config["oversampling"]["real_only_epochs"]
-    config["oversampling"]["generated_norm"] = "natural"  # the default of that time
-    (old / "config.json").write_text(json.dumps(config))
-    facts = read_json(old / "dataset.json")
-    del facts["num_validation_images"], facts["content_sha256"]
-    (old / "dataset.json").write_text(json.dumps(facts))
-
-    run_well(DIGITS + "erm", f"--workdir={old}", "--mode=evaluate", *SMALL)
-    assert json.loads((old / "evaluation.json").read_text())["top1"] == summary(erm)["top1"]
-    run_well(
-        DIGITS + "drs", f"--workdir={tmp_path / 'drs'}", *SMALL, f"--config.init.fork_from={old}"
-    )
-    (old / "summary.json").unlink()
-    shutil.rmtree(old / "checkpoints" / "4")
-    said = run_well(DIGITS + "erm", f"--workdir={old}", *SMALL)
-    assert "continuing from the checkpoint of epoch 3" in said
-    assert_same_run(old, erm)
 
 
 def test_choices_can_be_made_on_images_that_are_held_out(tmp_path):

@@ -1,4 +1,4 @@
-"""One of each kind of part, added to a copy of the program the way docs/extending.md says."""
+"""One of each kind of part, added to a copy of the program as docs/reference/extending.md says."""
 
 import json
 import shutil
@@ -82,10 +82,12 @@ def test_parts_that_are_added_as_the_page_says_train_together(tmp_path):
     package = program / "osed_jax"
 
     changed(package / "training" / "losses.py", LOSS)
-    changed(package / "choices.py", ('("cross_entropy",', '("squared_error", "cross_entropy",'))
     changed(
-        package / "data" / "augment.py",
-        ("    flip: bool = False\n", "    flip: bool = False\n    darken: float = 0.0\n"),
+        package / "config" / "choices.py",
+        ('("cross_entropy",', '("squared_error", "cross_entropy",'),
+    )
+    changed(
+        package / "batches" / "augment.py",
         (
             "    if settings.flip:\n",
             '    share = jax.random.uniform(named(key, "darken"), (n,), maxval=settings.darken)\n'
@@ -94,10 +96,11 @@ def test_parts_that_are_added_as_the_page_says_train_together(tmp_path):
         AUGMENTATION,
     )
     changed(
-        package / "schema.py",
+        package / "config" / "fields_of_data.py",
         (
-            "_AUGMENT: Section = {\n",
-            '_AUGMENT: Section = {\n    "darken": Field(0.0, "largest share", SHARE),\n',
+            "    flip: bool = field(",
+            '    darken: float = field(0.0, "largest share", SHARE, matters_for="step")\n'
+            "    flip: bool = field(",
         ),
     )
     (package / "models" / "averages.py").write_text(NET)
@@ -110,7 +113,6 @@ def test_parts_that_are_added_as_the_page_says_train_together(tmp_path):
     )
     changed(
         package / "data" / "datasets.py",
-        ('NAMES = ("digits",', 'NAMES = ("shades", "digits",'),
         (
             '    if name == "digits":\n',
             '    if name == "shades":\n        return load_shades(split)\n'

@@ -1,4 +1,4 @@
-"""A short part of the fault injection; the whole is run by hand, see docs/reliability.md."""
+"""A short part of the fault injection; the whole is run by hand, see docs/guide/reliability.md."""
 
 from tests.inject_faults import SUBJECTS, inject
 

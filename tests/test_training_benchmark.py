@@ -24,9 +24,9 @@ def test_a_size_is_read_as_it_is_written():
 
 def test_flip_and_crop_alone_leaves_out_the_rest_of_the_recipe():
     config = Size.parse("resnet32:128:flip-crop").config()
-    assert config["augment"]["flip"] and config["augment"]["crop_padding"] == 4
+    assert config.augment.flip and config.augment.crop_padding == 4
     rest = ("cutout", "color_jitter_prob", "grayscale_prob", "blur_prob")
-    assert [config["augment"][name] for name in rest] == [0, 0, 0, 0]
+    assert [config.augment[name] for name in rest] == [0, 0, 0, 0]
     assert Size.parse("resnet32:128").config()["augment"]["cutout"] == 16
 
 

@@ -1,27 +1,25 @@
-"""The study behind docs/when_it_pays.md: what is kept apart, what is computed, and the page."""
+"""The studies on digits: what is kept apart, what is computed, and the scripts."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
 
+from benchmarks import starting_from_real_images as starting
+from benchmarks import starts_tables
 from benchmarks import when_it_pays as study_module
-from benchmarks import when_it_pays_answers as tell
-from benchmarks.when_it_pays import RAREST, SEEDS, STEPS, Judge, Study
+from benchmarks import when_it_pays_tables as tell
+from benchmarks.when_it_pays import RAREST, STEPS, Judge, Study, write_csv
 from benchmarks.when_it_pays_map import draw_map
 from osed_jax.commands.finetune import choose_images
-from osed_jax.comparison.tables import markdown
-from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
+from osed_jax.config.build import as_plain
+from osed_jax.config.compare import differences
 from osed_jax.errors import UserError
-from osed_jax.experiment import build, loading
+from osed_jax.experiment import loading
+from osed_jax.files.records import write_json
 from tests.conftest import ROOT
-from tests.overlap import figures_checked
-
-PAGE, KEPT = ROOT / "docs" / "when_it_pays.md", ROOT / "results" / "when_it_pays"
 
 
 def ids(images):
@@ -34,40 +32,13 @@ def test_generator_runs_judge_and_test_set_share_no_image(tmp_path):
     test = ids(loading.load_split(study.config("ros", 1), "test", tmp_path))
     shown, judged = set(), []
     for rarest in RAREST:
-        whole, rows, held_out, _ = loading.load_train(study.config("ros", rarest), tmp_path)
-        assert np.bincount(whole.label[rows])[[0, 9]].tolist() == [100, rarest]
-        shown |= ids(whole.select(rows))
-        judged.append(ids(whole.select(held_out)))
+        split = loading.load_train(study.config("ros", rarest), tmp_path)
+        assert np.bincount(split.train.label)[[0, 9]].tolist() == [100, rarest]
+        shown |= ids(split.train)
+        judged.append(ids(split.validation))
     assert all(part == judged[0] for part in judged)
     parts = [learnt, test, shown, judged[0]]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 1797, "each digit is in one part"
-
-
-def test_what_is_planned(tmp_path):
-    study = Study(tmp_path)
-    planned = list(study_module.planned(study))
-    assert [(seed, rarest) for seed, rarest, _ in planned] == [
-        (s, r) for s in SEEDS for r in RAREST
-    ]
-    for seed, rarest, runs in planned:
-        assert list(runs) == ["ros", "open", *(f"fill_{steps}" for steps in STEPS)]
-        changed = {name: differences(runs["ros"], run) for name, run in runs.items()}
-        assert runs["open"]["oversampling"]["start_epoch"] == 0
-        for run in runs.values():
-            assert run["seed"] == seed and run["dataset"]["imbalance_ratio"] == 100 / rarest
-            assert run["train"]["num_epochs"] == 60
-        of_fill = {"generated_dir", "generated_norm", "mode", "replace_ratio"}
-        for steps in STEPS:
-            fields = {text.split(":")[0].split(".")[-1] for text in changed[f"fill_{steps}"]}
-            assert fields == of_fill
-            shown = runs[f"fill_{steps}"]["oversampling"]["generated_dir"]
-            assert shown == str(study.store(steps))
-    made = [
-        study_module.generator_config(study, before, steps)["finetune"]
-        for before, steps in zip((0, *STEPS), STEPS)
-    ]
-    assert sum(m["num_steps"] for m in made) == STEPS[-1]
-    assert [m["base"] for m in made] == ["miniature", *(m["output_dir"] for m in made[:-1])]
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +71,7 @@ def test_the_script_trains_keeps_and_tells(trained, tmp_path):
     assert good.gap["precision"] == float(lines["fill1500"]["generated_precision"])
     assert noise.gap["precision"] < good.gap["precision"]
     assert not lines["ros"]["generated_precision"]
-    assert all(table[1] for _, table in tell.tables(results))
+    assert all(table[1] for _, (table,) in tell.sections(trained.folder / "kept"))
     draw_map(tmp_path / "map.png", results)
     before = {p: p.stat().st_mtime_ns for p in trained.folder.rglob("*") if "kept" not in p.parts}
     list(study_module.make_runs(trained))
@@ -170,72 +141,38 @@ def test_a_long_tail_shows_the_seeds_that_all_its_runs_have(tmp_path):
     results = tell.read(tmp_path)
     assert len(results.cell(2, 1).gain["top1", "ros"]) == 2
     assert len(results.cell(2, 5).gain["top1", "ros"]) == 1
-    with pytest.raises(UserError, match=r"there is no .*runs.csv; give --workdir to make it"):
+    with pytest.raises(UserError, match=r"there is no .*runs.csv; make it with"):
         tell.read(tmp_path / "nowhere")
 
 
-def test_the_map_marks_every_cell(tmp_path):
-    results = write_results(tmp_path, [[-4.0, -4.0], [2.0, -3.0], [6.0, -1.0]])
-    with figures_checked() as seen:
-        draw_map(tmp_path / "map.png", results)
-    for text in ("-4.0", "+2.0", "-3.0", "+6.0", "-1.0", "20", "60", "90"):
-        assert text in seen[0]
+def test_stores_differ_in_their_start_alone(tmp_path):
+    of = starting.study(tmp_path)
+    noise = as_plain(starting.store_config(of, 500, "noise"))
+    for start in (*map(str, starts_tables.STRENGTHS), "other_class"):
+        changed = differences(noise, as_plain(starting.store_config(of, 500, start)))
+        assert [line.partition(":")[0] for line in changed] == [
+            "generation.start_from",
+            "generation.strength",
+            "oversampling.generated_dir",
+        ]
+    again = differences(noise, as_plain(starting.store_config(of, 500, "noise", seed=2)))
+    assert again == ["seed: 0 -> 2"], "runs of a store differ in the seed of weights and draws"
 
 
-def test_kept_runs_are_those_of_the_study(tmp_path):
-    results, study = tell.read(KEPT), Study(tmp_path)
-    assert list(results.recognised) == list(STEPS) and results.rarest == list(RAREST)
-    assert {len(values) for cell in results.cells for values in cell.gain.values()} == {len(SEEDS)}
-    kept = json.loads((KEPT / "setting.json").read_text())
-    assert kept["judge_on_real_test_images"] > 0.95
-    config = build.of_a_run(study.config("ros", RAREST[0], seed=SEEDS[0]))
-    assert not differences(completed(kept["config"]), config)
-    assert sum(path.stat().st_size for path in KEPT.iterdir()) < 1e6
-
-
-def test_the_page_has_the_tables_of_the_kept_runs():
-    page = PAGE.read_text()
-    for title, table in tell.tables(tell.read(KEPT)):
-        assert f"\n{title}:\n\n{markdown(table)}\n\n" in page, title
-
-
-def test_the_figure_is_that_of_the_kept_runs(tmp_path):
-    draw_map(tmp_path / "map.png", tell.read(KEPT))
-    figure = ROOT / "docs" / "figures" / "when_it_pays.png"
-    with Image.open(tmp_path / "map.png") as new, Image.open(figure) as kept:
-        assert new.size == kept.size
-        # Another processor may round a shade otherwise, but moves nothing.
-        assert np.abs(np.asarray(new, float) - np.asarray(kept, float)).max() < 50
-
-
-def test_the_page_says_the_figures_of_the_kept_runs():
-    results, text = tell.read(KEPT), " ".join(PAGE.read_text().split())
-
-    def gain(steps, rarest, figure="top1"):
-        return 100 * results.gain(results.cell(steps, rarest), figure).mean
-
-    best, good, poor = (f"{100 * results.recognised[steps]:.3g} %" for steps in (1500, 600, 500))
-    found = tell.correlation(results, tell.MULTIPLE, "top1")
-    low, high = found.over_generators
-    assert low < 0 < high, "the rule by which gap was left alone"
-    alone = [
-        value
-        for figure in tell.FIGURES
-        for value in tell.within(results, "distance", figure)[: RAREST.index(10) + 1]
+def test_runs_are_kept_with_their_place(tmp_path):
+    of = starting.study(tmp_path)
+    planned = [directory.name for directory, _ in starting.runs(of)]
+    assert len(planned) == len(set(planned)) == 33
+    for name, top1 in {"run_500_noise.seed_1": 0.5, "run_500_0.3.seed_1": 0.75}.items():
+        summary = {"top1": top1, "groups": {"group_1": {"accuracy": top1}}, "wall_seconds": 1.0}
+        facts = {"devices": 1, "machine": {}, "versions": {}, "config": {}}
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "summary.json", {**summary, **facts})
+    starting.keep(of, tmp_path)
+    shares = [
+        {"steps": s, "start": start, "recognised": 0.5} for s, start in starts_tables.stores()
     ]
-    one_two_five = ", ".join(f"{gain(1500, rarest):+.1f}" for rarest in (1, 2, 5))
-    for words in (
-        f"`fill` is {gain(1500, 1):.1f} points ahead of the better of resampling and noise if a "
-        f"judge reads {best} of",
-        f"still {gain(600, 1):.1f} points if it reads {good[:2]} %. At {poor[:2]} % it is "
-        f"{-gain(500, 1):.1f} points behind",
-        f"With two real images it gains {gain(1500, 2):.1f} points",
-        "({:+.1f}, {:+.1f}, {:+.1f};".format(*(gain(1500, rarest) for rarest in (5, 10, 20))),
-        f"{gain(1500, 1, 'group_1'):.0f} points at one image with the best generator, and "
-        f"{gain(500, 1, 'group_1'):.0f} with one whose images are read at {poor[:2]} %",
-        f"(rank correlation {max(alone):.2f} to {min(alone):.2f})",
-        f"{found.value:.2f}, with an interval over generators that contains 0 "
-        f"({low:.2f} to {high:+.2f})",
-        f"Confirmed: {one_two_five}, and {gain(1500, 20):+.1f} at 20",
-    ):
-        assert words in text, words
+    write_csv(tmp_path / "stores.csv", shares)
+    _, rows = starts_tables.table(tmp_path)
+    assert rows[1][:6] == ["half-trained", "noise", "50.0", "1", "50.00", ""]
+    assert rows[2][3:6] == ["1", "75.00", "+25.00"] and rows[3][3:6] == ["0", "—", ""]

@@ -15,58 +15,23 @@ import jax.numpy as jnp
 
 from osed_jax.batches.crops import centre, random_boxes, resized
 from osed_jax.batches.policies import autoaugment, randaugment
+from osed_jax.config.fields_of_data import Augment
 from osed_jax.kinds import Kind
 
 
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """The settings; `osed_jax/config/schema.py` says what each means.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmentation(Augment):
+    """The section `augment`, and what else it takes to make the input of a net.
 
     Attributes:
       mean: of each channel, in [0, 1].
       std: of each channel.
       noise_space: `pixel`, `normalised`, or `` if a plan has no noise.
-      flip: whether to mirror half of the images.
-      crop_padding: pixels.
-      crop_size: side in pixels of the part that the net sees; 0: the whole image.
-      crop_scale: smallest and largest share of the image's area in that part.
-      crop_ratio: smallest and largest width / height of that part.
-      cutout: side in pixels.
-      color_jitter: brightness, contrast, saturation, hue.
-      color_jitter_prob: probability.
-      grayscale_prob: probability.
-      blur_prob: probability.
-      blur_sigma: range in pixels.
-      policy: none, autoaugment or randaugment.
-      randaugment_count: operations on each image.
-      randaugment_level: of 30.
-      mix: none, mixup or cutmix; see `mixing.mix`.
-      mix_alpha: of the Beta distribution of the shares.
-      mix_prob: probability.
-      mix_partner: any or natural.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     noise_space: str = ""
-    flip: bool = False
-    crop_padding: int = 0
-    crop_size: int = 0
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    cutout: int = 0
-    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    color_jitter_prob: float = 0.0
-    grayscale_prob: float = 0.0
-    blur_prob: float = 0.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    policy: str = "none"
-    randaugment_count: int = 2
-    randaugment_level: int = 9
-    mix: str = "none"
-    mix_alpha: float = 1.0
-    mix_prob: float = 1.0
-    mix_partner: str = "any"
 
 
 def augment(image: jax.Array, kind: jax.Array, key: jax.Array, settings: Augmentation) -> jax.Array:

@@ -10,12 +10,14 @@ import numpy as np
 
 from osed_jax.batches import plan as plans
 from osed_jax.batches.plan import Plan
-from osed_jax.config.build import differences
+from osed_jax.config.build import run_as_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.schema import Config, with_values
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier, read_run
 from osed_jax.evaluation.layer_gradients import LayerGradient, measure
-from osed_jax.experiment import build, loading, workdir
-from osed_jax.experiment.loading import Config, Data
+from osed_jax.experiment import build, loading
+from osed_jax.experiment.loading import Data
 from osed_jax.files import atomic, records
 from osed_jax.kinds import KIND_NAMES, Kind
 from osed_jax.reports import diagnose_page as report
@@ -44,14 +46,14 @@ def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
       UserError: if there is no checkpoint, the config or the training set is not that of the
         run, a gradient is not finite, or mode generated finds no generated images.
     """
-    run, facts = read_run(directory)
-    _check_same_run(run, config, directory)
+    trained, facts = read_run(directory)
+    _check_same_run(trained, config, directory)
     mesh = make_mesh()
-    check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
+    check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
     data = _load(config, directory)
     _check_same_data(data.facts, facts, directory)
     saved = load_classifier(directory, mesh)
-    loss_fn, weights = build.make_loss(config, facts)
+    loss_fn, weights = build.make_loss(config, facts["class_counts"])
     plan = make_plan(config, data)
     rows = measure(
         saved.model,
@@ -63,7 +65,7 @@ def diagnose(config: Config, directory: Path) -> list[LayerGradient]:
         class_weights=weights,
         epoch=max(saved.epoch - 1, 0),
         augmentation=build.make_augmentation(config, facts, noise=True),
-        seed=config["seed"],
+        seed=config.seed,
         mesh=mesh,
     )
     _write(directory / "diagnose", rows, plan, data, saved.epoch)
@@ -80,12 +82,12 @@ def make_plan(config: Config, data: Data) -> Plan:
     replace = np.full(num_classes, _REPLACED)
     if generated:
         replace[np.asarray(generated.class_counts) == 0] = 0
-    num_batches, batch_size = config["diagnose"]["num_batches"], config["train"]["batch_size"]
+    num_batches, batch_size = config.diagnose.num_batches, config.train.batch_size
     num_slots = num_batches * batch_size
     num_epochs = -(-num_slots // len(data.train.label))
     epochs = [
         plans.balanced_plan(
-            seed=config["seed"],
+            seed=config.seed,
             epoch=epoch,
             label=data.train.label,
             generated_label=generated.label if generated else np.zeros(0, np.int64),
@@ -111,23 +113,25 @@ def make_plan(config: Config, data: Data) -> Plan:
 
 def _load(config: Config, directory: Path) -> Data:
     """The data of the run, with generated images if there is a folder of them."""
-    over = config["oversampling"]
-    folder, needed = over["generated_dir"], over["mode"] == "generated"
+    over = config.oversampling
+    folder, needed = over.generated_dir, over.mode == "generated"
     found = bool(folder) and Path(folder).is_dir()
     if folder and not found and not needed:
         say(f"note: there are no generated images in {folder}, so only noise is measured")
     mode = "generated" if needed or found else "none"
     # Classes without generated images are allowed here, whatever the config of the run needs.
-    wanted = {**config, "oversampling": {**over, "mode": mode, "replace_in": "tail"}}
-    return loading.load_data(wanted, loading.open_cache(directory))
+    wanted = {"oversampling.mode": mode, "oversampling.replace_in": "tail"}
+    return loading.load_data(with_values(config, wanted), loading.open_cache(directory))
 
 
-def _check_same_run(run: dict[str, Any], config: Config, directory: Path) -> None:
-    sections = ("model", "augment", "loss")
-    old, new = ({name: c[name] for name in sections} for c in (run, config))
-    if build.has_noise(run):
-        for part, of in ((old, run), (new, config)):
-            part["oversampling"] = {"noise_space": of["oversampling"]["noise_space"]}
+def _check_same_run(trained: Config, config: Config, directory: Path) -> None:
+    old, new = (
+        {name: run_as_plain(c)[name] for name in ("model", "augment", "loss")}
+        for c in (trained, config)
+    )
+    if build.has_noise(trained.oversampling):
+        old["noise_space"] = trained.oversampling.noise_space
+        new["noise_space"] = config.oversampling.noise_space
     changed = differences(old, new)
     if changed:
         raise UserError(
@@ -138,11 +142,9 @@ def _check_same_run(run: dict[str, Any], config: Config, directory: Path) -> Non
 
 def _check_same_data(found: dict[str, Any], trained_on: dict[str, Any], directory: Path) -> None:
     names = ("class_names", "image_size", "subset_sha256")
-    changed = differences(*({n: facts[n] for n in names} for facts in (trained_on, found)))
-    known = trained_on.get("content_sha256")
-    if known is None:
-        workdir.say_known_by_number(directory)
-    elif known["training"] != found["content_sha256"]["training"]:
+    old, new = ({n: facts[n] for n in names} for facts in (trained_on, found))
+    changed = differences(old, new)
+    if trained_on["content_sha256"]["training"] != found["content_sha256"]["training"]:
         changed.append("other training images, by their content")
     if changed:
         raise UserError(

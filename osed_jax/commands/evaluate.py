@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from osed_jax.config.build import differences
+from osed_jax.config.build import as_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.schema import Config
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier, read_run
 from osed_jax.evaluation.summary import figures, format_summary
 from osed_jax.experiment import loading, workdir
-from osed_jax.experiment.loading import Config, Data
+from osed_jax.experiment.loading import Data
 from osed_jax.files import atomic, records
 from osed_jax.reports.report_input import ReportInput
 from osed_jax.runtime import cluster
@@ -33,21 +35,21 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
       UserError: if there is no checkpoint, the config describes another net, or the test set
         has other classes or another image size.
     """
-    run, facts = read_run(directory)
-    _check_same_net(run, config, directory)
+    trained, facts = read_run(directory)
+    _check_same_net(trained, config, directory)
     mesh = make_mesh()
     with cluster.first_goes_first("test set"):
         test = loading.load_split(config, "test", loading.open_cache(directory))
     _check_same_classes(test, facts)
     digest = test.content_sha256()
-    cluster.check_same("test images", str(digest))
+    cluster.check_same("images", {"test": digest})
 
     saved = load_classifier(directory, mesh)
     predictor = Predictor(
-        saved.model, saved.augmentation, mesh, batch_size=config["evaluate"]["batch_size"]
+        saved.model, saved.augmentation, mesh, batch_size=config.evaluate.batch_size
     )
     logits = predictor.of_images(saved.state, test.images).logits
-    other = _other_test_set(run, config, facts, digest)
+    other = _other_test_set(config, facts, digest)
     if other:
         say(
             f"note: {other} are not the test images of the run in {directory}; these figures "
@@ -55,7 +57,7 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
         )
     result = {
         "epoch": saved.epoch,
-        "dataset": config["dataset"],
+        "dataset": as_plain(config)["dataset"],
         "content_sha256": {"test": digest},
         "other_test_set": other,
         **figures(config, facts, logits, test.label),
@@ -68,32 +70,29 @@ def evaluate(config: Config, directory: Path) -> dict[str, Any]:
     say(format_summary(result))
     if not writable:
         say(f"note: {directory} is read-only, so the figures and their report are not saved")
-    elif config["report"]["enabled"]:
+    elif config.report.enabled:
         # Here, since the plotting library takes seconds to import.
         from osed_jax.reports.run_report import write_report
 
-        data = _training_data(run, facts, loading.open_cache(directory))
-        subject = ReportInput(directory, run, result, logits, test, saved, data, other)
-        write_report(subject, config["report"], mesh)
+        data = _training_data(trained, facts, loading.open_cache(directory))
+        subject = ReportInput(directory, trained, result, logits, test, saved, data, other)
+        write_report(subject, config.report, mesh)
     return result
 
 
-def _other_test_set(run: Config, config: Config, facts: dict[str, Any], digest: str | None) -> str:
+def _other_test_set(config: Config, facts: dict[str, Any], digest: str | None) -> str:
     """Names the test images if they are not those of the run; else ""."""
-    known = facts.get("content_sha256")
-    where = ("name", "data_dir", "test_list")
-    same_place = all(run["dataset"][name] == config["dataset"][name] for name in where)
-    if digest == known["test"] if known else same_place:
+    if digest == facts["content_sha256"]["test"]:
         return ""
-    dataset = config["dataset"]
-    place = " ".join(filter(None, (dataset[field] for field in where)))
+    dataset = config.dataset
+    place = " ".join(filter(None, (dataset.name, dataset.data_dir, dataset.test_list)))
     return f"the images of {place} (sha256 {str(digest)[:8]})"
 
 
-def _training_data(run: Config, facts: dict[str, Any], cache: Path) -> Data | None:
+def _training_data(trained: Config, facts: dict[str, Any], cache: Path) -> Data | None:
     """The training data of the run; None, with a note, if it is no longer available."""
     try:
-        data = loading.load_data(run, cache)
+        data = loading.load_data(trained, cache)
         changed = workdir.changed_images(*map(_of_training, (facts, data.facts)))
         if not changed:
             return data
@@ -105,12 +104,13 @@ def _training_data(run: Config, facts: dict[str, Any], cache: Path) -> Data | No
 
 
 def _of_training(facts: dict[str, Any]) -> dict[str, Any]:
-    digests = facts.get("content_sha256", {})
-    return {**facts, "content_sha256": {k: v for k, v in digests.items() if k != "test"}}
+    digests = {k: v for k, v in facts["content_sha256"].items() if k != "test"}
+    return {**facts, "content_sha256": digests}
 
 
-def _check_same_net(run: dict[str, Any], config: dict[str, Any], directory: Path) -> None:
-    changed = differences({"model": run["model"]}, {"model": config["model"]})
+def _check_same_net(trained: Config, config: Config, directory: Path) -> None:
+    old, new = ({"model": as_plain(c)["model"]} for c in (trained, config))
+    changed = differences(old, new)
     if changed:
         raise UserError(
             f"the checkpoints of {directory} are of another net ({'; '.join(changed)}); "

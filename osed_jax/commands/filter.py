@@ -3,21 +3,21 @@
 import hashlib
 import os
 import shutil
-import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
+from osed_jax.config.fields_of_generation import Generation
+from osed_jax.config.schema import Config
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import FileImages
 from osed_jax.data.listing import class_folders, files_of_classes, say_what_is_left_out
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading
-from osed_jax.experiment.loading import Config
 from osed_jax.files import records
+from osed_jax.files.atomic import whole_folder
 from osed_jax.files.digests import write_digests
 from osed_jax.generation.classifier_filter import (
     FILTERS,
@@ -49,7 +49,7 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
       UserError: if no filter is on, the new folder exists or is inside the other, there is no
         image, a class loses all images, or an image or the classifier cannot be used.
     """
-    gen, source = config["generation"], loading.generated_dir(config)
+    gen, source = config.generation, loading.generated_dir(config)
     target = _target(gen, source)
     split_set = loading.load_train(config, loading.open_cache(target))
     train = split_set.train
@@ -67,9 +67,7 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
     batch_size = _BATCH * jax.local_device_count()
     judge, only = load_judge(gen), only_subset(split_set.rows, split_set.held_out)
     filters = make_filters(gen, judge, train, batch_size, only)
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-    try:
+    with whole_folder(target.absolute()) as unfinished:
         verdicts: dict[str, dict[str, int]] = {name: {} for name in train.class_names}
         for name, folder in folders.items():
             verdicts[name] = _select_class(
@@ -80,14 +78,10 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
                 f"there is no image in {source}; config.oversampling.generated_dir must contain a "
                 f"folder for each class: {', '.join(train.class_names)}"
             )
-        settings = {"generated_dir": str(source), **{name: gen[name] for name in FILTERS}}
+        settings = {"generated_dir": str(source), **{name: getattr(gen, name) for name in FILTERS}}
         judged = {"classifier": filter_settings(gen, judge)["classifier"]}
         records.write_json(unfinished / FILE, {"settings": settings, **judged, "images": verdicts})
         write_digests(unfinished)
-        unfinished.chmod(0o755)
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     for name, judged in verdicts.items():
         parts = (f"{count:,} {verdict}" for verdict, count in judged.items())
         say(f"{name}: {', '.join(parts) or 'no images'}")
@@ -95,9 +89,9 @@ def filter(config: Config) -> dict[str, dict[str, int]]:
     return verdicts
 
 
-def _target(gen: dict[str, Any], source: Path) -> Path:
-    target = Path(gen["filtered_dir"])
-    if not gen["filtered_dir"]:
+def _target(gen: Generation, source: Path) -> Path:
+    target = Path(gen.filtered_dir)
+    if not gen.filtered_dir:
         raise UserError(
             "config.generation.filtered_dir is empty; give a new folder for the selected images"
         )
@@ -111,12 +105,12 @@ def _target(gen: dict[str, Any], source: Path) -> Path:
             f"config.generation.filtered_dir is {target}, which is inside {source}, where "
             "each folder is a class; give a folder beside it"
         )
-    if gen["safety_checker"]:
+    if gen.safety_checker:
         raise UserError(
             "config.generation.safety_checker belongs to the generator, so it works in "
             "--mode=generate only; set it to False"
         )
-    if not any(gen[name] for name in FILTERS):
+    if not any(getattr(gen, name) for name in FILTERS):
         raise UserError(
             "all filters are off, so every image would be kept; set some of config.generation."
             f"{', '.join(FILTERS)}"

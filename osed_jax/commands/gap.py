@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from osed_jax.config.build import as_plain, run_as_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.schema import Config
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier
 from osed_jax.evaluation.frechet import frechet_distance, nearest, precision_recall
-from osed_jax.experiment import loading, workdir
-from osed_jax.experiment.loading import Config
+from osed_jax.experiment import loading
 from osed_jax.experiment.workdir import read_config
 from osed_jax.files import atomic, records
 from osed_jax.reports.gap_page import Pairs, draw_gap, draw_pairs, gap_page
@@ -30,19 +32,6 @@ NEAR_COPY_BELOW = 0.05
 MEASURES = ("frechet_distance", "precision", "recall")
 _SETS = ("training", "test", "generated")
 _SEARCHES = (("generated", "training"), ("generated", "test"), ("test", "training"))
-_CHOSEN_BY = (  # fields of the section dataset that choose the real images
-    "name",
-    "data_dir",
-    "train_list",
-    "test_list",
-    "image_size",
-    "imbalance_profile",
-    "imbalance_ratio",
-    "num_max",
-    "validation_fraction",
-    "validation_folds",
-    "validation_fold",
-)
 _PAIRS, _PAIRS_OF_A_CLASS = 24, 2  # most pairs of images shown
 
 Row = dict[str, Any]
@@ -96,7 +85,7 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
         classifier.model,
         classifier.augmentation,
         mesh,
-        batch_size=config["evaluate"]["batch_size"],
+        batch_size=config.evaluate.batch_size,
     )
     measured = {}
     for name, data in sets.items():
@@ -105,15 +94,15 @@ def gap(config: Config, directory: Path) -> dict[str, Any]:
         measured[name] = _Measured(data.select(shown), outputs.features.astype(np.float64))
     found = {pair: _search(measured[pair[0]], measured[pair[1]]) for pair in _SEARCHES}
 
-    k, names = config["gap"]["num_neighbours"], sets["training"].class_names
+    k, names = config.gap.num_neighbours, sets["training"].class_names
     rows = [_row(name, c, measured, found, k) for c, name in enumerate(names)]
     result = {
         "store": str(store),
         "workdir": str(directory),
         "epoch": classifier.epoch,
-        "dataset": config["dataset"],
-        "seed": config["seed"],
-        **config["gap"],
+        "dataset": as_plain(config)["dataset"],
+        "seed": config.seed,
+        **dataclasses.asdict(config.gap),
         "near_copy_below": NEAR_COPY_BELOW,
         "content_sha256": digests,
         "available_images": {name: len(data.label) for name, data in sets.items()},
@@ -142,13 +131,13 @@ def _check_same_content(
     config: Config, directory: Path, classifier: Classifier, digests: dict[str, str | None]
 ) -> None:
     """Raises UserError if real images named as in the run are not those of the run."""
-    known = classifier.facts.get("content_sha256")
-    if known is None:
-        workdir.say_known_by_number(directory)
-        return
+    known = classifier.facts["content_sha256"]
     changed = [part for part in ("training", "test") if digests[part] != known[part]]
-    theirs, ours = read_config(directory)["dataset"], config["dataset"]
-    if changed and all(theirs[name] == ours[name] for name in _CHOSEN_BY):
+    theirs = read_config(directory)
+    same_choice = not differences(
+        run_as_plain(theirs), run_as_plain(config), lambda field: bool(field.chooses_images)
+    )
+    if changed and same_choice:
         raise UserError(
             f"the {' and '.join(changed)} images are not those that {directory} was trained and "
             f"tested on, by their content; restore them, or train a run on these"
@@ -159,9 +148,9 @@ def _check_same_content(
 
 def _drawn(config: Config, name: str, data: ImageSet) -> np.ndarray:
     """The measured rows: at most gap.max_images per class, always the same ones."""
-    random = np.random.default_rng([config["seed"], _SETS.index(name)])
+    random = np.random.default_rng([config.seed, _SETS.index(name)])
     of_class = [np.flatnonzero(data.label == c) for c in range(len(data.class_names))]
-    most = config["gap"]["max_images"]
+    most = config.gap.max_images
     drawn = [r if len(r) <= most else random.choice(r, most, replace=False) for r in of_class]
     return np.sort(np.concatenate(drawn))
 

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from osed_jax.batches.plan import replace_probability
-from osed_jax.config.build import differences
+from osed_jax.config.build import as_plain
+from osed_jax.config.compare import differences, plain
+from osed_jax.config.fields_of_generation import Generation
+from osed_jax.config.schema import Config, with_values
 from osed_jax.config.stages import replaced_share, stages
 from osed_jax.data.image_set import ImageSet
 from osed_jax.diffusion import stable_diffusion
@@ -21,7 +24,6 @@ from osed_jax.diffusion.samples import Samples
 from osed_jax.diffusion.schedulers import few_steps_warning
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading, workdir
-from osed_jax.experiment.loading import Config
 from osed_jax.files.digests import files_sha256
 from osed_jax.generation.add_ons import ADDITIONS, additions, check_words, with_additions
 from osed_jax.generation.classifier_filter import (
@@ -53,14 +55,6 @@ _RECORDED = (
     "revision",
     *ADDITIONS,
 )
-_HELD_OUT_BY = (  # of section dataset
-    "name",
-    "data_dir",
-    "train_list",
-    "validation_fraction",
-    "validation_folds",
-    "validation_fold",
-)
 
 
 def generate(config: Config) -> None:
@@ -71,13 +65,14 @@ def generate(config: Config) -> None:
         disk, too little device memory, filters that leave too few images. What was made stays.
     """
     folder = loading.generated_dir(config)
-    gen = config["generation"]
-    _check_saw_no_validation_images(gen["model"], config["dataset"])
+    gen = config.generation
     found = loading.load_train(config, loading.open_cache(folder))
     train = found.train
+    if len(found.held_out):
+        _check_saw_no_validation_images(gen.model, config, train)
     wanted = wanted_counts(config, train.class_counts)
-    own = read_own(gen["prompts_file"], train.class_names)
-    model = stable_diffusion.load(gen["model"], gen["revision"], dtype=jnp.dtype(gen["dtype"]))
+    own = read_own(gen.prompts_file, train.class_names)
+    model = stable_diffusion.load(gen.model, gen.revision, dtype=jnp.dtype(gen.dtype))
     model = with_additions(model, gen)
     starts = _starts(gen, found)
     judge = load_judge(gen)
@@ -93,8 +88,8 @@ def generate(config: Config) -> None:
         settings=settings,
         class_names=train.class_names,
         wanted=wanted,
-        process_index=gen["process_index"],
-        process_count=gen["process_count"],
+        process_index=gen.process_index,
+        process_count=gen.process_count,
         repeated=filters.repeated,
         finish=functools.partial(_overview, folder, settings, train.class_names),
     ) as store:
@@ -108,11 +103,11 @@ def generate(config: Config) -> None:
             ),
             filters,
             batch_size=sampler.batch_size,
-            max_attempts=gen["max_attempts"],
+            max_attempts=gen.max_attempts,
         )
 
 
-def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[int]:
+def wanted_counts(config: Config, class_counts: Sequence[int]) -> list[int]:
     """How many generated images each class is to have, by `config.generation.count`.
 
     `balance`: n_max - n_c. `replace_ratio`: the slots that a run is expected to fill with generated
@@ -123,10 +118,10 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
     Raises:
       UserError: for `balance` where all classes show some.
     """
-    count, over = config["generation"]["count"], config["oversampling"]
+    count, over = config.generation.count, config.oversampling
     counts = np.asarray(class_counts)
     lacks = counts.max() - counts
-    in_all_classes = over["replace_in"] == "all"
+    in_all_classes = over.replace_in == "all"
     if count == "balance":
         if in_all_classes:
             raise UserError(
@@ -137,65 +132,70 @@ def wanted_counts(config: dict[str, Any], class_counts: Sequence[int]) -> list[i
         return lacks.tolist()
     if count != "replace_ratio":
         return [int(count)] * len(counts)
-    run = {**config, "oversampling": {**over, "mode": "generated"}}  # whose images these will be
+    shown_by = with_values(config, {"oversampling.mode": "generated"})  # the run that they are for
     # Of each epoch's draws, added up over all epochs.
-    share = sum(replaced_share(s, e) for s in stages(run) for e in range(s.first, s.end))
+    share = sum(replaced_share(s, e) for s in stages(shown_by) for e in range(s.first, s.end))
     replaced = replace_probability(class_counts, share, in_all_classes=in_all_classes) * (
-        1 - over["noise_share"]
+        1 - over.noise_share
     )
     slots = counts.sum() / len(counts) * replaced
     most = counts.max() if in_all_classes else lacks
     return np.minimum(np.ceil(slots), most).astype(int).tolist()
 
 
-def _check_saw_no_validation_images(model: str, dataset: dict[str, Any]) -> None:
-    """The images of a generator that was adapted to them would carry them into training."""
-    folder = Path(model)
+def _check_saw_no_validation_images(model: str, config: Config, train: ImageSet) -> None:
+    """Raises UserError if the generator was adapted to images that are held out here.
+
+    What it draws would carry them into training. It is certain that it was not if it was adapted to
+    these very training images, or to a data set that is cut and split in the same way.
+    """
+    folder, ours = Path(model), {"dataset": as_plain(config)["dataset"]}
     # A generator may have been adapted to one thing after the other.
-    holds_out = dataset["validation_fraction"] or dataset["validation_folds"]
-    while holds_out and (folder / "config.json").is_file():
-        theirs = workdir.read_config(folder)
+    while (folder / "config.json").is_file():
+        theirs = workdir.read_kept_config(folder)
         if "finetune" not in theirs:
             return  # not made by --mode=finetune
-        parts = ({name: d[name] for name in _HELD_OUT_BY} for d in (theirs["dataset"], dataset))
-        if changed := differences(*parts):
+        digests = workdir.read_facts(folder)["content_sha256"]
+        changed = differences(
+            {"dataset": theirs["dataset"]}, ours, lambda field: "training" in field.chooses_images
+        )
+        if changed and digests["training"] != train.content_sha256():
             raise UserError(
                 f"{folder} is a generator that was fine-tuned with other images held out "
                 f"({'; '.join(changed)}) and may have seen the validation images; fine-tune one "
-                "with the same config.dataset, or set config.dataset.validation_fraction to 0"
+                "with the same config.dataset, or hold out no images"
             )
         folder = Path(theirs["finetune"]["base"])
 
 
 def _settings(
-    gen: dict[str, Any], model: stable_diffusion.StableDiffusion, train: ImageSet, own: Any
+    gen: Generation, model: stable_diffusion.StableDiffusion, train: ImageSet, own: Any
 ) -> dict[str, Any]:
     """All that the images follow from, so that a store never holds two kinds."""
     sample_size = model.configs["unet"].get("sample_size", 64)
-    start_from = gen["start_from"]
+    start_from = gen.start_from
     start = {
         "images_sha256": train.content_sha256(),
-        "strength": gen["strength"],
-        "strength_draw": gen["strength_draw"],
+        "strength": plain(gen.strength),
+        "strength_draw": gen.strength_draw,
     }
     return {
-        # Absent from noise, as in stores of earlier versions.
         **({f"start_from_{start_from}": start} if start_from != "noise" else {}),
-        "model": gen["model"],
-        "revision": model.revision or _fingerprint(Path(gen["model"])),
-        "dtype": gen["dtype"],
-        "seed": gen["seed"],
-        "steps": gen["steps"],
-        "scheduler": gen["scheduler"],
-        "guidance_scale": gen["guidance_scale"],
-        "negative_prompt": gen["negative_prompt"],
-        "image_size": gen["image_size"] or sample_size * model.downscale,
+        "model": gen.model,
+        "revision": model.revision or _fingerprint(Path(gen.model)),
+        "dtype": gen.dtype,
+        "seed": gen.seed,
+        "steps": gen.steps,
+        "scheduler": gen.scheduler,
+        "guidance_scale": gen.guidance_scale,
+        "negative_prompt": gen.negative_prompt,
+        "image_size": gen.image_size or sample_size * model.downscale,
         "size": train.images.image_size,
-        "resize_method": gen["resize_method"],
-        "keep_full_size": gen["keep_full_size"],
+        "resize_method": gen.resize_method,
+        "keep_full_size": gen.keep_full_size,
         "prompts": {
             name: list(
-                class_prompts(name, templates=gen["templates"], modifiers=gen["modifiers"], own=own)
+                class_prompts(name, templates=gen.templates, modifiers=gen.modifiers, own=own)
             )
             for name in train.class_names
         },
@@ -211,7 +211,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _sampler(
-    settings: dict[str, Any], model: stable_diffusion.StableDiffusion, gen: dict[str, Any]
+    settings: dict[str, Any], model: stable_diffusion.StableDiffusion, gen: Generation
 ) -> Sampler:
     names = (
         "image_size",
@@ -227,25 +227,23 @@ def _sampler(
         say(warning)
     return Sampler(
         model,
-        batch_size=gen["batch_size"],
-        safety_checker=load_safety_checker(gen["model"], gen["revision"])
-        if gen["safety_checker"]
-        else None,
+        batch_size=gen.batch_size,
+        safety_checker=load_safety_checker(gen.model, gen.revision) if gen.safety_checker else None,
         **{name: settings[name] for name in names},
     )
 
 
-def _starts(gen: dict[str, Any], found: loading.TrainSplit) -> Starts | None:
+def _starts(gen: Generation, found: loading.TrainSplit) -> Starts | None:
     """What images start from; None for noise. Only long-tailed training images are known to it."""
-    if gen["start_from"] == "noise":
+    if gen.start_from == "noise":
         return None
     return Starts(
         found.train,
         found.rows,
-        seed=gen["seed"],
-        strength=gen["strength"],
-        uniform=gen["strength_draw"] == "uniform",
-        other_class=gen["start_from"] == "other_class",
+        seed=gen.seed,
+        strength=gen.strength,
+        uniform=gen.strength_draw == "uniform",
+        other_class=gen.start_from == "other_class",
     )
 
 

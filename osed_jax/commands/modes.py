@@ -10,19 +10,21 @@ class Mode(NamedTuple):
 
     Attributes:
       config: whether it takes `--config`.
+      by_method: whether it takes the config of every method.
       workdir: whether it takes `--workdir`; if not, fields of the config name its folders.
       together: whether several processes can do it together.
     """
 
     config: bool = True
+    by_method: bool = False
     workdir: bool = True
     together: bool = False
 
 
 MODES = {
     "train": Mode(together=True),
-    "sweep": Mode(together=True),
-    "tune": Mode(),
+    "sweep": Mode(by_method=True, together=True),
+    "tune": Mode(by_method=True),
     "evaluate": Mode(together=True),
     "compare": Mode(config=False),
     "diagnose": Mode(),
@@ -32,13 +34,10 @@ MODES = {
     "filter": Mode(workdir=False),
     "finetune": Mode(workdir=False),
 }
-_OLD_NAMES = {"adapt": "finetune", "select": "filter"}
 
 
 def mode_of(name: str) -> Mode:
     """The mode of this name; raises UserError if there is none."""
-    if name in _OLD_NAMES:
-        raise UserError(f"--mode={name} is called --mode={_OLD_NAMES[name]} now")
     if name not in MODES:
         raise UserError(f"unknown --mode={name}; use one of {', '.join(MODES)}")
     return MODES[name]

@@ -1,13 +1,13 @@
 """--mode=train: trains or continues a run, evaluates it and writes its summary."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from osed_jax.config.build import flattened
+from osed_jax.config.build import run_as_plain
 from osed_jax.config.conflicts import doubts
+from osed_jax.config.schema import Config
 from osed_jax.config.stages import stages
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import Classifier, load_classifier, trained_classifier
@@ -17,9 +17,9 @@ from osed_jax.evaluation.summary import (
     summarise,
     write_predictions,
 )
-from osed_jax.experiment import build, loading, workdir
-from osed_jax.experiment.loading import Config, Data
-from osed_jax.experiment.loop import fit
+from osed_jax.experiment import loading, workdir
+from osed_jax.experiment.loading import Data
+from osed_jax.experiment.trainer import Trainer
 from osed_jax.experiment.workdir import REPORT_FOLDER, REPORT_PAGE
 from osed_jax.files import atomic, records
 from osed_jax.reports.report_input import ReportInput
@@ -40,46 +40,47 @@ def train(config: Config, directory: Path) -> dict[str, Any]:
       config: as `config.check` returns it.
       directory: the work directory.
     """
-    report, config = config["report"], build.of_a_run(config)
-    for doubt in doubts(flattened(config)):
+    for doubt in doubts(config):
         say(f"note: {doubt}")
-    with workdir.claimed_by_first(directory, config):
+    with workdir.claimed_by_first(directory, run_as_plain(config)):
         if (directory / "summary.json").exists():
             say(f"{directory} is finished already; its figures:")
             summary = records.read_json(
                 directory / "summary.json", "remove it, and the same command makes it again"
             )
-            if report["enabled"] and not (directory / REPORT_FOLDER / REPORT_PAGE).exists():
-                _make_missing_report(config, directory, summary, report)
+            if config.report.enabled and not (directory / REPORT_FOLDER / REPORT_PAGE).exists():
+                _make_missing_report(config, directory, summary)
         else:
-            summary = _train(config, directory, report)
+            summary = _train(config, directory)
         say(format_summary(summary))
         return summary
 
 
-def _train(config: Config, directory: Path, report: dict[str, Any]) -> dict[str, Any]:
+def _train(config: Config, directory: Path) -> dict[str, Any]:
     mesh = make_mesh()
-    check_batch_size("config.train.batch_size", config["train"]["batch_size"], mesh)
+    check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
     with cluster.first_goes_first("data"):
         loading.check_weights(config)
         data = loading.load_data(config, loading.open_cache(directory))
         data = loading.with_weights_digest(config, data)
         if cluster.is_first():
             workdir.keep_facts(directory, data.facts)
-    cluster.check_same("images", json.dumps(data.facts["content_sha256"], sort_keys=True))
+    cluster.check_same("images", data.facts["content_sha256"])
     _say_data(data.facts)
-    run, state = fit(config, directory, mesh, data)
-    logits = run.evaluate(state, data.test)
-    held_out = run.evaluate(state, data.validation) if data.facts["num_validation_images"] else None
+    trainer = Trainer(config, directory, mesh, data)
+    state = trainer.train()
+    logits = trainer.evaluate(state, data.test)
+    validates = data.facts["num_validation_images"] > 0
+    held_out = trainer.evaluate(state, data.validation) if validates else None
     with cluster.first_goes_first("summary"):
         summary = summarise(config, data, logits, held_out, directory, state)
         if cluster.is_first():
             write_predictions(directory / "predictions.npz", logits, data.test.label)
             records.write_json(directory / "summary.json", summary)
-    if report["enabled"]:
+    if config.report.enabled:
         facts, epochs = workdir.read_facts(directory), stages(config)[-1].end
         classifier = trained_classifier(config, facts, epochs, state)
-        _report(config, directory, summary, logits, data, classifier, report)
+        _report(config, directory, summary, logits, data, classifier)
     return summary
 
 
@@ -90,18 +91,15 @@ def _report(
     logits: np.ndarray,
     data: Data,
     classifier: Classifier,
-    settings: dict[str, Any],
 ) -> None:
     # Here, since the plotting library takes seconds to import.
     from osed_jax.reports.run_report import write_report
 
     subject = ReportInput(directory, config, summary, logits, data.test, classifier, data)
-    write_report(subject, settings, make_mesh())
+    write_report(subject, config.report, make_mesh())
 
 
-def _make_missing_report(
-    config: Config, directory: Path, summary: dict[str, Any], settings: dict[str, Any]
-) -> None:
+def _make_missing_report(config: Config, directory: Path, summary: dict[str, Any]) -> None:
     """Writes the missing report of a finished run, or prints why that is not possible."""
     try:
         if not atomic.can_be_written(directory):
@@ -111,7 +109,7 @@ def _make_missing_report(
             raise UserError(f"the images have changed since it was trained ({'; '.join(changed)})")
         logits, _ = read_predictions(directory / "predictions.npz", summary)
         classifier = load_classifier(directory, make_mesh())
-        _report(config, directory, summary, logits, data, classifier, settings)
+        _report(config, directory, summary, logits, data, classifier)
     except UserError as error:
         say(f"note: the run has no report, and none can be made: {error}")
 

@@ -1,34 +1,36 @@
 """--mode=tune: chooses a setting on held-out training images; opens no test image."""
 
-import copy
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from osed_jax.config.build import as_config_file
-from osed_jax.config.candidates import Candidate
+from osed_jax.config.build import as_config_file, as_plain, run_as_plain
+from osed_jax.config.by_method import MethodConfigs
+from osed_jax.config.schema import Config, with_values
 from osed_jax.errors import DamageError, UserError
 from osed_jax.evaluation.summary import read_predictions, write_predictions
-from osed_jax.experiment import build, loading, workdir
-from osed_jax.experiment.loading import Config
-from osed_jax.experiment.loop import fit
+from osed_jax.experiment import loading, workdir
+from osed_jax.experiment.trainer import Trainer
 from osed_jax.files import atomic, records
 from osed_jax.files.records import read_lines
 from osed_jax.runtime.console import muted, say
 from osed_jax.runtime.sharding import check_batch_size, make_mesh
 from osed_jax.tuning.configs import (
+    Candidate,
     best_start,
+    candidates,
     doubts_about_length,
     epochs_within_budget,
-    named,
     num_kept,
-    of_candidate,
+    shortened,
 )
 from osed_jax.tuning.selection import Score, best, score, simplest_good
 
+_WRITTEN = ("tune.json", "tune.html", "chosen.py", "scores.png", "curves.png")
 _BASELINES = ("ros", "erm")  # the first one that is a candidate is the baseline
 
 
@@ -58,7 +60,7 @@ class _Tried:
         return score(label, prediction, num_classes)
 
 
-def tune(config: Config, directory: Path) -> dict[str, Any]:
+def tune(configs: MethodConfigs, directory: Path) -> dict[str, Any]:
     """Chooses among the candidates for the configured images; returns what `tune.json` says.
 
     The training images are split into folds. Every candidate is trained without the first fold
@@ -68,30 +70,34 @@ def tune(config: Config, directory: Path) -> dict[str, Any]:
     within one standard error of the best is chosen. Finished runs are not trained again.
 
     Args:
-      config: as `config.check` returns it; the fields that its method sets have no effect.
+      configs: the config of each method.
       directory: folder of the runs, `tune.json`, `tune.html` and the config file `chosen.py`.
 
     Raises:
       UserError: for an unknown candidate, or if no image can be held out.
     """
-    candidates, notes = named(config)
-    epochs = epochs_within_budget(config, list(candidates.values()))
-    notes += doubts_about_length(epochs, config["train"]["num_epochs"])
+    to_try, notes = candidates(configs)
+    full = [candidate.config for candidate in to_try.values()]
+    epochs, base = epochs_within_budget(full), full[0]
+    notes += doubts_about_length(epochs, base.train.num_epochs)
     for note in notes:
         say(f"note: {note}")
     say(
-        f"{len(candidates)} candidates, {config['tune']['folds']} folds, {epochs} of "
-        f"{config['train']['num_epochs']} epochs a run, at most {config['tune']['budget']:g} times "
+        f"{len(to_try)} candidates, {base.tune.folds} folds, {epochs} of "
+        f"{base.train.num_epochs} epochs a run, at most {base.tune.budget:g} times "
         f"the cost of one training run"
     )
-    tried = [_Tried(n, c, of_candidate(config, c, epochs)) for n, c in candidates.items()]
-    with workdir.claimed(directory, {"seed": config["seed"], "dataset": config["dataset"]}):
-        facts = _try_all(config, tried, directory)
-        result = _result(config, tried, facts, notes)
-        chosen = of_candidate(config, candidates[result["chosen"]], config["train"]["num_epochs"])
-        about = f"Chosen by --mode=tune: {result['chosen']}, {candidates[result['chosen']].about}."
-        atomic.write_atomically(directory / "chosen.py", as_config_file(chosen, about))
-        result["command"] = f"python main.py --config={directory / 'chosen.py'} --workdir=..."
+    tried = [_Tried(n, c, shortened(c.config, epochs)) for n, c in to_try.items()]
+    plain = as_plain(base)
+    ours = {name: plain[name] for name in ("seed", "dataset")}
+    with workdir.claimed(directory, ours, also=_WRITTEN):
+        facts = _try_all(base, tried, directory)
+        result = _result(base, tried, facts, notes)
+        chosen = to_try[result["chosen"]]
+        about = f"Chosen by --mode=tune: {result['chosen']}, {chosen.about}."
+        atomic.write_atomically(directory / "chosen.py", as_config_file(chosen.config, about))
+        given = shlex.quote(f"--config={directory / 'chosen.py'}")
+        result["command"] = f"python main.py {given} --workdir=..."
         _write(result, tried, directory)
     say(result["why"])
     say(f"train it on all images: {result['command']}")
@@ -101,11 +107,13 @@ def tune(config: Config, directory: Path) -> dict[str, Any]:
 
 def _try_all(config: Config, tried: list[_Tried], directory: Path) -> dict[str, Any]:
     """Trains fold by fold, dropping candidates; returns the facts of the whole training set."""
-    check_batch_size("config.train.batch_size", config["train"]["batch_size"], make_mesh())
+    check_batch_size("config.train.batch_size", config.train.batch_size, make_mesh())
     loading.check_weights(config)
-    folds, remaining = config["tune"]["folds"], list(tried)
+    folds, remaining = config.tune.folds, list(tried)
     cache = loading.open_cache(directory)
-    whole = loading.load_training_data(tried[0].config, cache).facts
+    shows_generated = (t.config for t in tried if t.config.oversampling.mode == "generated")
+    with_images = next(shows_generated, config)  # what is missing is said before any training
+    whole = loading.load_training_data(with_images, cache).facts
     if max(whole["class_counts"]) < 2:
         raise UserError(
             "--mode=tune holds out images of each class in turn, but no class has two "
@@ -117,17 +125,17 @@ def _try_all(config: Config, tried: list[_Tried], directory: Path) -> dict[str, 
         said = ""  # the same for all runs of a fold that show generated images
         for each in remaining:
             path = directory / f"fold_{fold + 1}" / each.name
-            run = _of_fold(each.config, config, fold, finished)
+            config_of_run = _of_fold(each.config, fold, finished)
             with muted():
-                left_out = _train(run, path, each)
+                left_out = _train(config_of_run, path, each)
             if left_out not in ("", said):
                 say(f"note: in fold {fold + 1} of {folds}, {left_out}")
                 said = left_out
-            finished[path] = run
-            found = each.score(num_classes)
+            finished[path] = config_of_run
+            result = each.score(num_classes)
             say(
                 f"fold {fold + 1} of {folds}, {each.name}: balanced accuracy "
-                f"{_percent(found.balanced_accuracy)} ± {_percent(found.standard_error)}"
+                f"{_percent(result.balanced_accuracy)} ± {_percent(result.standard_error)}"
             )
         if fold + 1 < folds:
             remaining = _kept(remaining, num_classes)
@@ -149,35 +157,34 @@ def baseline(tried: list[_Tried]) -> _Tried:
     return next((by_name[n] for n in _BASELINES if n in by_name), tried[0])
 
 
-def _of_fold(
-    run: Config, config: Config, fold: int, finished: Mapping[Path, Mapping[str, Any]]
-) -> Config:
-    made = copy.deepcopy(run)
-    made["seed"] = config["seed"] + fold
-    made["dataset"] |= {"validation_folds": config["tune"]["folds"], "validation_fold": fold}
-    made["dataset"]["validation_list"] = ""
-    made = build.of_a_run(made)
-    start, _ = best_start(made, finished)
-    made["init"]["fork_from"] = str(start) if start else ""
-    return made
+def _of_fold(config: Config, fold: int, finished: Mapping[Path, Config]) -> Config:
+    """The config of a candidate's run in a fold; it starts from a finished run where it can."""
+    changes = {
+        "seed": config.seed + fold,
+        "dataset.validation_folds": config.tune.folds,
+        "dataset.validation_fold": fold,
+        "dataset.validation_list": "",
+    }
+    of_fold = with_values(config, changes)
+    start, _ = best_start(of_fold, finished)
+    return with_values(of_fold, {"init.fork_from": str(start) if start else ""})
 
 
-def _train(run: Config, directory: Path, tried: _Tried) -> str:
+def _train(config: Config, directory: Path, tried: _Tried) -> str:
     """Trains a run that is not finished yet, and adds its predictions and curve.
 
     Returns:
       Which generated images it left out, see `Data.left_out`; "" if it was finished.
     """
     done, left_out = directory / "held_out.npz", ""
-    with workdir.claimed(directory, run):
+    with workdir.claimed(directory, run_as_plain(config)):
         if not done.exists():
-            mesh = make_mesh()
-            data = loading.load_training_data(run, loading.open_cache(directory.parent))
-            data = loading.with_weights_digest(run, data)
+            data = loading.load_training_data(config, loading.open_cache(directory.parent))
+            data = loading.with_weights_digest(config, data)
             workdir.keep_facts(directory, data.facts)
             left_out = data.left_out
-            trained, state = fit(run, directory, mesh, data)
-            logits = trained.evaluate(state, data.validation)
+            trainer = Trainer(config, directory, make_mesh(), data)
+            logits = trainer.evaluate(trainer.train(), data.validation)
             write_predictions(done, logits, data.validation.label)
         try:
             logits, label = read_predictions(done)
@@ -200,7 +207,7 @@ def _train(run: Config, directory: Path, tried: _Tried) -> str:
 def _result(
     config: Config, tried: list[_Tried], facts: dict[str, Any], notes: list[str]
 ) -> dict[str, Any]:
-    folds, num_classes = config["tune"]["folds"], len(facts["class_names"])
+    folds, num_classes = config.tune.folds, len(facts["class_names"])
     scores = {t.name: t.score(num_classes) for t in tried}
     finalists = [t for t in tried if len(t.held_out) == folds]
     of_finalists = [scores[t.name] for t in finalists]
@@ -219,10 +226,10 @@ def _result(
             name for name, n in zip(facts["class_names"], facts["class_counts"]) if n < 2
         ],
         "folds": folds,
-        "epochs": chosen.config["train"]["num_epochs"],
-        "full_epochs": config["train"]["num_epochs"],
-        "budget": config["tune"]["budget"],
-        "cost": sum(t.epochs for t in tried) * share / config["train"]["num_epochs"],
+        "epochs": chosen.config.train.num_epochs,
+        "full_epochs": config.train.num_epochs,
+        "budget": config.tune.budget,
+        "cost": sum(t.epochs for t in tried) * share / config.train.num_epochs,
         "notes": notes,
         "candidates": [
             {
@@ -241,8 +248,8 @@ def _why(chosen: _Tried, top: _Tried, against: _Tried, scores: Mapping[str, Scor
     """The choice in plain words."""
 
     def figure(tried: _Tried) -> str:
-        found = scores[tried.name]
-        return f"{_percent(found.balanced_accuracy)} ± {_percent(found.standard_error)} %"
+        its = scores[tried.name]
+        return f"{_percent(its.balanced_accuracy)} ± {_percent(its.standard_error)} %"
 
     if chosen is top:
         text = f"{chosen.name} is chosen: it has the best balanced accuracy, {figure(chosen)}"

@@ -1,8 +1,8 @@
 """--mode=verify: checks every hash, count and file of a store."""
 
+from osed_jax.config.schema import Config
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading
-from osed_jax.experiment.loading import Config
 from osed_jax.runtime.console import say
 from osed_jax.store.checking import problems
 from osed_jax.store.reading import STORE_FILE

@@ -3,15 +3,16 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from osed_jax.config.build import changed_fields, differences, with_places
+from osed_jax.config.compare import changed_fields, differences, flattened
+from osed_jax.config.field import NUMBERS
 from osed_jax.config.methods import METHODS
-from osed_jax.config.old_names import completed
+from osed_jax.config.schema import FIELDS
 from osed_jax.errors import DamageError, UserError
 from osed_jax.evaluation.summary import read_predictions
 from osed_jax.files import records
@@ -27,11 +28,11 @@ _DATA = (
     "num_test_images",
 )
 _PARTS = ("training", "validation", "test")  # the images of these must be the same
-_NEEDED = ("method", "seed", "config", "groups", "confusion_matrix", *_DATA[:4], _DATA[-1])
+_NEEDED = ("method", "seed", "config", "groups", "confusion_matrix", "content_sha256", *_DATA)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run.
 
     Attributes:
@@ -67,7 +68,7 @@ class Variant:
     """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[FinishedRun, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -86,7 +87,7 @@ class Variant:
         return found
 
 
-def find_runs(directory: Path) -> list[Run]:
+def find_runs(directory: Path) -> list[FinishedRun]:
     """All finished runs below a folder.
 
     Raises:
@@ -125,60 +126,67 @@ def _folders(directory: Path) -> list[Path]:
     return sorted(found.values())
 
 
-def variants(runs: Sequence[Run]) -> tuple[list[Variant], list[str]]:
+def variants(runs: Sequence[FinishedRun]) -> tuple[list[Variant], list[str]]:
     """Runs grouped by config, in the order of the methods; and notes for the reader.
 
-    Only runs that differ in nothing but the seed (and the run they were forked from) are grouped.
-    Each other config is a variant of its own, named by the fields in which it differs.
+    Runs that differ in nothing that matters for their numbers but the seed are grouped. Each other
+    config is a variant of its own, named by the fields in which it differs.
 
     Raises:
       UserError: if a config has two runs with the same seed.
     """
-    by_config: dict[str, list[Run]] = {}
+    by_config: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        shared = with_places(without_seed(run.summary["config"]))
-        by_config.setdefault(json.dumps(shared), []).append(run)
-    by_method: dict[str, list[list[Run]]] = {}
+        by_config.setdefault(json.dumps(_identity(run)), []).append(run)
+    by_method: dict[str, list[list[FinishedRun]]] = {}
     for members in by_config.values():
         by_method.setdefault(members[0].summary["method"], []).append(members)
-    made, notes = [], []
+    rows, notes = [], []
     for method in sorted(by_method, key=list(METHODS).index):
+        _check_same_generated([members[0] for members in by_method[method]])
         named = list(_named(method, by_method[method]))
         if len(named) > 1:
             notes.append(
                 f"{method}: {len(named)} configs are kept apart, as they differ in more than the "
                 f"seed: {'; '.join(name for name, _ in named)}"
             )
-        made += [Variant(name, by_seed(members)) for name, members in named]
-    return made, notes
+        rows += [Variant(name, by_seed(members)) for name, members in named]
+    return rows, notes
 
 
-def by_seed(members: Sequence[Run]) -> tuple[Run, ...]:
+def by_seed(members: Sequence[FinishedRun]) -> tuple[FinishedRun, ...]:
     """Runs of one config, by seed.
 
     Raises:
-      UserError: if two of them have the same seed, or other generated images.
+      UserError: if two of them have the same seed.
     """
-    found: dict[int, Run] = {}
+    of_seed: dict[int, FinishedRun] = {}
     for run in members:
-        if run.seed in found:
+        if run.seed in of_seed:
             raise UserError(
-                f"{found[run.seed].directory} and {run.directory} are the same run (config and "
+                f"{of_seed[run.seed].directory} and {run.directory} are the same run (config and "
                 f"seed {run.seed}); keep only one of them below the folder that is compared"
             )
-        found[run.seed] = run
-    _check_same_generated(members)
-    return tuple(found[seed] for seed in sorted(found))
+        of_seed[run.seed] = run
+    return tuple(of_seed[seed] for seed in sorted(of_seed))
 
 
-def without_seed(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without what may differ in a variant: the seed, and a fork or a full run."""
-    init = {name: value for name, value in config["init"].items() if name != "fork_from"}
-    kept = {name: value for name, value in config.items() if name != "evaluate"}
-    return {**kept, "seed": None, "init": init}
+def numbers_of(run: FinishedRun) -> dict[str, Any]:
+    """The fields that matter for the numbers of a run, without its seed."""
+    return {
+        name: value
+        for name, value in flattened(run.summary["config"]).items()
+        if FIELDS[name].matters_for in NUMBERS and name != "seed"
+    }
 
 
-def _read(directory: Path) -> Run:
+def _identity(run: FinishedRun) -> list[Any]:
+    """What is the same in all seeds of a variant."""
+    generated = run.summary["content_sha256"]["generated"]
+    return [numbers_of(run), generated, run.summary.get("weights_sha256")]
+
+
+def _read(directory: Path) -> FinishedRun:
     path = directory / "summary.json"
     again = f"remove {path} and train the run again, which only evaluates its last checkpoint"
     summary = records.read_json(path, again)
@@ -187,56 +195,50 @@ def _read(directory: Path) -> Run:
             f"{path} has no {', '.join(missing)}, so it is not from a run; remove it or give "
             "another --workdir"
         )
-    summary["config"] = completed(summary["config"])
     try:
         logits, label = read_predictions(directory / "predictions.npz", summary)
     except DamageError as error:
         raise UserError(f"{error}, so this run cannot be compared; {again}") from error
-    return Run(directory, summary, logits.argmax(axis=1), label)
+    return FinishedRun(directory, summary, logits.argmax(axis=1), label)
 
 
-def _check_same_images(runs: Sequence[Run]) -> None:
+def _check_same_images(runs: Sequence[FinishedRun]) -> None:
     """Runs must be of the same training, validation and test images, by their digests."""
-    known = [run for run in runs if run.summary.get("content_sha256")]
-    if unknown := len(runs) - len(known):
-        say(
-            f"note: {unknown:,} of {len(runs):,} runs are of an earlier version and have no "
-            "digest of their images; only names and numbers of their images are compared"
-        )
-    for run in known[1:]:
-        first, other = (r.summary["content_sha256"] for r in (known[0], run))
+    for run in runs[1:]:
+        first, other = (r.summary["content_sha256"] for r in (runs[0], run))
         parts = [part for part in _PARTS if first[part] != other[part]]
         if parts:
             raise UserError(
-                f"{known[0].directory} and {run.directory} are of different data (other "
+                f"{runs[0].directory} and {run.directory} are of different data (other "
                 f"{' and '.join(parts)} images with the same names and numbers); compare them "
                 "separately, each in its own folder"
             )
 
 
-def _check_same_generated(members: Sequence[Run]) -> None:
-    """Seeds of one config must have been shown the same generated images, by their digests."""
-    known = [run for run in members if run.summary.get("content_sha256")]
-    for run in known[1:]:
-        first, other = (r.summary["content_sha256"]["generated"] for r in (known[0], run))
+def _check_same_generated(firsts: Sequence[FinishedRun]) -> None:
+    """Configs that differ in nothing, not even in places, must have the same generated images."""
+    of_config: dict[str, FinishedRun] = {}
+    for run in firsts:
+        folder = run.summary["config"]["oversampling"]["generated_dir"]
+        same = of_config.setdefault(json.dumps([numbers_of(run), folder]), run)
+        first, other = (r.summary["content_sha256"]["generated"] for r in (same, run))
         if first != other:
             raise UserError(
-                f"{known[0].directory} and {run.directory} have the same config, but the "
+                f"{same.directory} and {run.directory} have the same config, but the "
                 "generated images were replaced between the two; train one of them again, or "
                 "keep the runs in separate folders"
             )
 
 
-def _check_same_data(first: Run, other: Run) -> None:
-    none_held_out = {"num_validation_images": 0}  # runs older than the field
+def _check_same_data(first: FinishedRun, other: FinishedRun) -> None:
     facts = [
         {
-            **{key: {**none_held_out, **run.summary}[key] for key in _DATA},
+            **{key: run.summary[key] for key in _DATA},
             "groups": {name: group["classes"] for name, group in run.summary["groups"].items()},
         }
         for run in (first, other)
     ]
-    changed = differences(*facts)
+    changed = differences(facts[0], facts[1])
     if not changed and not np.array_equal(first.label, other.label):
         changed = ["the labels of the test images"]
     if changed:
@@ -246,11 +248,41 @@ def _check_same_data(first: Run, other: Run) -> None:
         )
 
 
-def _named(method: str, configs: Sequence[list[Run]]) -> Iterator[tuple[str, list[Run]]]:
-    """Each config's name: the method, and the fields in which configs of it differ."""
-    plain = [without_seed(members[0].summary["config"]) for members in configs]
-    fields = {field for other in plain[1:] for field in changed_fields(plain[0], other)}
-    for config, members in zip(plain, configs):
-        values = changed_fields({}, config)
-        said = [f"{f.rpartition('.')[2]}={values[f][1]}" for f in sorted(fields) if f in values]
+def _named(
+    method: str, configs: Sequence[list[FinishedRun]]
+) -> Iterator[tuple[str, list[FinishedRun]]]:
+    """Each config's name: the method, and the fields in which configs of it differ.
+
+    A field that tells a method and is not as this method has it is named, too.
+    """
+    numbers = [numbers_of(members[0]) for members in configs]
+    places = [flattened(members[0].summary["config"]) for members in configs]
+    differing = {name for other in numbers[1:] for name in changed_fields(numbers[0], other)} or {
+        name
+        for other in places[1:]
+        for name in changed_fields(places[0], other)
+        if FIELDS[name].matters_for == "place" and name != "init.fork_from"
+    }
+    for plain, members in zip(places, configs):
+        fields = sorted(differing | _foreign(method, plain))
+        said = [f"{_short(name)}={plain[name]}" for name in fields]
         yield (f"{method} ({', '.join(said)})" if said else method), members
+
+
+def _foreign(method: str, plain: Mapping[str, Any]) -> set[str]:
+    """Fields that tell a method by name, but another one than this."""
+    sets = METHODS[method].sets
+    return {
+        name
+        for name, field in FIELDS.items()
+        if field.tells_method
+        and isinstance(field.default, str)
+        and plain[name] != sets.get(name, field.default)
+    }
+
+
+def _short(name: str) -> str:
+    """The name of a field, with its section where others have a field of that name."""
+    key = name.rpartition(".")[2]
+    alone = sum(other.rpartition(".")[2] == key for other in FIELDS) == 1
+    return key if alone else name

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from osed_jax.comparison.finished_runs import Run, Variant
+from osed_jax.comparison.finished_runs import FinishedRun, Variant
 from osed_jax.comparison.statistics import (
     McNemar,
     Spread,
@@ -76,6 +76,6 @@ def _pair(first: Variant, second: Variant, seeds: tuple[int, ...]) -> Pair:
     )
 
 
-def _recall(run: Run) -> np.ndarray:
+def _recall(run: FinishedRun) -> np.ndarray:
     """Accuracy of each class that has test images."""
     return np.asarray([run.correct[run.label == c].mean() for c in np.unique(run.label)])

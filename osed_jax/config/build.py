@@ -1,195 +1,176 @@
 """Makes a config from the schema and checks it; one error names all problems."""
 
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from osed_jax.config.conflicts import conflicts
+from osed_jax.config.compare import flattened, plain
+from osed_jax.config.conflicts import conflicts, without_effect
 from osed_jax.config.field import PATH
-from osed_jax.config.methods import METHODS, method_of, set_others
-from osed_jax.config.schema import Field, fields
+from osed_jax.config.methods import METHODS
+from osed_jax.config.schema import FIELDS, OF_A_RUN, Config, default_of, get, with_values
 from osed_jax.errors import UserError
 
 
 def get_config(method: str = "erm") -> ConfigDict:
     """A config with every field at its default, changed by what `method` sets.
 
+    Values that are a share of the number of epochs change with it.
+
     Raises:
       UserError: if there is no such method.
     """
-    flat = dict(fields())
-    config = ConfigDict({"train": {"num_epochs": flat["train.num_epochs"].default}})
-    epochs = config.train.get_ref("num_epochs")
-
-    def value(field: Field) -> Any:
-        """The default; one that depends on the number of epochs changes with it."""
-        return field.default(epochs) if callable(field.default) else field.default
-
-    for name, field in flat.items():
-        section, _, key = name.rpartition(".")
-        if section and section not in config:
-            config[section] = ConfigDict()
-        if name != "train.num_epochs":
-            (config[section] if section else config)[key] = value(field)
-    return apply_method(config, method)
-
-
-def apply_method(config: ConfigDict, method: str) -> ConfigDict:
-    """Sets the fields that make up `method`, the part after the colon."""
     if method not in METHODS:
         raise UserError(
             f"unknown method {method!r} after the colon of --config; "
             f"use one of {', '.join(METHODS)}"
         )
-    config.oversampling.update({**METHODS[method].prefers, **METHODS[method].sets})
-    set_others(config, method)
+    config = ConfigDict({"train": {"num_epochs": FIELDS["train.num_epochs"].default}})
+    epochs = config.train.get_ref("num_epochs")
+    for name, field in FIELDS.items():
+        section, _, key = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        if name != "train.num_epochs":
+            (config[section] if section else config)[key] = field.default_at(epochs)
+    for name, value in METHODS[method].sets.items():
+        section, _, key = name.rpartition(".")
+        config[section][key] = value(epochs) if callable(value) else value
     return config
 
 
-def defaults() -> dict[str, Any]:
-    """A plain nested dict of all defaults."""
-    return plain(get_config().to_dict())
-
-
-def check(config: ConfigDict) -> dict[str, Any]:
-    """Returns the config as a plain nested dict, as `config.json` has it.
+def check(config: ConfigDict) -> Config:
+    """Returns the config as frozen dataclasses.
 
     A ~ at the beginning of a path is replaced by the home folder: no shell expands it after `=`.
 
     Raises:
       UserError: naming every field that is unknown, missing or out of range.
     """
-    resolved = _with_paths(plain(config.to_dict()), os.path.expanduser)
-    check_fields(resolved)
-    return resolved
+    return checked(from_plain(config.to_dict()))
 
 
-def _with_paths(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """The config with every path changed."""
-    paths = {name for name, field in fields() if field.rule is PATH}
+def checked(config: Config, sections: Sequence[str] = ()) -> Config:
+    """The config itself.
 
-    def changed(name: str, value: Any) -> Any:
-        return change(value) if name in paths and isinstance(value, str) else value
+    Args:
+      config: to be checked.
+      sections: check the values of these alone; (): all, also against each other.
 
-    return {
-        section: {key: changed(f"{section}.{key}", v) for key, v in value.items()}
-        if isinstance(value, Mapping)
-        else value
-        for section, value in config.items()
-    }
-
-
-def check_fields(resolved: Mapping[str, Any]) -> None:
-    """As `check`, for a config that is a plain nested dict already."""
-    given, known = flattened(resolved), dict(fields())
+    Raises:
+      UserError: naming every field that is out of range or in conflict with another one.
+    """
     problems = [
-        f"there is no field config.{f}; docs/configuration.md lists all fields"
-        for f in given
-        if f not in known
+        f"config.{name} is {get(config, name)!r}; it must be {field.rule.allowed}"
+        for name, field in FIELDS.items()
+        if not (sections and name.partition(".")[0] not in sections)
+        and not field.rule.valid(get(config, name))
     ]
-    problems += [
-        f"config.{f} is missing; see docs/configuration.md" for f in known if f not in given
-    ]
-    if not problems:
-        problems = [
-            f"config.{name} is {given[name]!r}; it must be {field.rule.allowed}"
-            for name, field in known.items()
-            if not field.rule.valid(given[name])
-        ]
-    if not problems:
-        usual = {name: plain(field.default) for name, field in known.items()}
-        problems = list(conflicts(given, usual))
+    if not problems and not sections:
+        problems = list(conflicts(config))
     if problems:
         raise UserError("; ".join(problems))
+    return config
 
 
-def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields in which two plain configs differ: name -> (old value, new value)."""
-    before, after = flattened(old), flattened(new)
-    pairs = {
-        field: (before.get(field, "absent"), after.get(field, "absent"))
-        for field in sorted(before.keys() | after.keys())
-    }
-    return {f: (a, b) for f, (a, b) in pairs.items() if a != b and not _same_path(f, a, b)}
+def from_plain(content: Mapping[str, Any], *, of_a_run: bool = False) -> Config:
+    """The config that a nested dict describes, such as that of a ConfigDict or of `config.json`.
+
+    Args:
+      content: lists and tuples count as the same.
+      of_a_run: whether it has the sections of a run alone; the others get their defaults.
+
+    Raises:
+      UserError: naming every field that is unknown or missing.
+    """
+    given = flattened(content)
+    needed = [n for n in FIELDS if not of_a_run or n.partition(".")[0] in OF_A_RUN]
+    problems = [
+        f"there is no field config.{name}; docs/reference/configuration.md lists all fields"
+        for name in given
+        if name not in FIELDS
+    ]
+    problems += [
+        f"config.{name} is missing; see docs/reference/configuration.md"
+        for name in needed
+        if name not in given
+    ]
+    if problems:
+        raise UserError("; ".join(problems))
+    return with_values(Config(), {name: _value(name, value) for name, value in given.items()})
 
 
-def _same_path(field: str, a: Any, b: Any) -> bool:
-    """Whether both values of a path field name the same folder: DIR, DIR/ or absolute."""
-    known = dict(fields()).get(field)
-    if known is None or known.rule is not PATH or not (a and b):
-        return False
-    return isinstance(a, str) and isinstance(b, str) and _place(a) == _place(b)
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if FIELDS[name].rule is PATH and isinstance(value, str):
+        return os.path.expanduser(value)
+    return value
 
 
-def _place(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+def as_plain(config: Config) -> dict[str, Any]:
+    """A nested dict of all fields, with lists for tuples, as JSON gives it back."""
+    return plain(dataclasses.asdict(config))
 
 
-def with_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with absolute paths, to compare it with another one."""
-    return _with_paths(config, lambda path: _place(path) if path else path)
+def run_as_plain(config: Config) -> dict[str, Any]:
+    """The sections that make up a run, as `config.json` has them."""
+    whole = as_plain(config)
+    return {name: whole[name] for name in OF_A_RUN}
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """As `changed_fields`, in words: `field: old -> new` for each."""
-    changed = changed_fields(old, new).items()
-    return [f"{field}: {before!r} -> {after!r}" for field, (before, after) in changed]
+def without_unused(config: Config) -> Config:
+    """The config with the defaults of fields that have no effect, as another field is."""
+    return with_values(config, {name: default_of(name, config) for name in without_effect(config)})
 
 
-def as_config_file(config: Mapping[str, Any], about: str) -> str:
+def method_of(config: Config) -> str:
+    """The method that a config describes, as `METHODS` names it; of a variant the plain one.
+
+    It is the one with the most of the fields that tell a method, all of which must match.
+    """
+
+    def telling(name: str) -> dict[str, Any]:
+        sets = METHODS[name].sets.items()
+        return {field: value for field, value in sets if FIELDS[field].tells_method}
+
+    fitting = [
+        name
+        for name, method in METHODS.items()
+        if not method.variant and all(get(config, f) == v for f, v in telling(name).items())
+    ]
+    return max(fitting, key=lambda name: len(telling(name)))
+
+
+def as_config_file(config: Config, about: str) -> str:
     """The text of a config file for --config that sets all fields that are not at their default.
 
     Args:
-      config: as `check` returns it.
+      config: any config.
       about: the file's first line.
     """
-    given = flattened(config)
-    epochs = given["train.num_epochs"]
-    lines = []
-    for name, field in fields():
-        usual = field.default(epochs) if callable(field.default) else field.default
-        if given[name] != plain(usual):
-            value = tuple(given[name]) if isinstance(given[name], list) else given[name]
-            lines.append(f"    config.{name} = {value!r}")
+    lines = [
+        f"    config.{name} = {get(config, name)!r}"
+        for name in FIELDS
+        if get(config, name) != default_of(name, config)
+    ]
     return "\n".join(
         [
-            f'"""{about}"""',
+            repr(about),
             "",
             "from ml_collections import ConfigDict",
             "",
-            "from osed_jax import config as schema",
+            "from osed_jax.config import build",
             "",
             "",
             "def get_config() -> ConfigDict:",
             '    """Returns the configuration."""',
-            "    config = schema.get_config()",
+            "    config = build.get_config()",
             *lines,
             "    return config",
             "",
         ]
     )
-
-
-def method_name(config: Mapping[str, Any]) -> str:
-    """The method that a plain config describes, one of `METHODS`."""
-    return method_of(config)
-
-
-def plain(value: Any) -> Any:
-    """Tuples as lists, as JSON gives them back."""
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A plain config without sections: `SECTION.FIELD` -> value."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

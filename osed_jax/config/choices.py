@@ -7,15 +7,10 @@ STARTS = ("noise", "train", "other_class")  # what a generated image is made fro
 STRENGTH_DRAWS = ("in_turn", "uniform")
 # training/losses.py makes them.
 LOSSES = ("cross_entropy", "balanced_softmax", "logit_adjustment", "ldam")
-POLICIES = ("none", "autoaugment", "randaugment")  # data/policies.py makes them
-MIXES = ("none", "mixup", "cutmix")  # data/mixing.py makes them
+POLICIES = ("none", "autoaugment", "randaugment")  # batches/policies.py makes them
+MIXES = ("none", "mixup", "cutmix")  # batches/mixing.py makes them
 CLASS_WEIGHTS = ("none", "class_balanced", "deferred")
-
-
-PROFILES = ("exp", "step", "none")
-
-
-GROUPS = ("five_equal", "thresholds")
-
-
-NAMES = ("digits", "cifar10", "cifar100", "tfds:NAME", "folder", "list")
+DTYPES = ("float32", "bfloat16")
+DATA_SETS = ("digits", "cifar10", "cifar100", "tfds:NAME", "folder", "list")  # data/datasets.py
+PROFILES = ("exp", "step", "none")  # data/long_tail.py cuts them
+GROUPS = ("five_equal", "thresholds")  # data/long_tail.py makes them

@@ -1,7 +1,10 @@
-"""The methods: the title of each, what its epochs show, and the fields that it sets."""
+"""The methods: title and meaning of each, and the fields that it sets. One table for everything."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+# A value, or a function of the number of epochs.
+Value = Any | Callable[[Any], Any]
 
 
 class Method(NamedTuple):
@@ -9,124 +12,123 @@ class Method(NamedTuple):
 
     Attributes:
       title: its name in tables and figures.
-      about: what its epochs show.
-      sets: fields of `oversampling` that define it.
-      prefers: further fields of `oversampling` that it sets, unless they are given.
-      deferred: whether its epochs before `start_epoch` are those of ERM; None if `start_epoch`
-        may be 0 or not.
-      others: fields that it sets in other sections, `SECTION.FIELD` -> value.
+      about: what its epochs show, and how they are trained.
+      sets: the fields that it sets, `SECTION.FIELD` -> value. A config file or the command line may
+        set them otherwise.
+      variant: whether it is another one with other settings, so that its runs bear that one's name.
     """
 
     title: str
     about: str
-    sets: Mapping[str, Any]
-    prefers: Mapping[str, Any] = {}
-    deferred: bool | None = True
-    others: Mapping[str, Any] = {}
+    sets: Mapping[str, Value]
+    variant: bool = False
 
 
-# Values, if nothing is replaced, of fields that are about replacing.
-_SHOWS_NO_GENERATED: dict[str, Any] = {
-    "noise_share": 0.0,
-    "generated_classes": (),
-    "max_gap": 0.0,
-    "soft_label_exponent": 0.5,
-}
-_REPLACES_NOTHING = {
-    **_SHOWS_NO_GENERATED,
-    "replace_in": "tail",
-    "replace_schedule": "constant",
-    "real_only_epochs": 0,
-}
+_MODE, _START = "oversampling.mode", "oversampling.start_epoch"
+_RATIO, _NORM = "oversampling.replace_ratio", "oversampling.generated_norm"
+_FILL: dict[str, Value] = {_MODE: "generated", _START: 0, _NORM: "shared"}
+_DRW: dict[str, Value] = {_MODE: "none", "loss.class_weights": "deferred"}
 
-# In the order of tables and figures.
+# From the simplest on: --mode=tune takes the first one of those that are equally good, and tables
+# and figures have this order.
 METHODS = {
-    "erm": Method(
-        "ERM",
-        "every training image once",
-        {"mode": "none", **_REPLACES_NOTHING},
-        deferred=False,
-    ),
+    "erm": Method("ERM", "every training image once an epoch", {_MODE: "none"}),
     "ros": Method(
         "resampling from epoch 0",
-        "class-balanced draws, from the start",
-        {"mode": "resample", "start_epoch": 0, **_REPLACES_NOTHING},
-        deferred=False,
+        "class-balanced draws from the start",
+        {_MODE: "resample", _START: 0},
     ),
     "drs": Method(
         "deferred resampling",
-        "ERM at first, class-balanced draws from `start_epoch` on",
-        {"mode": "resample", **_REPLACES_NOTHING},
+        "ERM at first, class-balanced draws from start_epoch on",
+        {_MODE: "resample"},
+    ),
+    "noise": Method(
+        "resampling with noise",
+        "class-balanced draws from the start, some of rare classes replaced by noise",
+        {_MODE: "noise", _START: 0},
+        variant=True,
     ),
     "open": Method(
         "OPeN",
-        "the same, some draws of rare classes replaced by noise",
-        {"mode": "noise", **_SHOWS_NO_GENERATED},
-        deferred=None,
-    ),
-    "osed": Method(
-        "OSeD",
-        "the same, some draws of rare classes replaced by generated images",
-        {"mode": "generated"},
-    ),
-    # As in papers that train on generated images (Fill-Up, SYNAuG, DiffuLT).
-    "fill": Method(
-        "filled up",
-        "class-balanced draws from the start, some draws of rare classes replaced by generated "
-        "images, in the batch norm of the real ones",
-        {"mode": "generated", "start_epoch": 0},
-        # The share that validation images chose (docs/results_few_images.md, question 7).
-        {"generated_norm": "shared", "replace_ratio": 2 / 3},
-        deferred=False,
+        "deferred resampling, some draws of rare classes replaced by noise",
+        {_MODE: "noise"},
     ),
     # Baselines of long-tailed papers, without resampling.
     "la": Method(
         "logit adjustment",
         "every training image once; the log of the class counts joins the logits",
-        {"mode": "none", **_REPLACES_NOTHING},
-        deferred=False,
-        others={"loss.name": "logit_adjustment"},
+        {_MODE: "none", "loss.name": "logit_adjustment"},
     ),
     "ldam_drw": Method(
         "LDAM-DRW",
         "every training image once; a margin for each class, weights of the classes at the end",
-        {"mode": "none", **_REPLACES_NOTHING},
-        deferred=False,
-        others={
-            "loss.name": "ldam",
-            "loss.class_weights": "deferred",
-            "model.cosine_scale": 30.0,
-        },
+        {**_DRW, "loss.name": "ldam", "model.cosine_scale": 30.0},
     ),
     "mixup_drw": Method(
         "mixup-DRW",
         "every training image once, mixed with another; weights of the classes at the end",
-        {"mode": "none", **_REPLACES_NOTHING},
-        deferred=False,
-        others={"augment.mix": "mixup", "loss.class_weights": "deferred"},
+        {**_DRW, "augment.mix": "mixup"},
+    ),
+    "fill_third": Method(
+        "filled up, a third",
+        "as fill, with replace_ratio 1/3",
+        {**_FILL, _RATIO: 1 / 3},
+        variant=True,
+    ),
+    # As in papers that train on generated images (Fill-Up, SYNAuG, DiffuLT). The share is what
+    # validation images chose (results/few_images).
+    "fill": Method(
+        "filled up",
+        "class-balanced draws from the start, some of rare classes replaced by generated images, "
+        "which share the batch norm of real ones",
+        {**_FILL, _RATIO: 2 / 3},
+    ),
+    "fill_whole": Method(
+        "filled up, whole",
+        "as fill, with replace_ratio 1: every class filled up",
+        {**_FILL, _RATIO: 1.0},
+        variant=True,
+    ),
+    "osed": Method(
+        "OSeD",
+        "deferred resampling, some draws of rare classes replaced by generated images",
+        {_MODE: "generated"},
+    ),
+    "fill_dar_grad": Method(
+        "filled up, own statistics",
+        "as fill_third, generated images with batch statistics of their own",
+        {**_FILL, _RATIO: 1 / 3, _NORM: "dar_grad"},
+        variant=True,
+    ),
+    "fill_aux": Method(
+        "filled up, own batch norm",
+        "as fill_third, generated images with a batch norm of their own",
+        {**_FILL, _RATIO: 1 / 3, _NORM: "aux"},
+        variant=True,
+    ),
+    "fill_half_weight": Method(
+        "filled up, half weight",
+        "as fill_whole, generated images with weight 1/2 in the loss",
+        {**_FILL, _RATIO: 1.0, "loss.generated_weight": 0.5},
+        variant=True,
+    ),
+    "fill_falling": Method(
+        "filled up, falling share",
+        "as fill_whole at first, no generated images at the end",
+        {**_FILL, _RATIO: 1.0, "oversampling.replace_schedule": "linear"},
+        variant=True,
+    ),
+    "fill_head": Method(
+        "filled up, new head",
+        "as fill_third, then the last layer trained anew on real images",
+        {**_FILL, _RATIO: 1 / 3, "train.head_epochs": lambda epochs: (epochs + 9) // 10},
+        variant=True,
+    ),
+    "fill_near": Method(
+        "filled up, near classes",
+        "as fill_third, in the half of the classes whose generated images are the nearest",
+        {**_FILL, _RATIO: 1 / 3, "oversampling.max_gap": 1.0},
+        variant=True,
     ),
 }
-
-
-def set_others(config: Any, method: str) -> None:
-    """Changes the config: the fields that a method sets outside of `oversampling`."""
-    for name, value in METHODS[method].others.items():
-        section, field = name.split(".")
-        config[section][field] = value
-
-
-def method_of(config: Mapping[str, Any]) -> str:
-    """The method that a plain config describes.
-
-    A method with `others` matches if its mode and these fields match. Else it is the first method
-    without `others` whose mode and `deferred` match.
-    """
-    over = config["oversampling"]
-    fits = [name for name, method in METHODS.items() if method.sets["mode"] == over["mode"]]
-    for name in fits:
-        others = {tuple(field.split(".")): v for field, v in METHODS[name].others.items()}
-        if others and all(config[s][field] == v for (s, field), v in others.items()):
-            return name
-    plain = [name for name in fits if not METHODS[name].others]
-    deferred = (over["start_epoch"] > 0, None)
-    return next((n for n in plain if METHODS[n].deferred in deferred), plain[-1])

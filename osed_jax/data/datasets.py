@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from osed_jax.config.choices import NAMES
+from osed_jax.config.choices import DATA_SETS
 from osed_jax.data.folder import check_folder, load_folder
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
@@ -29,7 +29,7 @@ def load(
     """Loads the whole training set (from which a long-tailed part is taken) or the test set.
 
     Args:
-      name: one of `NAMES`.
+      name: one of `DATA_SETS`.
       split: `train` or `test`; of lists also `validation`.
       data_dir: the folder of images, of TFDS, or where the paths of lists begin.
       lists: split -> its list of images, for `list`.
@@ -67,7 +67,7 @@ def load(
             image_size=image_size,
             max_decoded_gib=max_decoded_gib,
         )
-    raise UserError(f"unknown data set {name!r}; use one of {', '.join(NAMES)}")
+    raise UserError(f"unknown data set {name!r}; use one of {', '.join(DATA_SETS)}")
 
 
 def check_names(name: str, data_dir: str, lists: Mapping[str, str]) -> None:

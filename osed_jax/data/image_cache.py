@@ -1,19 +1,20 @@
 """A cache of decoded image files beside the work directories; every read is checked.
 
-    KEY.json    what was found in the files: sizes, notes, a digest of each image, a digest of all
+    KEY.json    its own key; what was found in the files: sizes, notes, a digest of each image
     KEY.npy     the decoded images; missing if there are too many and they stay in their files
 
 The key of decoded images is the content of their files. The key of images that stay in files is
 their paths, sizes and times, so that a start need not read them all. A damaged entry is reported
 and made again. An entry is removed when its folder has other content, or after a month without use.
+Other files that lie there are left alone.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +26,14 @@ import numpy as np
 from osed_jax.data import images
 from osed_jax.data.decoding import DECODER, Decoded, UnreadableError, naming_the_file
 from osed_jax.data.images import ArrayImages, FileImages, Images, as_rows, digest
-from osed_jax.errors import UserError, disk_problems_explained
-from osed_jax.files.atomic import remove_abandoned, written_whole
+from osed_jax.errors import DamageError, UserError, disk_problems_explained
+from osed_jax.files.atomic import remove_abandoned, whole_file
+from osed_jax.files.records import as_line, unsealed
 from osed_jax.runtime.console import progress, say
 
+CACHE_VARIABLE = "OSED_JAX_CACHE_DIR"  # by default it is beside the work directories
+_KEY = re.compile(r"[0-9a-f]{32}")
+_UNUSED_DAYS = 30
 _NAMED = 100  # unreadable files that one error names
 
 
@@ -49,10 +54,6 @@ class Findings:
     white: float
     deep: int
     digests: np.ndarray
-
-
-class _DamageError(Exception):
-    """An entry is not as it was written."""
 
 
 def read_files(
@@ -85,7 +86,7 @@ def read_files(
             return entry.read()
         except FileNotFoundError:
             pass
-        except _DamageError as error:
+        except DamageError as error:
             say(f"note: {entry.record}: {error}; the images of {label} are decoded again")
         entry.make()
         prune(cache_dir, entry.record, entry.folder)
@@ -103,36 +104,35 @@ class _Entry:
         self._shape = (len(files), files.image_size, files.image_size, 3)
 
     def read(self) -> tuple[Images, Findings]:
-        """The images and the findings; raises FileNotFoundError or _DamageError."""
-        found = _parse(self.record.read_bytes(), len(self.files))
+        """The images and the findings; raises FileNotFoundError or DamageError."""
+        findings = _parse(self.record, len(self.files))
         with contextlib.suppress(OSError):  # an entry of another user, or a read-only disk
             os.utime(self.record)  # when it was last used
-        known: dict[str, Any] = {"digests": found.digests, "white": found.white}
+        known: dict[str, Any] = {"digests": findings.digests, "white": findings.white}
         if self.streamed:
-            return FileImages(self.files.paths, self.files.image_size, **known), found
+            return FileImages(self.files.paths, self.files.image_size, **known), findings
         header = _npy_header(self._shape)
         with open(self.pixels, "rb") as file:
             if file.read(len(header)) != header:
-                raise _DamageError(f"{self.pixels.name} begins with another header")
+                raise DamageError(f"{self.pixels.name} begins with another header")
         if self.pixels.stat().st_size != len(header) + self.files.nbytes:
-            raise _DamageError(f"{self.pixels.name} has another length")
+            raise DamageError(f"{self.pixels.name} has another length")
         array = np.memmap(self.pixels, np.uint8, "r", len(header), self._shape)
-        wrong = (ArrayImages(array).digests != found.digests).any(axis=1).sum()
+        wrong = (ArrayImages(array).digests != findings.digests).any(axis=1).sum()
         if wrong:
-            raise _DamageError(f"{wrong:,} of {len(array):,} images have other pixels")
-        return ArrayImages(array, paths=self.files.paths, **known), found
+            raise DamageError(f"{wrong:,} of {len(array):,} images have other pixels")
+        return ArrayImages(array, paths=self.files.paths, **known), findings
 
     def make(self) -> None:
         """Decodes all files; writes the pixels, if they are cached, then the record."""
         size = self.files.image_size
-        with contextlib.ExitStack() as stack:
-            file = None
+        with contextlib.ExitStack() as stack:  # the pixels get their name first, the record last
+            record, file = stack.enter_context(whole_file(self.record)), None
             if not self.streamed:
-                file = stack.enter_context(written_whole(self.pixels))
+                file = stack.enter_context(whole_file(self.pixels))
                 file.write(_npy_header(self._shape))
-            found = self._decode_all(file, len(_npy_header(self._shape)), 3 * size**2)
-        with written_whole(self.record) as file:
-            file.write(_format(found, self.folder))
+            findings = self._decode_all(file, len(_npy_header(self._shape)), 3 * size**2)
+            record.write(_format(self.record, findings, self.folder).encode())
 
     def _decode_all(self, file: IO[bytes] | None, start: int, nbytes: int) -> Findings:
         sizes: Counter = Counter()
@@ -161,23 +161,23 @@ class _Entry:
         return Findings(sizes, notes, white, len(whites), as_rows(bytes(digests)))
 
 
-def _format(found: Findings, folder: str) -> bytes:
-    content = {
-        "folder": folder,
-        "sizes": [[*size, count] for size, count in found.sizes.items()],
-        "notes": found.notes,
-        "white": found.white,
-        "deep": found.deep,
-        "digests": found.digests.tobytes().hex(),
-    }
-    return json.dumps({**content, "sha256": _seal(content)}).encode()
+def _format(record: Path, findings: Findings, folder: str) -> str:
+    return as_line(
+        {
+            "key": record.stem,
+            "folder": folder,
+            "sizes": [[*size, count] for size, count in findings.sizes.items()],
+            "notes": findings.notes,
+            "white": findings.white,
+            "deep": findings.deep,
+            "digests": findings.digests.tobytes().hex(),
+        }
+    )
 
 
-def _parse(record: bytes, count: int) -> Findings:
+def _parse(record: Path, count: int) -> Findings:
+    content = unsealed(record.read_bytes())
     try:
-        content = json.loads(record)
-        if content.pop("sha256") != _seal(content):
-            raise _DamageError("it is damaged")
         return Findings(
             Counter({(width, height): n for width, height, n in content["sizes"]}),
             {note: (n, first) for note, (n, first) in content["notes"].items()},
@@ -186,11 +186,7 @@ def _parse(record: bytes, count: int) -> Findings:
             as_rows(bytes.fromhex(content["digests"])).reshape(count, 16),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _DamageError("it is damaged") from error
-
-
-def _seal(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        raise DamageError("it is not a record of these images") from error
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
@@ -255,12 +251,6 @@ def _each(do: Callable, paths: Sequence[Path], label: str) -> Iterator:
         )
 
 
-CACHE_VARIABLE = "OSED_JAX_CACHE_DIR"  # by default it is beside the work directories
-
-
-_UNUSED_DAYS = 30
-
-
 def prune(cache_dir: Path, new: Path, folder: str) -> None:
     """Removes entries that a new one replaces, and entries not used for a long time.
 
@@ -270,16 +260,15 @@ def prune(cache_dir: Path, new: Path, folder: str) -> None:
       folder: the folder of these images; other entries of it are from its earlier content.
     """
     removed = 0
-    for stem in sorted({p.with_suffix("") for p in cache_dir.iterdir() if p.suffix != ".partial"}):
-        record = stem.with_suffix(".json")
-        files = [p for p in (record, stem.with_suffix(".npy")) if p.exists()]
-        if record == new or not files:
+    for record in sorted(cache_dir.glob("*.json")):
+        if record == new or (its_folder := _folder_of(record)) is None:
             continue
-        unused = time.time() - max(p.stat().st_mtime for p in files) > _UNUSED_DAYS * 86400
-        if unused or _folder_of(record) == folder:
-            removed += sum(p.stat().st_size for p in files)
-            for path in files:
-                path.unlink(missing_ok=True)
+        unused = time.time() - record.stat().st_mtime > _UNUSED_DAYS * 86400
+        if unused or its_folder == folder:
+            for path in (record, record.with_suffix(".npy")):
+                if path.exists():
+                    removed += path.stat().st_size
+                    path.unlink(missing_ok=True)
     if removed:
         say(
             f"note: {removed / 2**20:,.1f} MiB of decoded images that are no longer needed "
@@ -288,7 +277,11 @@ def prune(cache_dir: Path, new: Path, folder: str) -> None:
 
 
 def _folder_of(record: Path) -> str | None:
-    try:
-        return json.loads(record.read_bytes())["folder"]
-    except (OSError, ValueError, KeyError, TypeError):
+    """The folder whose images an entry has; None for a file that is no record of the cache."""
+    if not _KEY.fullmatch(record.stem):
         return None
+    try:
+        content = unsealed(record.read_bytes())
+    except (OSError, DamageError):
+        return None
+    return content.get("folder") if content.get("key") == record.stem else None

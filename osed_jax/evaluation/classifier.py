@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from osed_jax.batches.augment import Augmentation
+from osed_jax.config.schema import Config
 from osed_jax.config.stages import stage_of, stages
 from osed_jax.data.image_set import ImageSet
 from osed_jax.errors import UserError
 from osed_jax.experiment import build, workdir
 from osed_jax.experiment.checkpoint import Checkpoints
-from osed_jax.experiment.loading import Config
 from osed_jax.runtime.sharding import abstract
 from osed_jax.training.state import TrainState, create_state
 
@@ -67,7 +67,7 @@ class Classifier:
                 )
 
 
-def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_run(directory: Path) -> tuple[Config, dict[str, Any]]:
     """The config of the run in a work directory, and the facts of its data.
 
     Raises:

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from osed_jax.config.build import method_name
+from osed_jax.config.build import method_of, run_as_plain
+from osed_jax.config.schema import Config
 from osed_jax.config.stages import num_epochs
 from osed_jax.data.long_tail import class_groups
 from osed_jax.errors import DamageError
 from osed_jax.evaluation.metrics import classification_report
 from osed_jax.experiment import build
-from osed_jax.experiment.loading import Config, Data
+from osed_jax.experiment.loading import Data
 from osed_jax.files import atomic
 from osed_jax.files.records import describe_damaged, read_lines
 from osed_jax.kinds import Kind
@@ -29,12 +30,12 @@ _VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ose
 
 def figures(config: Config, facts: dict[str, Any], logits: np.ndarray, label: np.ndarray) -> dict:
     """Accuracies, calibration and confusion of a test set, with the configured groups."""
-    dataset = config["dataset"]
+    dataset = config.dataset
     groups = class_groups(
         facts["class_counts"],
-        groups=dataset["groups"],
-        many_above=dataset["many_above"],
-        few_below=dataset["few_below"],
+        groups=dataset.groups,
+        many_above=dataset.many_above,
+        few_below=dataset.few_below,
     )
     return classification_report(logits, label, class_names=facts["class_names"], groups=groups)
 
@@ -58,8 +59,8 @@ def summarise(
       state: the last state of training.
     """
     return {
-        "method": method_name(config),
-        "seed": config["seed"],
+        "method": method_of(config),
+        "seed": config.seed,
         **figures(config, data.facts, logits, data.test.label),
         "validation": _of_validation(config, data, held_out_logits),
         **data.facts,
@@ -67,12 +68,12 @@ def summarise(
         "num_parameters": num_parameters(state.params),
         "num_batch_stats": num_parameters(state.batch_stats),
         "epochs": num_epochs(config),
-        "forked_from": config["init"]["fork_from"] or None,
+        "forked_from": config.init.fork_from or None,
         **_speed(config, directory / "metrics.jsonl"),
         "devices": [d.device_kind for d in jax.devices()],
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "versions": versions(),
-        "config": config,
+        "config": run_as_plain(config),
     }
 
 
@@ -83,7 +84,7 @@ def _speed(config: Config, metrics: Path) -> dict[str, float | None]:
         say(f"note: {describe_damaged(metrics, damaged)}")
     found = {r["epoch"]: r for r in records}
     # Epochs before a fork are in the file of the other run.
-    first = min(found, default=0) if config["init"]["fork_from"] else 0
+    first = min(found, default=0) if config.init.fork_from else 0
     missing = set(range(first, num_epochs(config))) - set(found)
     if missing or not found:
         say(
@@ -177,7 +178,7 @@ def _generated_used(config: Config, data: Data) -> dict[str, int] | None:
         return None
     different: set[int] = set()
     slots = 0
-    for epoch in range(config["oversampling"]["start_epoch"], config["train"]["num_epochs"]):
+    for epoch in range(config.oversampling.start_epoch, config.train.num_epochs):
         plan = build.make_plan(config, data, epoch)
         rows = plan.row[plan.kind == Kind.GENERATED]
         different.update(rows.tolist())

@@ -1,7 +1,9 @@
 """Makes the net, its training step, the plan of each epoch and the feeder from a config."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,57 +17,90 @@ from osed_jax.batches.augment import Augmentation
 from osed_jax.batches.plan import Plan
 from osed_jax.batches.resident_feeder import ResidentFeeder, fits
 from osed_jax.batches.tfdata_feeder import TfDataFeeder
-from osed_jax.config.stages import replaced_share, stage_of, stages
+from osed_jax.config.fields_of_data import Oversampling
+from osed_jax.config.schema import FIELDS, Config, get, with_values
+from osed_jax.config.stages import Stage, replaced_share, stage_of, stages
 from osed_jax.data.images import Bank
 from osed_jax.errors import UserError
-from osed_jax.experiment.loading import Config, Data
+from osed_jax.experiment.loading import Data
 from osed_jax.models.nets import NETS
-from osed_jax.runtime.sharding import split
+from osed_jax.runtime.sharding import abstract, jit_train_step, split
 from osed_jax.training import optimizer
 from osed_jax.training.losses import LOSSES, ClassWeights, LossFacts, LossFn, class_weights
 from osed_jax.training.state import TrainState, create_state
 from osed_jax.training.step import make_train_step
 
-# Sections of a config that change the numbers of a run; the others are for other modes.
-_OF_A_RUN = (
-    "seed",
-    "train",
-    "dataset",
-    "oversampling",
-    "augment",
-    "model",
-    "optimizer",
-    "loss",
-    "init",
-    "evaluate",
-)
 
-# What a training step is made from: these sections, and these fields of others.
-_OF_A_STEP = ("model", "optimizer", "loss", "augment")
-_EPOCHS = ("num_epochs", "head_epochs")
-_OF_ROUTED_ROWS = ("mode", "generated_norm", "noise_norm", "noise_share", "noise_space")
-_FACTS_OF_A_STEP = ("class_counts", "mean", "std", "image_size")
+class StepFacts(NamedTuple):
+    """The facts of the data that a training step is made from; see `Data.facts`."""
+
+    class_counts: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "StepFacts":
+        """Those among all facts of the data."""
+        counts, mean, std = (tuple(facts[n]) for n in ("class_counts", "mean", "std"))
+        return cls(counts, mean, std, facts["image_size"])
 
 
-def of_a_step(config: Config, facts: dict[str, Any], *, routed: bool) -> dict[str, Any]:
-    """Arguments of `make_training` with nothing that it does not use: runs that are alike agree."""
-    of_rows = ("start_epoch", *(_OF_ROUTED_ROWS if routed else ()))
-    parts = {name: config[name] for name in _OF_A_STEP}
-    parts["train"] = {name: config["train"][name] for name in _EPOCHS}
-    parts["oversampling"] = {name: config["oversampling"][name] for name in of_rows}
-    known = {name: facts[name] for name in _FACTS_OF_A_STEP}
-    return {"config": parts, "facts": known, "routed": routed}
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A net and its compiled step, which stages of one kind share, and runs that are alike."""
+
+    init: Callable[[jax.Array | int], TrainState]
+    like: TrainState  # shapes, dtypes and shardings of its state
+    train_step: Callable
 
 
-def of_a_run(config: Config) -> Config:
-    """The part of a config that fixes a run's numbers; it is saved in `config.json`.
+def program_of(
+    config: Config,
+    facts: dict[str, Any],
+    mesh: Mesh,
+    *,
+    steps_per_epoch: int,
+    routed: bool,
+    head_only: bool,
+) -> Program:
+    """The program of a stage; see `make_training`. Runs whose steps are alike share it."""
+    known = StepFacts.of(facts)
+    return _program(
+        of_a_step(config, routed=routed), known, mesh, steps_per_epoch, routed, head_only
+    )
 
-    A norm that no row goes through is set to `shared`, as in the net, whatever the default is.
+
+@functools.lru_cache(maxsize=8)
+def _program(
+    config: Config,
+    facts: StepFacts,
+    mesh: Mesh,
+    steps_per_epoch: int,
+    routed: bool,
+    head_only: bool,
+) -> Program:
+    init, train_step = make_training(
+        config, facts, steps_per_epoch=steps_per_epoch, routed=routed, head_only=head_only
+    )
+    seed = jax.ShapeDtypeStruct((), np.uint32)
+    like = abstract(jax.eval_shape(init, seed), mesh)
+    return Program(init, like, jit_train_step(train_step, mesh, config.model.dtype))
+
+
+def of_a_step(config: Config, *, routed: bool) -> Config:
+    """The config with the defaults of all fields that its training step is not made from.
+
+    Steps that are alike have equal configs, so that they are compiled once. A field that a step
+    reads must say so in the schema (`matters_for="step"`), else it has no effect.
     """
-    kept = {name: config[name] for name in _OF_A_RUN}
-    if config["oversampling"]["mode"] != "generated":
-        kept["oversampling"] = {**config["oversampling"], "generated_norm": "shared"}
-    return kept
+    changed = {
+        name: get(Config(), name) for name, field in FIELDS.items() if field.matters_for != "step"
+    }
+    if not routed:
+        start = config.oversampling.start_epoch
+        config = dataclasses.replace(config, oversampling=Oversampling(start_epoch=start))
+    return with_values(config, changed)
 
 
 def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:
@@ -77,63 +112,62 @@ def make_model(config: Config, num_classes: int, *, routed: bool) -> nn.Module:
       routed: whether the batches have rows of other kinds than natural. If not, every norm is
         `shared`, so that a deferred method is plain ERM, to the last bit, until it starts.
     """
-    model, over = config["model"], config["oversampling"]
-    generated = routed and over["mode"] == "generated"
-    noise = routed and has_noise(config)
-    net = NETS[model["name"]]
+    model, over = config.model, config.oversampling
+    generated = routed and over.mode == "generated"
+    noise = routed and has_noise(over)
+    net = NETS[model.name]
     return net.load()(
         num_classes=num_classes,
-        generated_norm=over["generated_norm"] if generated else "shared",
-        noise_norm=over["noise_norm"] if noise else "shared",
-        dtype=jnp.dtype(model["dtype"]),
-        **{name: model[name] for name in net.settings},
+        generated_norm=over.generated_norm if generated else "shared",
+        noise_norm=over.noise_norm if noise else "shared",
+        dtype=jnp.dtype(model.dtype),
+        **{name: getattr(model, name) for name in net.settings},
     )
 
 
-def has_noise(config: Config) -> bool:
+def has_noise(over: Oversampling) -> bool:
     """Whether the plans after start_epoch contain noise rows."""
-    over = config["oversampling"]
-    return over["mode"] == "noise" or (over["mode"] == "generated" and over["noise_share"] > 0)
+    return over.mode == "noise" or (over.mode == "generated" and over.noise_share > 0)
 
 
-def make_augmentation(config: Config, facts: dict[str, Any], *, noise: bool) -> Augmentation:
+def make_augmentation(
+    config: Config, facts: StepFacts | dict[str, Any], *, noise: bool
+) -> Augmentation:
     """Augmentation and normalisation, with or without noise rows."""
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in config["augment"].items()
-    }
-    noise_space = config["oversampling"]["noise_space"] if noise else ""
+    known = facts if isinstance(facts, StepFacts) else StepFacts.of(facts)
     return Augmentation(
-        mean=tuple(facts["mean"]), std=tuple(facts["std"]), noise_space=noise_space, **settings
+        mean=known.mean,
+        std=known.std,
+        noise_space=config.oversampling.noise_space if noise else "",
+        **vars(config.augment),
     )
 
 
 def make_optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD with the configured schedule."""
-    settings = config["optimizer"]
+    settings = config.optimizer
     return optimizer.sgd(
         optimizer.learning_rate_fn(learning_rates(config), steps_per_epoch),
-        momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"],
-        pretrained_factor=settings["pretrained_factor"],
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        pretrained_factor=settings.pretrained_factor,
     )
 
 
-def make_loss(config: Config, facts: dict[str, Any]) -> tuple[LossFn, ClassWeights | None]:
+def make_loss(config: Config, class_counts: Sequence[int]) -> tuple[LossFn, ClassWeights | None]:
     """The configured loss, and the weights of the classes in it."""
     known = LossFacts(
-        class_counts=np.asarray(facts["class_counts"]),
-        num_epochs=config["train"]["num_epochs"],
-        start_epoch=config["oversampling"]["start_epoch"],
-        cosine_scale=config["model"]["cosine_scale"],
+        class_counts=np.asarray(class_counts),
+        num_epochs=config.train.num_epochs,
+        start_epoch=config.oversampling.start_epoch,
+        cosine_scale=config.model.cosine_scale,
     )
-    settings = config["loss"]
-    return LOSSES[settings["name"]](settings, known), class_weights(settings, known)
+    return LOSSES[config.loss.name](config.loss, known), class_weights(config.loss, known)
 
 
 def make_training(
     config: Config,
-    facts: dict[str, Any],
+    facts: StepFacts,
     *,
     steps_per_epoch: int,
     routed: bool,
@@ -143,72 +177,80 @@ def make_training(
 
     Args:
       config: the checked config.
-      facts: facts of the data, see `Data`; class_counts, mean, std and image_size are used.
+      facts: of the data.
       steps_per_epoch: updates of an epoch.
       routed: as in `make_model`; noise is drawn only if it is True.
       head_only: whether the last layer alone is trained.
     """
-    model = make_model(config, len(facts["class_counts"]), routed=routed)
+    model = make_model(config, len(facts.class_counts), routed=routed)
     tx = make_optimizer(config, steps_per_epoch)
-    loss_fn, weights = make_loss(config, facts)
+    loss_fn, weights = make_loss(config, facts.class_counts)
+    noise = routed and has_noise(config.oversampling)
     train_step = make_train_step(
         model=model,
         tx=tx,
         loss_fn=loss_fn,
         class_weights=weights,
-        augmentation=make_augmentation(config, facts, noise=routed and has_noise(config)),
-        num_classes=len(facts["class_counts"]),
+        augmentation=make_augmentation(config, facts, noise=noise),
+        num_classes=len(facts.class_counts),
         steps_per_epoch=steps_per_epoch,
-        generated_weight=config["loss"]["generated_weight"],
+        generated_weight=config.loss.generated_weight,
         head_only=head_only,
     )
 
     def init(seed: jax.Array | int) -> TrainState:
-        return create_state(model, tx, seed=seed, image_size=facts["image_size"])
+        return create_state(model, tx, seed=seed, image_size=facts.image_size)
 
     return init, train_step
 
 
 def learning_rates(config: Config) -> np.ndarray:
     """The learning rate of each epoch, including train.head_epochs."""
-    train, settings = config["train"], config["optimizer"]
-    schedule = ("learning_rate", "warmup_epochs", "schedule", "decay_at", "decay_factor")
+    train, settings = config.train, config.optimizer
     main = optimizer.learning_rate_by_epoch(
-        num_epochs=train["num_epochs"], **{name: settings[name] for name in schedule}
+        num_epochs=train.num_epochs,
+        learning_rate=settings.learning_rate,
+        warmup_epochs=settings.warmup_epochs,
+        schedule=settings.schedule,
+        decay_at=settings.decay_at,
+        decay_factor=settings.decay_factor,
     )
     head = optimizer.cosine_by_epoch(
-        num_epochs=train["head_epochs"], learning_rate=settings["head_learning_rate"]
+        num_epochs=train.head_epochs, learning_rate=settings.head_learning_rate
     )
     return np.concatenate([main, head])
 
 
 def make_plan(config: Config, data: Data, epoch: int) -> Plan:
     """What every slot of an epoch shows."""
-    over = config["oversampling"]
-    common = {
-        "seed": config["seed"],
+    over, stage = config.oversampling, stage_of(stages(config), epoch)
+    common: dict[str, Any] = {
+        "seed": config.seed,
         "epoch": epoch,
         "label": data.train.label,
-        "batch_size": config["train"]["batch_size"],
+        "batch_size": config.train.batch_size,
     }
-    stage = stage_of(stages(config), epoch)
     if not stage.balanced:
         return plans.natural_plan(**common)
-    replace_prob = plans.replace_probability(
-        data.train.class_counts,
-        replaced_share(stage, epoch),
-        in_all_classes=over["replace_in"] == "all",
-    )
-    if data.generated:
-        shown = data.facts["generated_classes"]
-        replace_prob = np.where(np.isin(data.train.class_names, shown), replace_prob, 0)
     plan = plans.balanced_plan(
         **common,
         generated_label=data.generated.label if data.generated else np.zeros(0, np.int64),
-        replace_prob=replace_prob,
-        noise_share=1.0 if over["mode"] == "noise" else over["noise_share"],
+        replace_prob=_replace_prob(config, data, stage, epoch),
+        noise_share=1.0 if over.mode == "noise" else over.noise_share,
     )
     return with_soft_labels(config, data, plan)
+
+
+def _replace_prob(config: Config, data: Data, stage: Stage, epoch: int) -> np.ndarray:
+    """P(replace) of a draw of each class, [K]."""
+    prob = plans.replace_probability(
+        data.train.class_counts,
+        replaced_share(stage, epoch),
+        in_all_classes=config.oversampling.replace_in == "all",
+    )
+    if data.generated is None:
+        return prob
+    return np.where(np.isin(data.train.class_names, data.facts["generated_classes"]), prob, 0)
 
 
 def with_soft_labels(config: Config, data: Data, plan: Plan) -> Plan:
@@ -219,14 +261,14 @@ def with_soft_labels(config: Config, data: Data, plan: Plan) -> Plan:
         plan,
         first=len(data.train.label),
         other=started.label,
-        share=started.own_share(config["oversampling"]["soft_label_exponent"]),
+        share=started.own_share(config.oversampling.soft_label_exponent),
     )
 
 
 def make_feeder(config: Config, data: Data, mesh: Mesh) -> ResidentFeeder | TfDataFeeder:
     """The configured feeder; `auto` keeps the images on the devices if they fit."""
     parts = [data.train.images] + ([data.generated.images] if data.generated else [])
-    bank, feeder = Bank(*parts), config["train"]["feeder"]
+    bank, feeder = Bank(*parts), config.train.feeder
     resident = fits(bank, jax.local_devices()[0])
     if feeder == "resident" and not resident:
         raise UserError(

@@ -1,6 +1,5 @@
 """Checkpoints of a work directory, saved by Orbax: the last one, and some permanently."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -9,26 +8,19 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as keep
 
-from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
+from osed_jax.config.build import run_as_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.field import NUMBERS
 from osed_jax.errors import DamageError, UserError
 from osed_jax.experiment import workdir as files
 from osed_jax.files import records
+from osed_jax.files.atomic import free_name
+from osed_jax.files.digests import FILE as DIGESTS
 from osed_jax.files.digests import check_digests, write_digests
 from osed_jax.runtime import cluster
 from osed_jax.runtime.console import say
 
 _ITEM = "default"  # Orbax's name of the folder with the state
-_MAY_MOVE = (
-    "dataset.data_dir",
-    "dataset.train_list",
-    "dataset.validation_list",
-    "dataset.test_list",
-    "oversampling.generated_dir",
-    "init.fork_from",
-    "init.weights",
-    "evaluate.",
-)
 
 
 class _Sealing(ocp.StandardCheckpointHandler):
@@ -173,7 +165,7 @@ class Checkpoints:
 
 
 def check_whole(workdir: Path, epoch: int) -> None:
-    """Checks the files of a checkpoint by their digests; earlier versions saved none.
+    """Checks the files of a checkpoint by their digests.
 
     Raises:
       DamageError: naming the first file that is missing or changed.
@@ -182,7 +174,7 @@ def check_whole(workdir: Path, epoch: int) -> None:
     if not folder.is_dir():
         raise DamageError(f"{folder} is missing")
     if not check_digests(folder):
-        say(f"note: {folder.parent} has no digests, so it is not checked")
+        raise DamageError(f"{folder / DIGESTS} is missing")
 
 
 def _set_damaged_aside(workdir: Path) -> None:
@@ -202,10 +194,8 @@ def _set_damaged_aside(workdir: Path) -> None:
             "train from the beginning"
         )
     for epoch, why in damaged:
-        aside = workdir / f"{files.CHECKPOINTS}.damaged" / str(epoch)
+        aside = free_name(workdir / f"{files.CHECKPOINTS}.damaged" / str(epoch))
         aside.parent.mkdir(exist_ok=True)
-        if aside.exists():
-            shutil.rmtree(aside)
         (workdir / files.CHECKPOINTS / str(epoch)).rename(aside)
         say(
             f"the checkpoint of epoch {epoch} is damaged: {why}; it was moved to {aside}, and "
@@ -216,14 +206,12 @@ def _set_damaged_aside(workdir: Path) -> None:
 def _check_whose(workdir: Path, epoch: int) -> None:
     """Raises UserError if a checkpoint belongs to another run than its work directory."""
     about = files.read_about(workdir, epoch)
-    if about is None:
-        return
-    changed = differences(completed(about["config"]), files.read_config(workdir))
-    changed = [field for field in changed if not field.startswith(_MAY_MOVE)]
-    if "dataset" in about:
-        kept = files.read_facts(workdir)
-        known = {name: value for name, value in about["dataset"].items() if name in kept}
-        changed += files.changed_images(known, kept)
+    changed = differences(
+        about["config"],
+        run_as_plain(files.read_config(workdir)),
+        lambda field: field.matters_for in NUMBERS,
+    )
+    changed += files.changed_images(about["dataset"], files.read_facts(workdir))
     if changed:
         raise UserError(
             f"{workdir / files.CHECKPOINTS / str(epoch)} belongs to another run than "

@@ -4,34 +4,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from osed_jax.config.build import differences, method_name
-from osed_jax.config.stages import common_epochs, stages
+from osed_jax.config.build import method_of
+from osed_jax.config.schema import Config
+from osed_jax.config.stages import common_epochs, differing, stages
 from osed_jax.errors import UserError
 from osed_jax.experiment import workdir
 from osed_jax.experiment.checkpoint import Checkpoints
 from osed_jax.training.state import TrainState
 
-# Fields that do not change the epochs that two runs have in common (`stages` compares those of
-# oversampling), or do not change any number.
-_FREE = (
-    "oversampling.",
-    "init.fork_from",
-    "loss.generated_weight",
-    "train.head_epochs",
-    "optimizer.head_learning_rate",
-    "evaluate.",
-    "train.feeder",
-    "train.eval_every_epochs",
-    "train.checkpoint_every_epochs",
-    "dataset.groups",
-    "dataset.many_above",
-    "dataset.few_below",
-    "dataset.max_decoded_gib",
-)
-
 
 def fork_state(
-    config: dict[str, Any],
+    config: Config,
     source: Path,
     facts: dict[str, Any],
     like: Callable[[int], TrainState],
@@ -52,16 +35,13 @@ def fork_state(
       UserError: if `source` is not a work directory, its run differs from the first epoch on, or it
         has no such checkpoint.
     """
-    other = workdir.read_config(source)
-    shared = stages(config)
-    start = common_epochs(stages(other), shared)
-    changed = [d for d in differences(other, config) if not d.startswith(_FREE)]
+    other, ours = workdir.read_config(source), stages(config)
+    start = common_epochs(stages(other), ours)
+    changed = differing(other, config)
     if not changed:  # there may be other images with the same names
-        seen = any(s.replaces for s in shared if s.first < start)
-        kept, ours = workdir.read_facts(source), facts
-        if not seen:
-            kept, ours = _natural(kept), _natural(ours)
-        changed = workdir.changed_images(kept, ours)
+        shows_generated = any(stage.replacing for stage in ours if stage.first < start)
+        both = (workdir.read_facts(source), facts)
+        changed = workdir.changed_images(*(both if shows_generated else map(_natural, both)))
     if changed:
         raise UserError(
             f"cannot fork from {source}: it differs in {'; '.join(changed)}; "
@@ -69,7 +49,7 @@ def fork_state(
         )
     if not start:
         raise UserError(
-            f"cannot fork from {source}: its method {method_name(other)} trains differently "
+            f"cannot fork from {source}: its method {method_of(other)} trains differently "
             "from the first epoch on; fork from a run that begins like this one, or train in "
             "full without config.init.fork_from"
         )
@@ -86,6 +66,5 @@ def fork_state(
 def _natural(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts without those of generated images, which are not used before a method starts."""
     kept = {name: value for name, value in facts.items() if not name.startswith("generated_")}
-    if digests := kept.get("content_sha256"):
-        kept["content_sha256"] = {k: v for k, v in digests.items() if k != "generated"}
-    return kept
+    digests = facts["content_sha256"]
+    return {**kept, "content_sha256": {k: v for k, v in digests.items() if k != "generated"}}

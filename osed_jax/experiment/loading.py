@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from osed_jax.config.build import defaults
+from osed_jax.config.fields_of_data import Oversampling
+from osed_jax.config.schema import Config
 from osed_jax.data import datasets, long_tail
 from osed_jax.data.image_cache import CACHE_VARIABLE
 from osed_jax.data.image_set import ImageSet
@@ -23,8 +24,6 @@ from osed_jax.runtime.console import say
 from osed_jax.store import reading
 from osed_jax.store.origins import read_image_lines, start_rows, starts_from_real, usable
 from osed_jax.store.started_from import StartedFrom, content_sha256, read_started_from
-
-Config = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +67,25 @@ def open_cache(workdir: Path) -> Path:
 
 def load_split(config: Config, split_name: str, cache_dir: Path) -> ImageSet:
     """The whole training set or the test set that the config names."""
-    dataset = config["dataset"]
+    dataset = config.dataset
     return datasets.load(
-        dataset["name"],
+        dataset.name,
         split_name,
-        data_dir=dataset["data_dir"],
+        data_dir=dataset.data_dir,
         lists=_lists(config),
-        image_size=dataset["image_size"],
+        image_size=dataset.image_size,
         cache_dir=cache_dir,
-        max_decoded_gib=dataset["max_decoded_gib"],
+        max_decoded_gib=dataset.max_decoded_gib,
     )
 
 
 def _lists(config: Config) -> dict[str, str]:
-    return {name: config["dataset"][f"{name}_list"] for name in ("train", "validation", "test")}
+    dataset = config.dataset
+    return {
+        "train": dataset.train_list,
+        "validation": dataset.validation_list,
+        "test": dataset.test_list,
+    }
 
 
 def generated_dir(config: Config) -> Path:
@@ -90,7 +94,7 @@ def generated_dir(config: Config) -> Path:
     Raises:
       UserError: if the config names none.
     """
-    folder = config["oversampling"]["generated_dir"]
+    folder = config.oversampling.generated_dir
     if not folder:
         raise UserError(
             "config.oversampling.generated_dir is empty; give the folder of generated images, "
@@ -133,22 +137,22 @@ class TrainSplit(NamedTuple):
 
 def load_train(config: Config, cache_dir: Path) -> TrainSplit:
     """The training set, split as the config says. Opens no test image."""
-    dataset = config["dataset"]
+    dataset = config.dataset
     whole = load_split(config, "train", cache_dir)
     rows, held_out = long_tailed_rows(
         whole,
-        profile=dataset["imbalance_profile"],
-        imbalance_ratio=dataset["imbalance_ratio"],
-        num_max=dataset["num_max"],
-        validation_fraction=dataset["validation_fraction"],
+        profile=dataset.imbalance_profile,
+        imbalance_ratio=dataset.imbalance_ratio,
+        num_max=dataset.num_max,
+        validation_fraction=dataset.validation_fraction,
     )
     say(
         f"{len(rows):,} of {len(whole.label):,} training images are used "
-        f"(config.dataset.imbalance_profile={dataset['imbalance_profile']})"
+        f"(config.dataset.imbalance_profile={dataset.imbalance_profile})"
     )
-    if folds := dataset["validation_folds"]:
-        rows, held_out = split_fold(whole.label, rows, folds=folds, fold=dataset["validation_fold"])
-    has_list = dataset["name"] == "list" and dataset["validation_list"]
+    if folds := dataset.validation_folds:
+        rows, held_out = split_fold(whole.label, rows, folds=folds, fold=dataset.validation_fold)
+    has_list = dataset.name == "list" and dataset.validation_list
     listed = load_split(config, "validation", cache_dir) if has_list else None
     return TrainSplit(whole, rows, held_out, listed)
 
@@ -160,7 +164,7 @@ def load_generated(config: Config, train: ImageSet, cache_dir: Path) -> ImageSet
         class_names=train.class_names,
         image_size=train.images.image_size,
         cache_dir=cache_dir,
-        max_decoded_gib=config["dataset"]["max_decoded_gib"],
+        max_decoded_gib=config.dataset.max_decoded_gib,
     )
 
 
@@ -177,14 +181,14 @@ def check_need(
         made,
         train.class_counts,
         shown=shown,
-        in_all_classes=config["oversampling"]["replace_in"] == "all",
+        in_all_classes=config.oversampling.replace_in == "all",
         left_out=left_out,
     )
 
 
 def load_data(config: Config, cache_dir: Path) -> Data:
     """Loads all images for training and evaluation, and cuts out the long tail."""
-    datasets.check_names(config["dataset"]["name"], config["dataset"]["data_dir"], _lists(config))
+    datasets.check_names(config.dataset.name, config.dataset.data_dir, _lists(config))
     data = load_training_data(config, cache_dir)
     data = dataclasses.replace(data, test=load_split(config, "test", cache_dir))
     sets = {"training": data.train, "validation": data.validation, "test": data.test}
@@ -195,27 +199,27 @@ def load_data(config: Config, cache_dir: Path) -> Data:
 
 def check_weights(config: Config) -> None:
     """Finds the weights to start from, so that a mistake is said before images are decoded."""
-    if config["init"]["weights"]:
-        pretrained.locate(config["init"]["weights"])
+    if config.init.weights:
+        pretrained.locate(config.init.weights)
 
 
 def with_weights_digest(config: Config, data: Data) -> Data:
     """The data, with `weights_sha256` in its facts if the run starts from pretrained weights."""
-    if not config["init"]["weights"]:
+    if not config.init.weights:
         return data
-    digest = file_sha256(pretrained.locate(config["init"]["weights"]))
+    digest = file_sha256(pretrained.locate(config.init.weights))
     return dataclasses.replace(data, facts={**data.facts, "weights_sha256": digest})
 
 
 def load_training_data(config: Config, cache_dir: Path) -> Data:
     """As `load_data`, without opening a test image; the test set is empty."""
-    dataset, over = config["dataset"], config["oversampling"]
-    folder = generated_dir(config) if over["mode"] == "generated" else None
+    dataset, over = config.dataset, config.oversampling
+    folder = generated_dir(config) if over.mode == "generated" else None
     split_set = load_train(config, cache_dir)
     train = split_set.train
     made, started, shown, left_out = None, None, [], ""
     if folder:
-        only, max_gap = over["generated_classes"], over["max_gap"]
+        only, max_gap = over.generated_classes, over.max_gap
         shown = reading.classes_shown(folder, train.class_names, only=only, max_gap=max_gap)
         made = load_generated(config, train, cache_dir)
         if max_gap:
@@ -223,13 +227,13 @@ def load_training_data(config: Config, cache_dir: Path) -> Data:
         if starts_from_real(folder):
             made, started, left_out = _usable(config, split_set, made)
         check_need(config, train, made, shown, left_out)
-        _check_labels(folder, started, over["soft_label_exponent"])
+        _check_labels(folder, started, over.soft_label_exponent)
     validation = split_set.validation
-    mean, std = dataset["mean"], dataset["std"]
+    mean, std = dataset.mean, dataset.std
     if not mean:
         mean, std = channel_statistics(train.images)
     facts = {
-        "dataset": dataset["name"],
+        "dataset": dataset.name,
         "image_size": train.images.image_size,
         "class_names": list(train.class_names),
         "class_counts": list(train.class_counts),
@@ -255,10 +259,10 @@ def _usable(
     config: Config, split_set: TrainSplit, made: ImageSet
 ) -> tuple[ImageSet, StartedFrom | None, str]:
     """Those generated images that may be shown, what they started from, and why not the others."""
-    dataset, folder = config["dataset"], generated_dir(config)
+    dataset, folder = config.dataset, generated_dir(config)
     lines = read_image_lines(folder, made)
     started = read_started_from(folder, made, lines)
-    root = Path(dataset["data_dir"] or Path(dataset["train_list"]).parent)
+    root = Path(dataset.data_dir or Path(dataset.train_list).parent)
     rows, left_out = usable(
         folder,
         lines,
@@ -280,7 +284,7 @@ def _check_labels(folder: Path, started: StartedFrom | None, exponent: float) ->
       UserError: if an exponent is given and there is no such share.
     """
     if started is None:
-        if exponent != (usual := defaults()["oversampling"]["soft_label_exponent"]):
+        if exponent != (usual := Oversampling().soft_label_exponent):
             raise UserError(
                 f"config.oversampling.soft_label_exponent is {exponent:g}, but the images of "
                 f"{folder} did not start from images of other classes, so their labels are not "

@@ -1,35 +1,53 @@
 """The files of a work directory; each is written completely or not at all."""
 
 import contextlib
-import fcntl
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from osed_jax.config.build import differences
-from osed_jax.config.old_names import completed
+from osed_jax.config.build import from_plain
+from osed_jax.config.compare import differences
+from osed_jax.config.field import NUMBERS
+from osed_jax.config.schema import Config
 from osed_jax.errors import DamageError, UserError
 from osed_jax.files.atomic import can_be_written, remove_abandoned
-from osed_jax.files.records import (
-    read_json,
-    write_json,
-)
+from osed_jax.files.lock import locked
+from osed_jax.files.records import read_json, unsealed, write_json
 from osed_jax.runtime import cluster
 from osed_jax.runtime.console import say
 
 CHECKPOINTS, ABOUT = "checkpoints", "default/about.json"  # of a work directory, of a checkpoint
 REPORT_FOLDER, REPORT_PAGE = "report", "report.html"
 _LOCK = ".lock"
-_FREE = "evaluate."  # the batch size of evaluation: it does not change an experiment
+_WRITTEN = (  # by a run
+    "config.json",
+    "dataset.json",
+    "metrics.jsonl",
+    "summary.json",
+    "predictions.npz",
+    "evaluation.json",
+    "held_out.npz",
+    CHECKPOINTS,
+    f"{CHECKPOINTS}.damaged",
+    "tensorboard",
+    REPORT_FOLDER,
+    "diagnose",
+)
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
-    """The config of the experiment in a work directory, also of an earlier version.
+def read_config(workdir: Path) -> Config:
+    """The config of the run in a work directory.
 
     Raises:
       UserError: if it is missing or damaged, in the checkpoints too.
     """
-    return completed(_read_kept(workdir, "config"))
+    return from_plain(_read_kept(workdir, "config"), of_a_run=True)
+
+
+def read_kept_config(workdir: Path) -> dict[str, Any]:
+    """The content of `config.json`: sections of a run, or of --mode=finetune."""
+    return _read_kept(workdir, "config")
 
 
 def read_facts(workdir: Path) -> dict[str, Any]:
@@ -47,35 +65,23 @@ def keep_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
     Raises:
       UserError: if the images have changed since the run began.
     """
-    path = workdir / "dataset.json"
-    if is_begun(workdir):
-        before = read_facts(workdir)
-        if "content_sha256" not in before:
-            say_known_by_number(path)
-        if changed := changed_images(before, facts):
-            what = "weights" if changed[0].startswith("weights_sha256") else "images"
-            raise UserError(
-                f"the {what} have changed since {workdir} began ({'; '.join(changed)}); restore "
-                "them to continue, or give another --workdir to train on these"
-            )
-    write_json(path, facts)
-
-
-def say_known_by_number(place: Path) -> None:
-    """Prints that a run has no digest of its images, so that a change of them is not noticed."""
-    say(
-        f"note: {place} is of an earlier version and has only the numbers of its images, "
-        "no digest of their content"
-    )
+    if is_begun(workdir) and (changed := changed_images(read_facts(workdir), facts)):
+        what = "weights" if changed[0].startswith("weights_sha256") else "images"
+        raise UserError(
+            f"the {what} have changed since {workdir} began ({'; '.join(changed)}); restore "
+            "them to continue, or give another --workdir to train on these"
+        )
+    write_json(workdir / "dataset.json", facts)
 
 
 def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Differences between the images of two runs, by their facts, in words; [] if there is none.
 
-    Only facts that both have are compared: earlier versions saved fewer, and a mode that only
-    reads a run does not need the weights that it started from.
+    A mode that only reads a run does not open the weights that it started from, and has no digest
+    of them to compare.
     """
-    changed = differences(*({n: facts[n] for n in before if n in now} for facts in (before, now)))
+    known = {n: v for n, v in before.items() if n in now or n != "weights_sha256"}
+    changed = differences(known, now)
     of_content = "content_sha256."
     return [
         f"other {c.removeprefix(of_content).partition(':')[0]} images"
@@ -85,14 +91,13 @@ def changed_images(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     ]
 
 
-def read_about(workdir: Path, epoch: int) -> dict[str, Any] | None:
-    """Config and facts of the run that a checkpoint belongs to; None for earlier versions.
+def read_about(workdir: Path, epoch: int) -> dict[str, Any]:
+    """`config` and `dataset`, the facts, of the run that a checkpoint belongs to.
 
     Raises:
-      DamageError: if the file is damaged.
+      UserError: if the file is missing or damaged.
     """
-    path = workdir / CHECKPOINTS / str(epoch) / ABOUT
-    return read_json(path) if path.exists() else None
+    return read_json(workdir / CHECKPOINTS / str(epoch) / ABOUT)
 
 
 def checkpoint_epochs(workdir: Path) -> list[int]:
@@ -102,8 +107,9 @@ def checkpoint_epochs(workdir: Path) -> list[int]:
 
 
 def _is_whole(path: Path) -> bool:
-    with contextlib.suppress(UserError):
-        return bool(read_json(path))
+    """Whether a file is one of this program, unchanged."""
+    with contextlib.suppress(OSError, DamageError):
+        return bool(unsealed(path.read_bytes()))
     return False
 
 
@@ -113,65 +119,81 @@ def _read_kept(workdir: Path, name: str) -> dict[str, Any]:
         return read_json(workdir / f"{name}.json")
     except UserError as problem:
         for epoch in reversed(checkpoint_epochs(workdir)):
-            with contextlib.suppress(DamageError):
-                about = read_about(workdir, epoch)
-                if about and name in about:
-                    why = "is damaged" if isinstance(problem, DamageError) else "is missing"
-                    say(
-                        f"note: {workdir / name}.json {why}; its content is taken from the "
-                        f"checkpoint of epoch {epoch}"
-                    )
-                    return about[name]
+            with contextlib.suppress(UserError):
+                content = read_about(workdir, epoch)[name]
+                why = "is damaged" if isinstance(problem, DamageError) else "is missing"
+                say(
+                    f"note: {workdir / name}.json {why}; its content is taken from the "
+                    f"checkpoint of epoch {epoch}"
+                )
+                return content
         raise
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: dict[str, Any], setting: str = "--workdir") -> Iterator[None]:
+def claimed(
+    workdir: Path,
+    config: dict[str, Any],
+    setting: str = "--workdir",
+    also: Collection[str] = (),
+) -> Iterator[None]:
     """Reserves a work directory for one experiment and one process, as long as the block runs.
 
     Args:
       workdir: the directory; it is made if missing.
       config: the plain config of the experiment; saved in `config.json`.
       setting: the flag or field that names the directory, for messages.
+      also: names of files and folders that the experiment will write, besides those of a run.
 
     Raises:
-      UserError: if the path cannot be a folder, another process trains in it, or it belongs to an
-        experiment with another config; then the message names the fields that differ.
+      UserError: if the path cannot be a folder, another process trains in it, it belongs to an
+        experiment with another config (then the message names the fields that differ), or has
+        somebody else's files where the experiment will write. Fields that change no number may
+        differ, and so may places: what is there is known by digests.
     """
     if (workdir / "summary.json").exists() and not can_be_written(workdir):
         _check_same_config(workdir, _read_kept(workdir, "config"), config, setting)
         yield  # finished, on a read-only disk: no lock is needed
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / _LOCK, "w")  # noqa: SIM115 - open as long as the run lasts
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the work directory {workdir}: {error.strerror}; give another "
-            f"{setting}"
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(workdir / _LOCK, wait=False))
         except BlockingIOError as error:
             raise UserError(
                 f"another process is training in {workdir}; wait for it or give another {setting}"
             ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the work directory {workdir}: {error.strerror}; give another "
+                f"{setting}"
+            ) from error
         remove_abandoned(workdir)
         path, begun = workdir / "config.json", is_begun(workdir)
+        if not begun and not _is_whole(path):
+            _refuse_foreign(workdir, setting, also)
         kept = _read_kept(workdir, "config") if begun else config
         _check_same_config(workdir, kept, config, setting)
-        if not (begun and _is_whole(path)):
-            write_json(path, kept)
+        finished = (workdir / "summary.json").exists()  # then it stays as it was trained
+        if not (begun and _is_whole(path)) or (config != kept and not finished):
+            write_json(path, kept if finished else config)
         yield
+
+
+def _refuse_foreign(workdir: Path, setting: str, also: Collection[str]) -> None:
+    """Nothing is written over what lay in a folder before its first run."""
+    there = [name for name in (*_WRITTEN, *also) if os.path.lexists(workdir / name)]
+    if there:
+        raise UserError(
+            f"{workdir} has {', '.join(there)}, which no run of OSeD-JAX has written and this one "
+            f"would write over; give another {setting}, or move this away"
+        )
 
 
 def _check_same_config(
     workdir: Path, kept: dict[str, Any], config: dict[str, Any], setting: str
 ) -> None:
-    # Both are completed, since --mode=finetune saves a part of a section only.
-    changed = differences(completed(kept), completed(config))
-    changed = [field for field in changed if not field.startswith(_FREE)]
+    changed = differences(kept, config, lambda field: field.matters_for in NUMBERS)
     if changed:
         raise UserError(
             f"{workdir} belongs to a run with another config ({'; '.join(changed)}); give "

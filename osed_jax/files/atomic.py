@@ -1,66 +1,90 @@
-"""Writes files completely or not at all, and removes partial files of killed processes."""
+"""Writes files and folders completely or not at all.
+
+Until it is whole, a file or folder has a name that only this program gives, and is locked. So what
+a killed process left behind is known by its name and by its lock, which nobody holds.
+"""
 
 import contextlib
-import fcntl
+import itertools
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from osed_jax.files.lock import locked
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.osed-jax-partial", re.DOTALL)
+
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that is renamed to `path` once complete; it is locked until then."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    file = _open_locked(partial)
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of `path` if the block succeeds."""
+    with _partial(path, folder=False) as partial, open(partial, "wb") as file:
+        yield file
+        file.flush()
+        os.replace(partial, path)
 
 
-def _open_locked(partial: Path) -> IO[bytes]:
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder that gets the name `path`, which must be free then, if the block succeeds."""
+    with partial_folder(path) as partial:
+        yield partial
+        partial.rename(path)
+
+
+@contextlib.contextmanager
+def partial_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, to make something whole in; it is removed after the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent)
+    with _partial(path, folder=True) as partial:
+        yield partial
+
+
+@contextlib.contextmanager
+def _partial(path: Path, *, folder: bool) -> Iterator[Path]:
+    """A new, locked file or folder beside `path`, which is removed if it is still there."""
     while True:
-        file = open(partial, "wb")  # noqa: SIM115
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if partial.exists():  # else another process removed it as abandoned before it was locked
-            return file
-        file.close()
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Locks a folder, so that other processes do not remove it as abandoned."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def remove_abandoned(folder: Path, pattern: str = "*.partial") -> None:
-    """Removes partial files and folders of killed processes: those that nobody has locked."""
-    for path in folder.glob(pattern):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY)
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.osed-jax-partial")
+        if folder:
+            partial.mkdir()
+        with locked(partial):
+            if not partial.exists():  # another process took it for abandoned before it was locked
+                continue
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                yield partial
             finally:
-                os.close(descriptor)
+                if folder:
+                    shutil.rmtree(partial, ignore_errors=True)
+                else:
+                    partial.unlink(missing_ok=True)
+            return
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes what killed processes left half-written in a folder: what nobody has locked."""
+    for path in folder.glob(".*"):
+        if _PARTIAL.fullmatch(path.name):
+            with contextlib.suppress(OSError), locked(path, wait=False):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file under a temporary name, then renames it."""
-    with written_whole(path) as file:
+    """Writes a file completely or not at all; it is on the disk when this returns."""
+    with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def free_name(path: Path) -> Path:
+    """The path, or with a number before its suffix where something has that name already."""
+    numbered = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(1))
+    return next(p for p in itertools.chain([path], numbered) if not os.path.lexists(p))
 
 
 def can_be_written(folder: Path) -> bool:

@@ -1,21 +1,21 @@
-"""Digests (sha256) of records and of a folder's files, to find damage when they are read."""
+"""Digests (sha256) of files and folders, to find damage when they are read."""
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from osed_jax.errors import DamageError
-from osed_jax.files.records import sealed, unsealed
+from osed_jax.files.atomic import free_name
+from osed_jax.files.records import unsealed, write_json
+from osed_jax.runtime.console import say
 
 FILE = "sha256.json"  # of a folder: path -> sha256 of its content
 
 
-def write_digests(folder: Path, files: Sequence[Path] | None = None) -> None:
-    """Writes `sha256.json` with the digests of a folder's files, by default all of them."""
-    found = [p for p in folder.rglob("*") if p.is_file()] if files is None else files
-    lines = {str(p.relative_to(folder)): file_sha256(p) for p in sorted(found) if p.name != FILE}
-    (folder / FILE).write_text(json.dumps(sealed(lines), indent=2) + "\n")
+def write_digests(folder: Path) -> None:
+    """Writes `sha256.json` with the digests of all files of a folder."""
+    write_json(folder / FILE, {name: file_sha256(folder / name) for name in _files(folder)})
 
 
 def check_digests(folder: Path) -> bool:
@@ -24,19 +24,29 @@ def check_digests(folder: Path) -> bool:
     Raises:
       DamageError: naming the first file that is missing or changed.
     """
-    path = folder / FILE
-    if not path.exists():
+    if not (folder / FILE).exists():
         return False
-    try:
-        known = unsealed(json.loads(path.read_text()))
-    except (ValueError, AttributeError, DamageError) as error:
-        raise DamageError(f"{path} is damaged ({error})") from error
-    for name, expected in known.items():
+    for name, expected in _listed(folder).items():
         if not (folder / name).is_file():
             raise DamageError(f"{folder / name} is missing")
         if file_sha256(folder / name) != expected:
             raise DamageError(f"{folder / name} has changed since it was written")
     return True
+
+
+def make_way(folder: Path) -> None:
+    """Frees the name of a folder that was written with digests.
+
+    It is removed if it has those files and no others, else renamed, with a message: then somebody
+    has put or changed something there.
+    """
+    if not folder.exists():
+        return
+    if _is_as_written(folder):
+        shutil.rmtree(folder)
+        return
+    aside = folder.rename(free_name(folder))
+    say(f"note: {folder} had files of somebody else or changed ones, so it was moved to {aside}")
 
 
 def file_sha256(path: Path) -> str:
@@ -52,3 +62,23 @@ def files_sha256(folder: Path, files: Iterable[Path]) -> str:
         digest.update(path.relative_to(folder).as_posix().encode())
         digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths of all files below a folder, without that of the digests; links count as files."""
+    paths = (p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir())
+    return [str(p.relative_to(folder)) for p in paths if p != folder / FILE]
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    try:
+        return unsealed((folder / FILE).read_bytes())
+    except DamageError as error:
+        raise DamageError(f"{folder / FILE} is damaged: {error}") from error
+
+
+def _is_as_written(folder: Path) -> bool:
+    try:
+        return check_digests(folder) and set(_files(folder)) == _listed(folder).keys()
+    except DamageError:
+        return False

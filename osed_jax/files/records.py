@@ -14,21 +14,29 @@ KEY = "digest"  # of a record: the sha256 of all its other fields
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with a digest of its content, as JSON gives it back."""
+    """The record with a digest of its content."""
     content = {name: value for name, value in record.items() if name != KEY}
-    return {**content, KEY: _of_record(content)}
+    return {**content, KEY: _digest(content)}
 
 
-def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record without its digest; records of earlier versions have none.
+def unsealed(text: str | bytes) -> dict[str, Any]:
+    """The record that a text of JSON contains, without its digest.
 
     Raises:
-      DamageError: if the content does not match the digest.
+      DamageError: if it is no JSON object, has no digest or not that of its content.
     """
+    record = _parsed(text)
     content = {name: value for name, value in record.items() if name != KEY}
-    if KEY in record and record[KEY] != _of_record(content):
+    if KEY not in record:
+        raise DamageError(f'it has no "{KEY}"')
+    if record[KEY] != _digest(content):
         raise DamageError(f'its content does not match its "{KEY}"')
     return content
+
+
+def as_line(record: Mapping[str, Any]) -> str:
+    """The record, sealed, as a line of a file of JSON lines."""
+    return json.dumps(sealed(record)) + "\n"
 
 
 def read_lines(
@@ -53,8 +61,8 @@ def read_lines(
         lines.append(rest)
     for number, line in enumerate(lines, start=1):
         try:
-            record = unsealed(json.loads(line))
-        except (ValueError, AttributeError, DamageError):
+            record = unsealed(line)
+        except DamageError:
             damaged.append(number)
             continue
         if all(name in record for name in needed) and allowed(record):
@@ -70,18 +78,16 @@ def describe_damaged(path: Path, lines: Sequence[int]) -> str:
     return f"{len(lines):,} damaged lines of {path} are left out (line {some})"
 
 
-def _of_record(content: Mapping[str, Any]) -> str:
-    plain = json.loads(json.dumps(content))  # JSON turns keys that are numbers into text
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON with a digest of its content, indented, with a final newline."""
     write_atomically(path, json.dumps(sealed(content), indent=2) + "\n")
 
 
 def read_json(path: Path, remedy: str = "restore it from a copy") -> dict[str, Any]:
-    """Reads JSON, as `write_json` or an earlier version wrote it.
+    """Reads JSON that `write_json` wrote.
+
+    A person who changes such a file on purpose removes the line with the digest; then its content
+    is taken as it is, with a note.
 
     Args:
       path: of the file.
@@ -91,15 +97,18 @@ def read_json(path: Path, remedy: str = "restore it from a copy") -> dict[str, A
       UserError: if the file is missing or damaged.
     """
     try:
-        content = json.loads(path.read_text())
+        text = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"there is no {path}; is {path.parent} a work directory?") from error
-    except ValueError as error:
-        raise DamageError(f"{path} is not valid JSON ({error}); {remedy}") from error
-    if not isinstance(content, dict):
-        raise DamageError(f"{path} contains no JSON object; {remedy}")
     try:
-        return unsealed(content)
+        record = _parsed(text)
+    except DamageError as error:
+        raise DamageError(f"{path} is damaged: {error}; {remedy}") from error
+    if KEY not in record:
+        say(f'note: {path} has no line with a "{KEY}", so its content is not checked')
+        return record
+    try:
+        return unsealed(text)
     except DamageError as error:
         raise DamageError(
             f"{path} is damaged or was changed by hand: {error}; {remedy}, or remove the line "
@@ -119,8 +128,22 @@ def keep_lines_before(metrics: Path, unit: str, end: int) -> None:
     """
     if not metrics.exists():
         return
-    records, damaged = read_lines(metrics)
+    records, damaged = read_lines(metrics, (unit,))
     if damaged:
         say(f"note: {describe_damaged(metrics, damaged)}; the figures in them are lost")
-    kept = [json.dumps(sealed(r)) + "\n" for r in records if r.get(unit, end) < end]
-    write_atomically(metrics, "".join(kept))
+    write_atomically(metrics, "".join(as_line(r) for r in records if r[unit] < end))
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        raise DamageError(f"it is not valid JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise DamageError("it contains no JSON object")
+    return record
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(content))  # JSON turns keys that are numbers into text
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -1,9 +1,10 @@
 """What a config adds to a generator: a LoRA file, new words, another decoder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from osed_jax.config.fields_of_generation import Generation
 from osed_jax.diffusion.model_files.hub import locate_part
 from osed_jax.diffusion.model_files.layout import weight_paths
 from osed_jax.diffusion.model_files.lora_files import with_lora
@@ -13,38 +14,34 @@ from osed_jax.diffusion.tiny_decoder import with_tiny_decoder
 from osed_jax.errors import UserError
 from osed_jax.files.digests import file_sha256, files_sha256
 
-Settings = Mapping[str, Any]
 ADDITIONS = ("lora", "lora_scale", "embeddings", "decoder")
 
 
-def with_additions(model: StableDiffusion, generation: Settings) -> StableDiffusion:
+def with_additions(model: StableDiffusion, generation: Generation) -> StableDiffusion:
     """The model with everything that `config.generation` adds to it.
 
     Raises:
       UserError: a file cannot be read, or does not fit the model.
     """
-    if generation["lora"]:
-        model = with_lora(model, generation["lora"], generation["lora_scale"])
-    if generation["embeddings"]:
-        model = with_words(model, generation["embeddings"])
-    if generation["decoder"]:
-        model = with_tiny_decoder(model, generation["decoder"])
+    if generation.lora:
+        model = with_lora(model, generation.lora, generation.lora_scale)
+    if generation.embeddings:
+        model = with_words(model, generation.embeddings)
+    if generation.decoder:
+        model = with_tiny_decoder(model, generation.decoder)
     return model
 
 
-def additions(generation: Settings) -> dict[str, Any]:
-    """What names the additions in a store: files by their digest; a field for each that is used.
-
-    So a store that was begun before there were these fields can go on.
-    """
+def additions(generation: Generation) -> dict[str, Any]:
+    """What names the additions in a store: files by their digest; a field for each that is used."""
     added: dict[str, Any] = {}
-    if generation["lora"]:
-        digest = file_sha256(Path(generation["lora"]))
-        added |= {"lora": f"sha256:{digest}", "lora_scale": generation["lora_scale"]}
-    if generation["embeddings"]:
-        added["embeddings"] = f"sha256:{file_sha256(Path(generation['embeddings']))}"
-    if generation["decoder"]:
-        folder = locate_part(generation["decoder"])
+    if generation.lora:
+        digest = file_sha256(Path(generation.lora))
+        added |= {"lora": f"sha256:{digest}", "lora_scale": generation.lora_scale}
+    if generation.embeddings:
+        added["embeddings"] = f"sha256:{file_sha256(Path(generation.embeddings))}"
+    if generation.decoder:
+        folder = locate_part(generation.decoder)
         files = [folder / "config.json", *weight_paths(folder)]
         added["decoder"] = f"sha256:{files_sha256(folder, files)}"
     return added

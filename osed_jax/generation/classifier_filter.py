@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from osed_jax.config.fields_of_generation import Generation
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.long_tail import subset_sha256
 from osed_jax.errors import UserError
@@ -35,20 +36,20 @@ def only_subset(rows: np.ndarray, held_out: np.ndarray) -> str | None:
     return subset_sha256(rows) if len(held_out) else None
 
 
-def load_judge(gen: dict[str, Any]) -> Classifier | None:
+def load_judge(gen: Generation) -> Classifier | None:
     """The classifier of `classifier_workdir`; None where none is asked for."""
-    directory = gen["classifier_workdir"]
+    directory = gen.classifier_workdir
     return load_classifier(Path(directory), make_mesh()) if directory else None
 
 
-def filter_settings(gen: dict[str, Any], judge: Classifier | None) -> dict[str, Any]:
+def filter_settings(gen: Generation, judge: Classifier | None) -> dict[str, Any]:
     """The filters of section `generation`; the judge is named by a digest of its weights."""
-    values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
+    values = {name: getattr(gen, name) for name in FILTERS if name != "classifier_workdir"}
     return {**values, "classifier": f"sha256:{judge.weights_sha256()}" if judge else ""}
 
 
 def make_filters(
-    gen: dict[str, Any],
+    gen: Generation,
     judge: Classifier | None,
     train: ImageSet,
     batch_size: int,
@@ -63,12 +64,12 @@ def make_filters(
       batch_size: of the classifier, images over all devices.
       only_of_subset: see `only_subset`.
     """
-    values = {name: gen[name] for name in FILTERS if name != "classifier_workdir"}
+    values = {name: getattr(gen, name) for name in FILTERS if name != "classifier_workdir"}
     opinions = None
     if judge:
         opinions = classifier_opinions(
             judge,
-            gen["classifier_workdir"],
+            gen.classifier_workdir,
             train,
             batch_size=batch_size,
             only_of_subset=only_of_subset,
@@ -105,8 +106,8 @@ def classifier_opinions(
             f"({only_of_subset}), so it may have seen the validation images; train a classifier "
             f"with the same config.dataset"
         )
-    known = classifier.facts.get("content_sha256")
-    if only_of_subset and known and known["training"] != train.content_sha256():
+    known = classifier.facts["content_sha256"]["training"]
+    if only_of_subset and known != train.content_sha256():
         raise UserError(
             f"config.generation.classifier_workdir is {directory}, which was trained on images of "
             f"other content than these, so it may have seen the validation images; train "

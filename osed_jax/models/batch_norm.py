@@ -121,7 +121,7 @@ def _image_moments(x: jax.Array) -> _Moments:
     """First and second moment of each image and channel, float32 [N, C].
 
     The mean over the height comes first, with width and channels as one long axis: on CPUs XLA
-    takes up to eleven times as long for both axes at once (docs/performance.md).
+    takes up to eleven times as long for both axes at once (docs/reference/performance.md).
     """
     n, height, width, channels = x.shape
     rows = x.astype(jnp.float32).reshape(n, height, width * channels)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from osed_jax.config.schema import Config
 from osed_jax.data.image_set import ImageSet
 from osed_jax.evaluation.classifier import Classifier
-from osed_jax.experiment.loading import Config, Data
+from osed_jax.experiment.loading import Data
 
 
 @dataclasses.dataclass(frozen=True)

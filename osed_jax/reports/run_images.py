@@ -41,7 +41,7 @@ def mistakes(subject: ReportInput, folder: Path) -> str:
 
 def batch(subject: ReportInput, data: Data, mesh: Mesh, folder: Path) -> str:
     """The first batch of the last epoch as the net sees it, by kind of row."""
-    last = subject.config["train"]["num_epochs"] - 1
+    last = subject.config.train.num_epochs - 1
     plan = build.make_plan(subject.config, data, last)
     noise = bool((plan.kind == Kind.NOISE).any())
     settings = build.make_augmentation(subject.config, data.facts, noise=noise)
@@ -49,7 +49,7 @@ def batch(subject: ReportInput, data: Data, mesh: Mesh, folder: Path) -> str:
     show = jax.jit(
         lambda image, kind, key: augment(image, kind, key, settings), out_shardings=replicated(mesh)
     )
-    seen = show(rows["image"], rows["kind"], jax.random.key(subject.config["seed"]))
+    seen = show(rows["image"], rows["kind"], jax.random.key(subject.config.seed))
     pixels = np.clip(np.asarray(seen) * np.asarray(settings.std) + np.asarray(settings.mean), 0, 1)
     kind = plan.kind[0]
     present = {name: kind == k for k, name in KIND_NAMES.items() if (kind == k).any()}
@@ -84,11 +84,11 @@ def feature_map(subject: ReportInput, data: Data, total: int, mesh: Mesh, folder
     sets = {"test": subject.test, "natural": data.train, "generated": data.generated}
     present = {kind: images for kind, images in sets.items() if images is not None}
     net = subject.classifier
-    size = min(100, subject.config["evaluate"]["batch_size"])  # one program for all three sets
+    size = min(100, subject.config.evaluate.batch_size)  # one program for all three sets
     predictor = Predictor(net.model, net.augmentation, mesh, batch_size=size)
     features, kinds, labels = [], [], []
     for kind, images in present.items():
-        rows = _balanced_rows(images.label, total // len(present), subject.config["seed"])
+        rows = _balanced_rows(images.label, total // len(present), subject.config.seed)
         outputs = predictor.of_images(net.state, images.images, rows, label="features")
         features.append(outputs.features)
         kinds += [kind] * len(rows)

@@ -22,8 +22,8 @@ def learning(subject: ReportInput, folder: Path) -> str:
     if not records:
         return page.text("Not shown: metrics.jsonl is not there.")
     config, path = subject.config, folder / "learning_curves.png"
-    start = config["oversampling"]["start_epoch"]
-    deferred = config["oversampling"]["mode"] != "none" and start > 0
+    start = config.oversampling.start_epoch
+    deferred = config.oversampling.mode != "none" and start > 0
     curves.draw_learning_curves(
         path, records, start_epoch=start if deferred else None, forked_epochs=forked
     )
@@ -93,7 +93,7 @@ def calibration(subject: ReportInput, folder: Path) -> str:
 def _records(subject: ReportInput) -> tuple[list[dict[str, Any]], int]:
     """Records of all epochs, first those of the run it was forked from, and their number."""
     own = _read_records(subject.directory)
-    source = subject.config["init"]["fork_from"]
+    source = subject.config.init.fork_from
     others = _read_records(Path(source)) if source and own else []
     before = [record for record in others if record["epoch"] < own[0]["epoch"]]
     return before + own, len(before)
@@ -111,7 +111,7 @@ def _shown(subject: ReportInput) -> tuple[dict[str, np.ndarray], str]:
     """How often the last epoch shows each class, by kind."""
     if subject.data is None:
         return {"natural": np.asarray(subject.facts["class_counts"])}, "the training set"
-    last = subject.config["train"]["num_epochs"] - 1
+    last = subject.config.train.num_epochs - 1
     plan = build.make_plan(subject.config, subject.data, last)
     slots = {
         name: np.bincount(plan.label[plan.kind == kind], minlength=len(subject.class_names))

@@ -1,30 +1,30 @@
 """The report of a run: figures and one page."""
 
+import contextlib
 import json
-import os
 import shlex
-import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
 from osed_jax.comparison.statistics import share_interval
-from osed_jax.config.build import changed_fields, check, get_config, method_name
-from osed_jax.experiment import build
-from osed_jax.experiment.loading import Config
+from osed_jax.config.build import check, get_config, method_of, run_as_plain
+from osed_jax.config.compare import changed_fields
+from osed_jax.config.schema import Config, Report
 from osed_jax.experiment.workdir import REPORT_FOLDER as FOLDER
 from osed_jax.experiment.workdir import REPORT_PAGE as PAGE
-from osed_jax.files import atomic
-from osed_jax.files.atomic import locked, remove_abandoned
+from osed_jax.files import digests
+from osed_jax.files.atomic import whole_folder
 from osed_jax.reports import page, run_images, run_numbers
 from osed_jax.reports.report_input import ReportInput
 from osed_jax.runtime import cluster
 from osed_jax.runtime.console import say
 
 
-def write_report(subject: ReportInput, settings: dict[str, Any], mesh: Mesh) -> Path:
+def write_report(subject: ReportInput, settings: Report, mesh: Mesh) -> Path:
     """Writes the folder of the report, completely or not at all, and returns its page.
 
     The folder is `report/`, or another one beside it for another test set than that of the run.
@@ -36,36 +36,35 @@ def write_report(subject: ReportInput, settings: dict[str, Any], mesh: Mesh) -> 
       mesh: devices for the features.
     """
     target = subject.directory / _folder(subject)
-    keeps = cluster.is_first()
-    if keeps:
-        remove_abandoned(subject.directory, f".{FOLDER}.*")
-    unfinished = Path(
-        tempfile.mkdtemp(prefix=f".{FOLDER}.", dir=subject.directory if keeps else None)
-    )
-    try:
-        title = f"OSeD-JAX: {method_name(subject.config)}, seed {subject.config['seed']}"
-        with locked(unfinished):
-            sections = _sections(subject, settings, mesh, unfinished)
-        content = page.page(title, _headline(subject), sections)
-        atomic.write_atomically(unfinished / PAGE, content)
-        if keeps:
-            unfinished.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    title = f"OSeD-JAX: {method_of(subject.config)}, seed {subject.config.seed}"
+    with _new_folder(target) as folder:
+        sections = _sections(subject, settings, mesh, folder)
+        (folder / PAGE).write_bytes(page.page(title, _headline(subject), sections).encode())
+        digests.write_digests(folder)
+        if cluster.is_first():
+            digests.make_way(target)
     say(f"the report is {target / PAGE}")
     return target / PAGE
 
 
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target`; one that is thrown away in the other processes of a job."""
+    if cluster.is_first():
+        with whole_folder(target) as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+
+
 def _folder(subject: ReportInput) -> str:
-    digest = subject.figures.get("content_sha256", {}).get("test")
-    return f"{FOLDER}.other_test_set.{str(digest)[:8]}" if subject.other_test_set else FOLDER
+    digest = subject.figures["content_sha256"]["test"]
+    return f"{FOLDER}.other_test_set.{digest[:8]}" if subject.other_test_set else FOLDER
 
 
 def _sections(
-    subject: ReportInput, settings: dict[str, Any], mesh: Mesh, folder: Path
+    subject: ReportInput, settings: Report, mesh: Mesh, folder: Path
 ) -> list[tuple[str, str]]:
     sections = [
         ("Learning", run_numbers.learning(subject, folder)),
@@ -80,7 +79,7 @@ def _sections(
         missing = page.text("Not shown: the training images are not at hand.")
         sections.append(("Training images", missing))
     else:
-        count, points = settings["images_per_class"], settings["map_images"]
+        count, points = settings.images_per_class, settings.map_images
         sections += [
             ("A batch", run_images.batch(subject, data, mesh, folder)),
             (
@@ -129,11 +128,13 @@ def _headline(subject: ReportInput) -> str:
 
 
 def _config(subject: ReportInput) -> str:
-    method = method_name(subject.config)
-    changed = changed_fields(default_of(method), subject.config)
+    method = method_of(subject.config)
+    changed = changed_fields(default_of(method), run_as_plain(subject.config))
     rows = [(field, str(old), str(new)) for field, (old, new) in changed.items()]
     head = ("field", f"default of {method}", "this run")
-    whole = page.details("all fields", page.code(json.dumps(subject.config, indent=2)))
+    whole = page.details(
+        "all fields", page.code(json.dumps(run_as_plain(subject.config), indent=2))
+    )
     return (
         page.text("What differs from the method's default:")
         + page.table(head, rows, texts=True)
@@ -142,7 +143,7 @@ def _config(subject: ReportInput) -> str:
 
 
 def _command(subject: ReportInput) -> str:
-    source = subject.config["init"]["fork_from"]
+    source = subject.config.init.fork_from
     note = (
         page.text(
             f"Without the flag of config.init.fork_from ({source}) it trains in full, to the same "
@@ -158,21 +159,21 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def default_of(method: str) -> Config:
+def default_of(method: str) -> dict[str, Any]:
     """The defaults of a method, for the fields that change the numbers of a run."""
-    return build.of_a_run(check(get_config(method)))
+    return run_as_plain(check(get_config(method)))
 
 
 def reproducing_command(config: Config, workdir: Path) -> str:
     """A command line that gives the same config, without the config file that it came from.
 
     Args:
-      config: the plain config, as in `config.json`.
+      config: of the run.
       workdir: a folder for the run.
     """
-    method = method_name(config)
+    method = method_of(config)
     flags = [f"--config=configs/default.py:{method}", f"--workdir={workdir}"]
-    for field, (_, value) in changed_fields(default_of(method), config).items():
+    for field, (_, value) in changed_fields(default_of(method), run_as_plain(config)).items():
         flags.append(f"--config.{field}={_written(value)}")
     return " \\\n    ".join(["python main.py", *map(shlex.quote, flags)])
 

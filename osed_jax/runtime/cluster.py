@@ -4,17 +4,16 @@ Every process runs the same program on its part of every batch. Only the first p
 writes summaries; all of them write checkpoints. A process that did not join a job counts as the
 first of one.
 
-If one process ends, the others wait in a collective operation, which never returns on some
-platforms, or JAX's heartbeat aborts them after 100 s with a stack trace. So a thread in each
-process listens on the connection that `meeting` opened. If another process is gone, the thread
-ends its own process with one line.
+If a process is gone, collective operations fail in the others with an exception (Gloo), or wait
+(NCCL) until JAX notices it and aborts them with a C++ stack. Both end here, in `end`.
 """
 
 import contextlib
-import hashlib
+import ctypes
+import json
 import os
+import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -22,20 +21,13 @@ from typing import Any
 
 from osed_jax import __version__
 from osed_jax.errors import UserError
-from osed_jax.runtime import joining
-from osed_jax.runtime.signals import end
 
 JOIN_TIMEOUT = 45  # seconds; the default of --join_timeout
-# Seconds between two heartbeats, and until a silent process counts as gone.
-_BEAT, _SILENCE = 2.0, 30.0
-_LEFT = "left"
+_HEARTBEAT = 30  # seconds without a sign of a process until it counts as gone
+_SHUTDOWN = 3600  # seconds that a process waits for the others at its end; the first writes reports
 
-_share = (0, 1)
-_others: dict[
-    int, joining.Connection
-] = {}  # in process 0: all others; in any other process: process 0
-_listening: list[threading.Thread] = []
-_ending = threading.Lock()  # held by the thread that reports how this process ends
+_process_id, _num_processes = 0, 1
+_why_aborted = ""
 
 
 def join(
@@ -43,10 +35,12 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
     *,
-    about: Mapping[str, Any],
     timeout: float,
+    settings: Mapping[str, Any],
 ) -> None:
     """Joins the job. Call it before anything that uses a device.
+
+    If the others do not join in time, JAX aborts the process: the last line then says what to do.
 
     Args:
       coordinator_address: HOST:PORT of the first process. Give all three, or None for all three:
@@ -54,43 +48,53 @@ def join(
         Kubernetes; see jax.distributed.initialize).
       num_processes: number of processes of the job.
       process_id: number of this process, counted from 0.
-      about: what must be the same in all processes, besides their versions: name -> plain value.
       timeout: seconds within which all processes must join.
+      settings: what must be the same in all of them, besides their versions: name -> plain value.
 
     Raises:
       UserError: if the three are incomplete or out of range, the environment does not name them,
-        the others do not join in time, or `about` differs in one of them.
+        the port is in use, or one has other settings.
     """
-    given = (coordinator_address, num_processes, process_id)
-    if given == (None, None, None):
-        given = _from_environment(timeout)
-    versions = {"osed_jax": __version__, **{name: version(name) for name in ("jax", "jaxlib")}}
-    me = joining.Member(*_checked(*given), {**versions, **about})
-    global _share
-    _share = (me.process_id, me.num_processes)
-    if me.process_id == 0:
-        _others.update(joining.receive(me, timeout))
-        address = me.address
-    else:
-        _others[0] = joining.visit(me, timeout)
-        address = joining.relay(me.address)
-    _watch()
+    global _process_id, _num_processes, _why_aborted
+    _check(coordinator_address, num_processes, process_id)
     import jax
 
+    _why_aborted = (
+        f"could not join the other processes within {timeout:.0f} s; start all --num_processes "
+        f"within that time, each with another --process_id and all with the same "
+        f"--coordinator_address, HOST:PORT of process 0, reachable from all (--join_timeout sets "
+        f"the seconds)"
+    )
+    _end_when_aborted()
     try:
-        jax.distributed.initialize(address, me.num_processes, me.process_id)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"JAX cannot join the processes: {_line(error)}") from error
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            initialization_timeout=int(timeout),
+            heartbeat_timeout_seconds=_HEARTBEAT,
+            shutdown_timeout_seconds=_SHUTDOWN,
+        )
+    except Exception as error:  # of sockets, of JAX, or of what reads the environment
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"JAX cannot join the processes ({reason}); give --coordinator_address=HOST:PORT of "
+            f"process 0 with a free port, --num_processes and --process_id"
+        ) from error
+    _process_id, _num_processes = jax.process_index(), jax.process_count()
+    _why_aborted = _lost()
+    versions = {"osed_jax": __version__, **{name: version(name) for name in ("jax", "jaxlib")}}
+    check_same("settings", {**versions, "num_processes": num_processes, **settings})
 
 
 def is_first() -> bool:
     """Whether this is the process that prints and writes."""
-    return _share[0] == 0
+    return _process_id == 0
 
 
 def wait_for_all(moment: str) -> None:
     """Returns when every process has called this with the same name of the moment."""
-    if _share[1] > 1:
+    if _num_processes > 1:
         from jax.experimental.multihost_utils import sync_global_devices
 
         sync_global_devices(moment)
@@ -106,142 +110,103 @@ def first_goes_first(moment: str) -> Iterator[None]:
         wait_for_all(moment)
 
 
-def check_same(what: str, identity: str) -> None:
-    """Raises UserError in all processes if `identity` is not the same in all of them."""
-    if _share[1] == 1:
+def check_same(what: str, facts: Mapping[str, Any]) -> None:
+    """Raises UserError in all processes if one has other facts than the first.
+
+    Args:
+      what: what the facts are about, in the plural.
+      facts: of this process: name -> plain value.
+    """
+    if _num_processes == 1:
         return
     import numpy as np
     from jax.experimental.multihost_utils import process_allgather
 
-    digest = np.frombuffer(hashlib.sha256(identity.encode()).digest(), np.uint8)
-    digests = process_allgather(digest)
-    differing = [str(i) for i in range(_share[1]) if (digests[i] != digests[0]).any()]
-    if differing:
-        raise UserError(
-            f"process {', '.join(differing)} of {_share[1]} has other {what} than process 0; "
-            "all processes must read the same files"
-        )
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    longest = int(process_allgather(np.int32(text.size)).max())
+    texts = process_allgather(np.pad(text, (0, longest - text.size), constant_values=ord(" ")))
+    first, *others = (json.loads(row.tobytes()) for row in texts)
+    for process_id, other in enumerate(others, 1):
+        names = [n for n in sorted({*first, *other}) if first.get(n) != other.get(n)]
+        if names:
+            pairs = [f"{n}: {other.get(n)!r} instead of {first.get(n)!r}" for n in names[:3]]
+            more = [f"and {len(names) - 3} more"] * (len(names) > 3)
+            raise UserError(
+                f"process {process_id} of {_num_processes} has other {what} than process 0 "
+                f"({'; '.join(pairs + more)}); give all processes the same"
+            )
 
 
-def take_over(patience: float = 0.0) -> None:
-    """From here on this process reports its own end, and no longer the end of another one.
+def leave() -> None:
+    """Waits until all processes have done their work."""
+    if _num_processes > 1:
+        import jax
+
+        jax.distributed.shutdown()
+
+
+def end_if_joined(error: BaseException, message: str, status: int) -> None:
+    """Ends a process of a job after an error; returns if the process is alone.
 
     Args:
-      patience: seconds to wait first, since an error here may be the result of another process's
-        end. If another one has ended, this does not return.
+      error: the error. If a collective operation has failed, another process has ended.
+      message: what to say; "" if the reason stands above.
+      status: the exit status.
     """
-    if _others:
-        time.sleep(patience)
-        _ending.acquire()
+    if _num_processes > 1:
+        sys.stdout.flush()
+        if any(library in str(error) for library in ("Gloo", "NCCL")):
+            message, status = "", 1
+        _end(message or _lost(), status)
 
 
-def leave(status: int) -> int:
-    """Tells the others that this process ends with `status`, and returns `status`.
-
-    Without an error it waits until the others end, too; with an error it returns at once.
-    """
-    if not _others:
-        return status
-    if status:
-        how = "was stopped by a signal" if status > 128 else "ended with an error"
-        _tell(f"process {_share[0]} {how}")
-        end(status)
-    if not is_first():
-        _tell(_LEFT)
-    for thread in _listening:
-        thread.join()  # returns when the other process has left
-    if is_first():
-        _tell(_LEFT)
-    import jax
-
-    with contextlib.suppress(Exception):  # its work is done
-        jax.distributed.shutdown()
-    return status
-
-
-def _from_environment(timeout: float) -> tuple[Any, Any, Any]:
-    """Address, number of processes and own number as JAX finds them; None for what it misses."""
-    from jax._src.clusters import ClusterEnv  # JAX has no public function for it before joining
-
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(
-            address, None, None, None, None, int(timeout)
-        )
-    except Exception as error:
-        raise UserError(
-            f"--distributed: the environment does not say how to join ({_line(error)}); give "
-            "--coordinator_address, --num_processes and --process_id"
-        ) from error
-    return found[:3]
-
-
-def _checked(address: Any, count: Any, index: Any) -> tuple[str, int, int]:
-    """The three values; raises UserError if they are incomplete or out of range."""
-    if (address, count, index) == (None,) * 3:
-        raise UserError(
-            "--distributed: the environment names no other process (SLURM, Open MPI, a TPU "
-            "pod or Kubernetes would); give --coordinator_address, --num_processes and "
-            "--process_id"
-        )
-    if None in (address, count, index):
+def _check(address: str | None, count: int | None, index: int | None) -> None:
+    """Raises UserError if the three values are incomplete or out of range."""
+    if address is count is index is None:
+        return
+    if address is None or count is None or index is None:
         raise UserError(
             "--coordinator_address, --num_processes and --process_id must be given together; "
             "give all three, or only --distributed to take them from the environment"
+        )
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise UserError(
+            f"--coordinator_address={address} is not an address; give HOST:PORT of process 0, "
+            "with a port from 1 to 65535"
         )
     if not 0 <= index < count:
         raise UserError(
             f"--process_id={index} of --num_processes={count}; it must be from 0 to "
             f"{count - 1}, and different in every process"
         )
-    joining.split(address)
-    return address, count, index
 
 
-def _watch() -> None:
-    """Starts this process's heartbeat, and listens to those of the others."""
-    for other, connection in _others.items():
-        _listening.append(threading.Thread(target=_listen, args=(other, connection), daemon=True))
-    for thread in [*_listening, threading.Thread(target=_beat, name="pulse", daemon=True)]:
-        thread.start()
-
-
-def _beat() -> None:
-    while True:
-        _tell("")
-        time.sleep(_BEAT)
-
-
-def _listen(other: int, connection: joining.Connection) -> None:
-    """Returns when the other process has left; ends this process if the other one is gone."""
-    try:
-        while (said := connection.hear(_SILENCE)) != _LEFT:
-            if said:
-                _give_up(said)
-    except TimeoutError:
-        _give_up(f"process {other} is silent for {_SILENCE:.0f} s")
-    except OSError:
-        _give_up(f"process {other} is gone")
-
-
-def _give_up(why: str) -> None:
-    _ending.acquire()  # for ever, if this process ends by itself
-    _tell(why)
-    index, count = _share
-    print(
-        f"error: process {index} of {count} lost the others ({why}); the reason is in the output "
-        f"of the process that ended first; start all of them again, also with another number of "
-        f"processes: the job continues from its last checkpoint",
-        file=sys.stderr,
+def _lost() -> str:
+    return (
+        f"process {_process_id} of {_num_processes} failed or lost the others; if the reason does "
+        f"not stand above, it is in the output of the process that ended first; start all of them "
+        f"again, also with another number of processes: the job continues from its last checkpoint"
     )
-    end(2)
 
 
-def _tell(line: str) -> None:
-    for connection in _others.values():
-        with contextlib.suppress(OSError):  # the listening thread notices that the other is gone
-            connection.say(line)
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _handle_abort(number: int) -> None:
+    _end(_why_aborted, 1)
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+def _end_when_aborted() -> None:
+    """Handles SIGABRT in C, since a handler of the module `signal` comes too late."""
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(_handle_abort, ctypes.c_void_p))
+
+
+def _end(message: str, status: int) -> None:
+    """Ends the process; `message` is its last line, whatever threads of JAX would say after it."""
+    stderr = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    os.write(stderr, f"error: {message}\n".encode())
+    if is_first() and _num_processes > 1:
+        time.sleep(2)  # JAX aborts the others as soon as this one ends: they say their own first
+    os._exit(status)

@@ -72,17 +72,16 @@ def exit_status_of(command: Callable[[], None]) -> int:
     sys.excepthook = _tell_unless_closed
     try:
         command()
-        return cluster.leave(0)
+        cluster.leave()
+        return 0
     except (Exception, KeyboardInterrupt) as error:
-        # The end of another process may show here as any error of a library.
-        own = isinstance(error, (UserError, OSError, KeyboardInterrupt))
-        cluster.take_over(patience=0.0 if own else 5.0)
         message, status = _told(error)
+        if not message:
+            traceback.print_exc()
+        cluster.end_if_joined(error, message, status)
         if message:
             print(f"error: {message}", file=sys.stderr)
-        else:
-            traceback.print_exc()
-        return cluster.leave(status)
+        return status
 
 
 def _told(error: BaseException) -> tuple[str, int]:

@@ -13,8 +13,8 @@ def keep() -> None:
 
     glibc hands large blocks back to the kernel as soon as they are freed. A training step takes
     and frees hundreds of megabytes, so without this the kernel clears hundreds of thousands of
-    pages in each step (docs/performance.md has the figures). Whatever is not glibc stays as it is,
-    and so do machines with a GPU or TPU, where many threads load images.
+    pages in each step (docs/reference/performance.md has the figures). Whatever is not glibc stays
+    as it is, and so do machines with a GPU or TPU, where many threads load images.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None or _has_accelerator():

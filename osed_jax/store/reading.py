@@ -1,6 +1,5 @@
 """The generated images of mode `generated`: a folder CLASS/*.png|jpg|... made by any tool."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from osed_jax.data.listing import class_folders, files_of_classes
 from osed_jax.errors import DamageError, UserError
 from osed_jax.files.digests import FILE as DIGESTS
 from osed_jax.files.digests import check_digests, file_sha256
-from osed_jax.files.records import describe_damaged, read_lines, unsealed
+from osed_jax.files.records import describe_damaged, read_json, read_lines
 from osed_jax.runtime.console import progress, say
 
 STORE_FILE = "store.json"  # in a folder that --mode=generate filled
 _JSON = {list: "list", dict: "JSON object"}
 METADATA = "metadata.jsonl"  # in such a folder, with one line for each image
+_MEASURE_AGAIN = "make it again with --mode=gap"
 
 
 def load_generated(
@@ -89,7 +89,13 @@ def classes_shown(
     chosen = [name for name in class_names if not only or name in only]
     if not max_gap:
         return chosen
-    distance = _distances(report_path(store) / "gap.json", class_names)
+    path = report_path(store) / "gap.json"
+    distance, _ = _measured(path)
+    if list(distance) != list(class_names):
+        raise UserError(
+            f"{path} was measured for the classes {', '.join(distance)}, but the data set's "
+            f"are {', '.join(class_names)}; {_MEASURE_AGAIN} for this data set"
+        )
     known = [d for d in distance.values() if d is not None]
     limit = max_gap * float(np.median(known)) if known else np.inf
     near = [n for n in chosen if (d := distance[n]) is None or d <= limit]
@@ -102,24 +108,19 @@ def classes_shown(
     return near
 
 
-def _distances(path: Path, class_names: Sequence[str]) -> dict[str, float | None]:
-    """The Fréchet distance of each class's generated images to its training images."""
-    try:
-        rows = unsealed(json.loads(path.read_text()))["classes"]
-        distance = {row["class"]: row["generated_frechet_distance"] for row in rows}
-    except FileNotFoundError as error:
+def _measured(path: Path) -> tuple[dict[str, float | None], str]:
+    """Of `gap.json`: each class's Fréchet distance, and the digest of the generated images."""
+    if not path.exists():
         raise UserError(
             f"config.oversampling.max_gap needs {path}; make it with --mode=gap, the work "
             "directory of a finished run and the same generated_dir"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, DamageError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); make it again with --mode=gap") from error
-    if list(distance) != list(class_names):
-        raise UserError(
-            f"{path} was measured for the classes {', '.join(distance)}, but the data set's "
-            f"are {', '.join(class_names)}; make it again with --mode=gap for this data set"
         )
-    return distance
+    content = read_json(path, _MEASURE_AGAIN)
+    try:
+        distance = {row["class"]: row["generated_frechet_distance"] for row in content["classes"]}
+        return distance, content["content_sha256"]["generated"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} has not what it should say ({error}); {_MEASURE_AGAIN}") from error
 
 
 def check_measured(store: Path, content_sha256: str | None) -> None:
@@ -130,13 +131,9 @@ def check_measured(store: Path, content_sha256: str | None) -> None:
       content_sha256: of the images that are there now, see `ImageSet.content_sha256`.
     """
     path = report_path(store) / "gap.json"
-    measured = json.loads(path.read_text()).get("content_sha256", {}).get("generated")
-    if measured is None:
-        say(f"note: {path} is of an earlier version and does not say which images it measured")
-    elif measured != content_sha256:
+    if _measured(path)[1] != content_sha256:
         raise UserError(
-            f"{path} was measured on other images than those in {store}; make it again with "
-            "--mode=gap"
+            f"{path} was measured on other images than those in {store}; {_MEASURE_AGAIN}"
         )
 
 
@@ -202,10 +199,7 @@ def read_store_file(folder: Path) -> dict[str, Any]:
     """
     path = folder / STORE_FILE
     remedy = "restore it, or remove it to use the images like those of another tool"
-    try:
-        content = unsealed(json.loads(path.read_text()))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); {remedy}") from error
+    content = read_json(path, remedy)
     for key, kind in {"class_names": list, "wanted": dict, "settings": dict}.items():
         if not isinstance(content.get(key), kind):
             raise UserError(f"{path} has no {key} as a {_JSON[kind]}; {remedy}")

@@ -1,9 +1,7 @@
 """The lines that a store keeps of its images, and the names of its files; see `store`."""
 
-import fcntl
 import hashlib
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +13,15 @@ from PIL import Image
 
 from osed_jax.files import digests
 from osed_jax.files.atomic import write_atomically
+from osed_jax.files.lock import is_locked
+from osed_jax.files.records import as_line
 from osed_jax.files.records import read_lines as read_sealed_lines
-from osed_jax.files.records import sealed
 from osed_jax.store.reading import METADATA
 
 REJECTED = "rejected.jsonl"
 _SHARD = re.compile(r"\.metadata-(\d+)-of-(\d+)\.jsonl")
 _FILE_NAME = re.compile(r"[^/\0]+/\d{6,}\.png")
-IMAGE = re.compile(r"(\d{6,})\.png|\.(\d{6,})\.png\.partial")
+IMAGE = re.compile(r"(\d{6,})\.png")
 
 # What every line has, and of which type.
 _NEEDED: Mapping[str, type | UnionType] = {
@@ -60,7 +59,7 @@ def write_records(folder: Path, records: Sequence[Record]) -> None:
         (REJECTED, [r for r in records if not is_kept(r)]),
     ):
         if lines or file == METADATA:
-            write_atomically(folder / file, "".join(json.dumps(sealed(r)) + "\n" for r in lines))
+            write_atomically(folder / file, "".join(map(as_line, lines)))
         else:
             (folder / file).unlink(missing_ok=True)
 
@@ -162,9 +161,4 @@ def is_listed(records: Mapping[Name, Record], label: int, index: int) -> bool:
 
 def lives(shard: Path) -> bool:
     """Whether the process that writes a shard is still at work."""
-    with open(shard, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_locked(shard)

@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from osed_jax.config.build import differences
+from osed_jax.config.compare import differences
 from osed_jax.errors import UserError
 from osed_jax.files.records import write_json
-from osed_jax.runtime.console import say
 from osed_jax.store.reading import STORE_FILE, read_store_file
 from osed_jax.store.records import REJECTED, is_kept, lives, read_records, shards
-
-# Raised when the same settings make other images. Stores without a number are of earlier versions.
-RECIPE = 2
 
 
 def write_settings(folder: Path, content: dict[str, Any]) -> None:
@@ -35,18 +31,12 @@ def write_settings(folder: Path, content: dict[str, Any]) -> None:
                 f"{folder} contains {foreign[0]!r} but no {STORE_FILE}, so it is not a store of "
                 "generated images; give a new folder in config.oversampling.generated_dir"
             )
-        write_json(path, {**content, "recipe": RECIPE})
+        write_json(path, content)
     before = read_store_file(folder)
     empty = _is_empty(folder)
-    begun = before.get("recipe")
-    if begun != RECIPE and not empty:
-        say(
-            f"note: {folder} was begun by another version of OSeD-JAX, whose images of the same "
-            f"settings differ in details; images that are missing are made as this version "
-            f"makes them. For images of one version, name a new folder"
-        )
     fixed = ("class_names", "settings")
-    changed = differences(*({k: c[k] for k in fixed} for c in (_renamed(before), content)))
+    old, new = ({name: c[name] for name in fixed} for c in (before, content))
+    changed = differences(old, new)
     if changed and not empty:
         raise UserError(
             f"{folder} has images made with other settings ({'; '.join(changed)}); give "
@@ -56,9 +46,8 @@ def write_settings(folder: Path, content: dict[str, Any]) -> None:
     if changed:
         for leftover in (folder / REJECTED, *shards(folder)):
             leftover.unlink(missing_ok=True)
-    now = {**content, "recipe": RECIPE if empty else begun}
-    if before != now:  # another number of images, or no image yet
-        write_json(path, now)
+    if before != content:  # another number of images, or no image yet
+        write_json(path, content)
 
 
 def _is_empty(folder: Path) -> bool:
@@ -66,12 +55,3 @@ def _is_empty(folder: Path) -> bool:
     at_work = any(map(lives, shards(folder)))
     kept = any(map(is_kept, read_records(folder).values()))
     return not (at_work or kept or any(folder.glob("*/*.png")))
-
-
-def _renamed(content: dict[str, Any]) -> dict[str, Any]:
-    """Settings of an earlier version, which named no classifier by an empty path."""
-    filters = dict(content["settings"].get("filters", {}))
-    if filters.get("classifier_workdir") == "":
-        filters["classifier"] = filters.pop("classifier_workdir")
-        return {**content, "settings": {**content["settings"], "filters": filters}}
-    return content

@@ -17,9 +17,6 @@ Shards are merged, sorted, whenever a process starts or ends.
 
 import contextlib
 import errno
-import fcntl
-import itertools
-import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,10 +26,11 @@ import numpy as np
 
 from osed_jax.errors import UserError, disk_problems_explained
 from osed_jax.files import records
+from osed_jax.files.atomic import remove_abandoned, whole_file
+from osed_jax.files.lock import locked
 from osed_jax.runtime.console import say
 from osed_jax.store.reading import METADATA
 from osed_jax.store.records import (
-    IMAGE,
     REJECTED,
     Name,
     Record,
@@ -41,16 +39,17 @@ from osed_jax.store.records import (
     file_name,
     full_size_folder,
     is_kept,
-    is_listed,
     lives,
     merge,
     read_lines,
     read_records,
     shards,
-    unlisted_folder,
     write_records,
 )
 from osed_jax.store.settings import write_settings
+from osed_jax.store.unlisted import make_room, put_aside_unlisted
+
+_LOCK = ".lock"  # held while the lines are merged
 
 
 class Store:
@@ -128,16 +127,24 @@ class Store:
 
     def add(self, record: Record, image: bytes, full_size: bytes | None = None) -> None:
         """Writes a PNG image, if its record says that it is kept, then the record."""
-        if is_kept(record):
-            if full_size is not None:
-                _write_image(full_size_folder(self.folder) / record["file_name"], full_size)
-            _write_image(self.folder / record["file_name"], image)
-        else:
-            (self.folder / record["file_name"]).unlink(missing_ok=True)  # found without a line
-        line = (json.dumps(records.sealed(record)) + "\n").encode()
+        if full_size is not None:
+            self._write(full_size_folder(self.folder), record, full_size, "full_size_sha256")
+        self._write(self.folder, record, image, "sha256")
+        line = records.as_line(record).encode()
         if self._shard.write(line) != len(line):  # unbuffered: the disk took a part of it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._shard.name)
         self.records[record["label"], record["index"]] = record
+
+    def _write(self, root: Path, record: Record, content: bytes, digest: str) -> None:
+        """Writes the file of an image; removes it if it is there but rejected."""
+        path = root / record["file_name"]
+        make_room(self.folder, path, record[digest])
+        if not is_kept(record):
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            file.write(content)
 
 
 @contextlib.contextmanager
@@ -181,43 +188,46 @@ def filling(
         "far are kept: the same command continues from them",
     ):
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            for partial in folder.glob(".*.partial"):  # of a process killed while it merged
-                partial.unlink()
-            _refuse_living(folder, share)
-            write_settings(folder, content)
-            _say_damaged(folder)
-            merge(folder)
-            records = read_records(folder)
-            _check_classes(folder, class_names, records)
-            _say_gaps(folder, class_names, share, records)
-            changed = changed_images(folder, records)
-            if changed:
-                say(
-                    f"note: {len(changed):,} images of {folder} have changed since they were made, "
-                    f"by their sha256; they are made again"
-                )
-            records = {name: r for name, r in records.items() if name not in changed}
-            shard = open(_shard_path(folder, share), "ab", buffering=0)  # noqa: SIM115
-            fcntl.flock(shard, fcntl.LOCK_EX)
+        at_work = contextlib.ExitStack()
+        with locked(folder / _LOCK):
+            lines, changed = _begin(folder, content, share)
+            shard = at_work.enter_context(_open_shard(_shard_path(folder, share)))
         try:
-            with shard:
+            with at_work:
                 size = settings.get("size")
-                yield Store(folder, class_names, wanted, share, records, shard, size, changed)
+                yield Store(folder, class_names, wanted, share, lines, shard, size, changed)
             # Only now: until a store is filled, what has no line may replace what is missing.
-            _put_aside_unlisted(folder, class_names, share, records)
+            put_aside_unlisted(folder, class_names, share, lines)
         finally:
-            with _locked(folder):
+            with locked(folder / _LOCK):
                 merge(folder)
                 _reject_repeated(folder, repeated)
                 finish(list(read_records(folder).values()))
 
 
-def _write_image(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.rename(path)
+def _begin(
+    folder: Path, content: Mapping[str, Any], share: tuple[int, int]
+) -> tuple[dict[Name, Record], set[Name]]:
+    """Repairs and checks a store; returns the lines of its whole images, and which have changed."""
+    names = content["class_names"]
+    remove_abandoned(folder)
+    for root in (folder, full_size_folder(folder)):
+        for name in names:
+            remove_abandoned(root / name)
+    _refuse_living(folder, share)
+    write_settings(folder, dict(content))
+    _say_damaged(folder)
+    merge(folder)
+    lines = read_records(folder)
+    _check_classes(folder, names, lines)
+    _say_gaps(folder, names, share, lines)
+    changed = changed_images(folder, lines)
+    if changed:
+        say(
+            f"note: {len(changed):,} images of {folder} have changed since they were made, "
+            f"by their sha256; they are made again"
+        )
+    return {name: line for name, line in lines.items() if name not in changed}, changed
 
 
 def _check_classes(
@@ -255,37 +265,6 @@ def _say_damaged(folder: Path) -> None:
     for path in (folder / METADATA, folder / REJECTED, *growing):
         if damaged := read_lines(path, growing=path in growing)[1]:
             say(f"note: {records.describe_damaged(path, damaged)}; images that exist get new lines")
-
-
-def _put_aside_unlisted(
-    folder: Path, class_names: Sequence[str], share: tuple[int, int], records: dict[Name, Record]
-) -> None:
-    """Moves this share's images without a line out of a full store; half-written ones go."""
-    aside = unlisted_folder(folder)
-    moved = 0
-    for root in (folder, full_size_folder(folder)):
-        for label, name in enumerate(class_names):
-            for path in (root / name).glob("*") if (root / name).is_dir() else ():
-                match = IMAGE.fullmatch(path.name)
-                index = int(match[1] or match[2]) if match else 0
-                listed = is_listed(records, label, index) and not path.name.startswith(".")
-                if not match or index % share[1] != share[0] or listed:
-                    continue
-                if path.name.startswith("."):
-                    path.unlink()
-                    continue
-                target = _free(aside / path.relative_to(folder.parent))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(target)
-                moved += 1
-    if moved:
-        say(f"note: {moved:,} images of {folder} that it has no use for are in {aside} now")
-
-
-def _free(path: Path) -> Path:
-    """The path, or with a number before its suffix where there is a file of an earlier time."""
-    names = (path.with_suffix(f".{number}{path.suffix}") for number in itertools.count(1))
-    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def _reject_repeated(
@@ -331,7 +310,7 @@ def _shard_path(folder: Path, share: tuple[int, int]) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _open_shard(path: Path) -> Iterator[IO[bytes]]:
+    """A shard to append to, locked as long as it is open."""
+    with locked(path), open(path, "ab", buffering=0) as shard:
+        yield shard

@@ -14,12 +14,13 @@ from scipy import ndimage, stats
 from osed_jax.batches import augment as aug
 from osed_jax.batches import crops
 from osed_jax.kinds import Kind
+from tests.augmentations import only
 
 RANDOM = np.random.RandomState(0)
 UINT8 = RANDOM.randint(0, 256, (6, 16, 16, 3)).astype(np.uint8)
 UINT8[0] = UINT8[0, ..., :1]  # one grey image: no hue
 X = (UINT8 / 255).astype(np.float32)
-PLAIN = aug.Augmentation(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1))
+PLAIN = only(mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.1))
 KEY = jax.random.key(3)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from osed_jax.batches.augment import Augmentation
 from osed_jax.batches.mixing import mix, rectangle
 from osed_jax.kinds import Kind
 from osed_jax.training.losses import LossFacts, ldam
+from tests.augmentations import only
 from tests.training.test_step import IMAGES, small_step
 
 KIND = np.array([0, 1, 2, 0, 3, 1, 0, 0] * 50)  # natural, generated, noise and padding rows
@@ -18,7 +18,7 @@ PLAIN = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 
 def mixed(kind=KIND, seed=3, **settings):
-    given = Augmentation(**PLAIN, **{"mix": "mixup", **settings})
+    given = only(**PLAIN, **{"mix": "mixup", **settings})
     out = mix(jnp.asarray(IMAGE[: len(kind)]), jnp.asarray(kind), jax.random.key(seed), given)
     return jax.tree.map(np.asarray, out)
 
@@ -105,7 +105,7 @@ def test_the_loss_of_a_mixed_row_is_that_of_both_labels_with_their_weights():
     counts, weights = np.array([9, 4, 1]), np.array([0.5, 2.0, 0.25])
     kind, label = np.array([0, 1, 0, 1, 0, 3]), np.array([0, 1, 2, 0, 1, 2])
     loss_fn = ldam({"label_smoothing": 0.0, "max_margin": 0.5}, LossFacts(counts, 1, 1, 4.0))
-    settings = Augmentation(**PLAIN, mix="mixup")
+    settings = only(**PLAIN, mix="mixup")
     step, state = small_step(
         loss_fn=loss_fn,
         class_weights=lambda epoch: jnp.asarray(weights, jnp.float32),

@@ -8,8 +8,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
 from osed_jax.batches import policies
-from osed_jax.batches.augment import Augmentation, augment
+from osed_jax.batches.augment import augment
 from osed_jax.kinds import Kind
+from tests.augmentations import only
 
 SIZE = 32
 
@@ -147,7 +148,7 @@ def test_a_policy_changes_images_and_leaves_noise_alone(policy):
     unit = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "noise_space": "pixel"}
     plain, changed = (
         np.asarray(jitted(jnp.asarray(IMAGES[10:40]), kind, jax.random.key(0), settings))
-        for settings in (Augmentation(**unit), Augmentation(**unit, policy=policy))
+        for settings in (only(**unit), only(**unit, policy=policy))
     )
     noise = np.asarray(kind) == Kind.NOISE
     np.testing.assert_allclose(plain[noise], changed[noise], atol=1e-6)

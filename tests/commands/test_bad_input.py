@@ -1,6 +1,5 @@
 """Bad input through the command line: one clear line, a non-zero exit, no traceback, no harm."""
 
-import fcntl
 import shutil
 import subprocess
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from osed_jax.files.lock import locked
 from osed_jax.files.records import read_json, write_json
 from tests.command_line import SMALL, command, environment, run, run_well
 from tests.conftest import ROOT
@@ -65,11 +65,6 @@ def folder(images, *more):
         (
             ["--workdir=w", "--mode=fly"],
             "use one of train, sweep, tune, evaluate, compare, diagnose",
-        ),
-        (["--mode=adapt"], "--mode=adapt is called --mode=finetune now"),
-        (
-            [DIGITS + "open", "--workdir=w", "--config.oversampling.noise_road=aux"],
-            "config.oversampling.noise_road is called config.oversampling.noise_norm now",
         ),
         (["--workdir=w", "--wrkdir=w", DIGITS + "erm"], "wrkdir"),
         (["--workdir=w", "extra", DIGITS + "erm"], "unexpected argument 'extra'"),
@@ -201,8 +196,7 @@ def test_a_workdir_of_another_config(finished):
 
 
 def test_a_workdir_that_another_process_uses(tmp_path):
-    with open(tmp_path / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(tmp_path / ".lock"):
         assert "another process" in refused(DIGITS + "erm", f"--workdir={tmp_path}")
 
 
@@ -321,4 +315,4 @@ def test_a_disk_without_room(images):
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "error: " in done.stderr and "free some space" in done.stderr
     assert not list((images.parent / ".cache").rglob("*.npy"))
-    assert not list((images.parent / ".cache").rglob("*.partial"))
+    assert not list((images.parent / ".cache").rglob("*partial"))

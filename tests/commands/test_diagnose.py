@@ -14,9 +14,8 @@ from jax.typing import DTypeLike
 from PIL import Image
 
 from configs import digits
-from osed_jax.batches.augment import Augmentation
 from osed_jax.commands.diagnose import diagnose, make_plan
-from osed_jax.config.build import check
+from osed_jax.config.build import check, run_as_plain
 from osed_jax.data.image_set import ImageSet
 from osed_jax.data.images import ArrayImages
 from osed_jax.errors import UserError
@@ -36,6 +35,7 @@ from osed_jax.reports import style
 from osed_jax.runtime.sharding import make_mesh, replicate, split
 from osed_jax.training.losses import LossFacts, cross_entropy
 from osed_jax.training.state import TrainState, create_state
+from tests.augmentations import only
 from tests.command_line import run_well
 
 LAYERS = ["Conv_0", "RoutedBatchNorm_0", "Conv_1", "RoutedBatchNorm_1", "Dense_0"]
@@ -43,7 +43,7 @@ LOSS_FACTS = LossFacts(np.ones(3), num_epochs=1, start_epoch=1)
 KINDS = {"natural": Kind.NATURAL, "generated": Kind.GENERATED, "noise": Kind.NOISE}
 RANDOM = np.random.RandomState(0)
 MEAN, STD = np.array([0.5, 0.4, 0.6]), np.array([0.25, 0.2, 0.3])
-PLAIN = Augmentation(mean=tuple(MEAN), std=tuple(STD))
+PLAIN = only(mean=tuple(MEAN), std=tuple(STD))
 # The second batch holds no generated row, the third one row of padding; devices share unequally.
 KIND = np.array([[0, 2, 0, 1, 0, 2, 1, 1], [0, 2, 0, 0, 0, 2, 2, 2], [0, 1, 0, 1, 3, 2, 0, 0]])
 LABEL = RANDOM.randint(0, 3, KIND.shape)
@@ -199,7 +199,7 @@ def test_own_norms_of_the_auxiliary_road_share_nothing_with_natural_rows(rows):
 
 def test_each_batch_has_its_own_randomness_and_a_seed_repeats_it(monkeypatch):
     monkeypatch.setattr(layer_gradients, "NORMS", ("dar_grad",))  # one program to compile, not four
-    noise = Augmentation(mean=tuple(MEAN), std=tuple(STD), noise_space="pixel")
+    noise = only(mean=tuple(MEAN), std=tuple(STD), noise_space="pixel")
     both = {"model": Tiny(dropout_rate=0.5), "augmentation": noise, "which": (0, 0)}
     one = measured(**both)
     assert one == measured(**both)
@@ -339,13 +339,13 @@ def run(tmp_path_factory):
     """A work directory as training leaves it, for less time than training takes."""
     workdir = tmp_path_factory.mktemp("runs") / "erm"
     workdir.mkdir()
-    config = build.of_a_run(settings(**RUN))
+    config = settings(**RUN)
     data = loading.load_data(config, workdir)
-    write_json(workdir / "config.json", config)
+    write_json(workdir / "config.json", run_as_plain(config))
     write_json(workdir / "dataset.json", data.facts)
     model = build.make_model(config, 10, routed=False)
     tx = build.make_optimizer(config, 1)
-    about = {"config": config, "dataset": data.facts}
+    about = {"config": run_as_plain(config), "dataset": data.facts}
     with Checkpoints.writing(workdir, every=0, also=[0], about=about) as saved:
         saved.save(1, create_state(model, tx, seed=0, image_size=8))
     return workdir

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from osed_jax.commands.filter import filter as filter_store
 from osed_jax.config.build import check
 from osed_jax.errors import UserError
 from tests.command_line import run_well
+from tests.conftest import ROOT
 
 
 def config_of(tmp_path, **generation):
@@ -114,3 +118,30 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(
         filter_store(check(config_of(tmp_path, **changes)))
     assert not (tmp_path / "kept").exists()
     assert {p.name for p in tmp_path.iterdir()} <= {"source", ".cache"}, "no half-filled folder"
+
+
+KILLED = """
+import os, signal, sys
+from osed_jax.commands import filter as module
+from osed_jax.config.build import check
+from tests.commands.test_filter import config_of
+from pathlib import Path
+module.write_digests = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+module.filter(check(config_of(Path(sys.argv[1]))))
+"""
+
+
+def test_what_a_kill_left_goes_with_the_next_call(tmp_path, source):
+    mine = tmp_path / ".kept.abcdefgh"  # a person's folder with a name like that
+    mine.mkdir()
+    (mine / "a.txt").write_text("mine")
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".kept.*partial")
+    assert files(left) == ["3/a.png", "3/d.png", "5/a.png", "5/b.png", "filter.json"]
+    assert not (tmp_path / "kept").exists()
+    filter_store(check(config_of(tmp_path)))
+    assert (tmp_path / "kept" / "sha256.json").exists()
+    names = {path.name for path in tmp_path.iterdir()} - {".cache"}
+    assert names == {"source", "kept", mine.name} and files(mine) == ["a.txt"]
+    assert len(files(source)) == 6

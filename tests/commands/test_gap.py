@@ -12,7 +12,7 @@ from scipy import linalg
 from configs import digits
 from osed_jax.commands import gap as gap_module
 from osed_jax.commands.gap import gap
-from osed_jax.config.build import check
+from osed_jax.config.build import check, run_as_plain
 from osed_jax.data.datasets import load_digits
 from osed_jax.data.long_tail import long_tailed_rows
 from osed_jax.errors import UserError
@@ -134,12 +134,12 @@ def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "erm"
     workdir.mkdir()
     facts = loading.load_data(config, loading.open_cache(workdir)).facts
-    write_json(workdir / "config.json", build.of_a_run(config))
+    write_json(workdir / "config.json", run_as_plain(config))
     write_json(workdir / "dataset.json", facts)
     model = build.make_model(config, len(facts["class_names"]), routed=False)
     tx = build.make_optimizer(config, steps_per_epoch=1)
     state = create_state(model, tx, seed=0, image_size=facts["image_size"])
-    about = {"config": build.of_a_run(config), "dataset": facts}
+    about = {"config": run_as_plain(config), "dataset": facts}
     with Checkpoints.writing(workdir, every=0, also=[0], about=about) as saved:
         saved.save(1, state)
     return workdir
@@ -307,8 +307,8 @@ def test_a_net_of_other_images_is_refused(trained, tmp_path, side, classes, mess
                 tmp_path / "data" / split / name / "0.png",
             )
     config = config_of(tmp_path / "drawn")
-    config["dataset"] |= {"name": "folder", "data_dir": str(tmp_path / "data"), "num_max": 1}
-    config["dataset"] |= {"image_size": side, "imbalance_ratio": 1.0}
+    config.dataset |= {"name": "folder", "data_dir": str(tmp_path / "data"), "num_max": 1}
+    config.dataset |= {"image_size": side, "imbalance_ratio": 1.0}
     with pytest.raises(UserError, match=message):
         gap(config, trained)
     assert not list(tmp_path.glob("*.report"))

@@ -196,20 +196,20 @@ def test_counts_per_class():
     config = check(digits.get_config("erm"))
     counts = [100, 50, 10]
     assert wanted_counts(config, counts) == [0, 50, 90]
-    config["generation"]["count"] = "7"
+    config.generation.count = "7"
     assert wanted_counts(config, counts) == [7, 7, 7]
-    config["generation"]["count"] = "replace_ratio"
-    config["train"]["num_epochs"], config["oversampling"]["start_epoch"] = 10, 9
-    config["oversampling"]["replace_ratio"] = 0.5
+    config.generation.count = "replace_ratio"
+    config.train.num_epochs, config.oversampling.start_epoch = 10, 9
+    config.oversampling.replace_ratio = 0.5
     # One epoch of 160 draws, 53.3 a class, of which 0, 1/4 and 9/20 are replaced.
     assert wanted_counts(config, counts) == [0, 14, 24]
-    config["oversampling"]["noise_share"] = 0.5
+    config.oversampling.noise_share = 0.5
     assert wanted_counts(config, counts) == [0, 7, 12]
-    config["oversampling"]["start_epoch"] = 0
+    config.oversampling.start_epoch = 0
     assert wanted_counts(config, counts) == [0, 50, 90], "never more than a balance takes"
-    config["oversampling"] |= {"start_epoch": 7, "real_only_epochs": 2, "replace_in": "all"}
+    config.oversampling |= {"start_epoch": 7, "real_only_epochs": 2, "replace_in": "all"}
     assert wanted_counts(config, counts) == [14] * 3, "one epoch, a quarter of 53.3 in each class"
-    config["generation"]["count"] = "balance"
+    config.generation.count = "balance"
     with pytest.raises(UserError, match="makes no image of the most frequent class, but"):
         wanted_counts(config, counts)
 
@@ -219,16 +219,16 @@ def test_a_run_shows_about_as_many_images_as_noise_ratio_counts():
     from osed_jax.kinds import Kind
 
     config = check(digits.get_config("erm"))
-    config["train"]["num_epochs"], config["oversampling"]["start_epoch"] = 60, 59
+    config.train.num_epochs, config.oversampling.start_epoch = 60, 59
     counts = (1000, 400, 100)
-    config["generation"]["count"] = "replace_ratio"
+    config.generation.count = "replace_ratio"
     label = np.repeat(np.arange(3), counts)
     plan = balanced_plan(
         seed=0,
         epoch=59,
         label=label,
         generated_label=np.arange(3),
-        replace_prob=replace_probability(counts, config["oversampling"]["replace_ratio"]),
+        replace_prob=replace_probability(counts, config.oversampling.replace_ratio),
         noise_share=0.0,
         batch_size=100,
     )

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,16 +13,18 @@ from PIL import Image
 
 from configs import cifar10_lt, digits
 from osed_jax.config.build import as_config_file, check
-from osed_jax.config.candidates import CANDIDATES, Candidate
+from osed_jax.config.by_method import MethodConfigs
+from osed_jax.config.methods import METHODS
+from osed_jax.config.schema import with_values
 from osed_jax.config.stages import num_epochs
 from osed_jax.errors import UserError
 from osed_jax.tuning.configs import (
     best_start,
+    candidates,
     doubts_about_length,
     epochs_within_budget,
-    named,
     num_kept,
-    of_candidate,
+    shortened,
 )
 from osed_jax.tuning.selection import Score, best, score, simplest_good
 from tests.command_line import run, run_together, run_well
@@ -50,108 +53,120 @@ def test_the_simplest_within_one_standard_error_of_the_best():
     assert best([scores[0], scores[0]]) == 0
 
 
-def config_of(**tune):
-    config = digits.get_config()
-    config.oversampling.generated_dir = str(STORE)
-    config.tune.update(tune)
-    return check(config)
+def asked(get_config=digits.get_config, **given):
+    """What a config file and flags of these fields ask for; __ for the dots."""
+    flags = {name.replace("__", "."): value for name, value in given.items()}
+    return MethodConfigs(get_config, {"oversampling.generated_dir": str(STORE), **flags})
+
+
+def config(name, **given):
+    """The config of one candidate."""
+    return candidates(asked(tune__candidates=f"{name},ros,erm", **given))[0][name].config
 
 
 def test_candidates_are_chosen_by_name_or_left_out_with_the_reason(tmp_path):
-    found, notes = named(config_of())
-    assert [n for n in CANDIDATES if n not in found] == ["fill_near"]
+    found, notes = candidates(asked())
+    assert [n for n in METHODS if n not in found] == ["fill_near"]
     assert "fill_near, which need" in notes[0] and "gap.json, which --mode=gap writes" in notes[0]
-    found, notes = named(config_of(candidates="fill, ros"))
+    found, notes = candidates(asked(tune__candidates="fill, ros"))
     assert list(found) == ["ros", "fill"] and not notes, "from the simplest on"
-    bare = config_of()
-    bare["oversampling"]["generated_dir"] = ""
-    found, notes = named(bare)
+    found, notes = candidates(asked(oversampling__generated_dir=""))
     assert list(found) == [
         *("erm", "ros", "drs", "noise", "open"),
         *("la", "ldam_drw", "mixup_drw"),
     ]
     assert "osed" in notes[0] and "need config.oversampling.generated_dir" in notes[0]
     with pytest.raises(UserError, match="names fil; use some of erm, ros"):
-        named(config_of(candidates="fil,ros"))
+        candidates(asked(tune__candidates="fil,ros"))
     with pytest.raises(UserError, match="fewer than two candidates"):
-        named(config_of(candidates="ros"))
+        candidates(asked(tune__candidates="ros"))
 
 
 def test_a_person_names_candidates_in_a_file(tmp_path):
     path = tmp_path / "mine.json"
-    path.write_text('{"gentle": {"method": "fill", "loss.generated_weight": 0.3}}')
-    found, _ = named(config_of(candidates="ros,gentle", candidates_file=str(path)))
-    assert found["gentle"] == Candidate("fill", "gentle", {"loss.generated_weight": 0.3})
-    made = of_candidate(config_of(), found["gentle"], 6)
-    assert made["loss"]["generated_weight"] == 0.3
+
+    def with_file(content, name="gentle"):
+        path.write_text(content)
+        given = {"tune__candidates": f"ros,{name}", "tune__candidates_file": str(path)}
+        return candidates(asked(**given))[0][name]
+
+    gentle = with_file('{"gentle": {"method": "fill", "loss.generated_weight": 0.3}}')
+    assert (gentle.method, gentle.about) == ("fill", "gentle")
+    assert gentle.config.loss.generated_weight == 0.3
     for content, said in (
         ("[]", "cannot be read"),
         ('{"a": {"method": "filled"}}', "has method 'filled'; use one of erm"),
         ('{"a": {"method": "fill", "loss.weight": 1}}', "no field config.loss.weight"),
         ('{"a": {"method": "fill", "lost.weight": 1}}', "no field config.lost.weight"),
+        ('{"a": {"method": "fill", "loss.beta": 2.0}}', "loss.beta is 2.0"),
     ):
-        path.write_text(content)
         with pytest.raises(UserError, match=said):
-            chosen, _ = named(config_of(candidates="ros,a", candidates_file=str(path)))
-            of_candidate(config_of(), chosen["a"], 6)
+            with_file(content, "a")
+
+
+def test_what_is_given_holds_for_the_candidates_that_use_it():
+    found, notes = candidates(
+        asked(tune__candidates="erm,la,mixup_drw", augment__mix_alpha=0.2, loss__tau=0.5)
+    )
+    assert found["mixup_drw"].config.augment.mix_alpha == 0.2
+    assert found["la"].config.loss.tau == 0.5
+    assert found["erm"].config.loss.tau == 1.0 and found["erm"].config.augment.mix_alpha == 1.0
+    assert "config.augment.mix_alpha=0.2 is used by mixup_drw alone" in notes
+    found, notes = candidates(
+        asked(tune__candidates="ros,fill_third,fill", oversampling__replace_ratio=0.5)
+    )
+    assert list(found) == ["ros", "fill_third"]
+    assert found["fill_third"].config.oversampling.replace_ratio == 0.5
+    assert "fill is left out: with what is given it is the same as fill_third" in notes
 
 
 def test_what_follows_from_the_number_of_epochs_moves_along():
-    config = check(cifar10_lt.get_config("fill"))  # of 200 epochs, from epoch 0
-    config["train"]["eval_every_epochs"] = 20
-    short = of_candidate(config, CANDIDATES["osed"], 50)
-    assert short["train"]["num_epochs"] == 50 and short["train"]["eval_every_epochs"] == 5
-    assert short["oversampling"]["start_epoch"] == 40, "of the candidate, not of the given method"
-    assert short["oversampling"]["generated_norm"] == "dar"
-    assert short["optimizer"]["warmup_epochs"] == 1
-    head = of_candidate(config, CANDIDATES["fill_head"], 50)
-    assert num_epochs(head) == 55 and head["oversampling"]["generated_norm"] == "shared"
+    def of(method):
+        file = cifar10_lt.get_config(method)  # of 200 epochs
+        file.oversampling.generated_dir = str(STORE)
+        return check(file)
+
+    short = shortened(with_values(of("osed"), {"train.eval_every_epochs": 20}), 50)
+    assert short.train.num_epochs == 50 and short.train.eval_every_epochs == 5
+    assert short.oversampling.start_epoch == 40 and short.optimizer.warmup_epochs == 1
+    assert short.oversampling.generated_norm == "dar"
+    head = shortened(of("fill_head"), 50)
+    assert num_epochs(head) == 55 and head.oversampling.generated_norm == "shared"
 
 
 def test_all_trainings_together_keep_to_the_budget():
-    config = config_of(budget=2.0, folds=2)
-    config["train"]["num_epochs"] = 100
-    chosen = [CANDIDATES[n] for n in ("erm", "ros", "drs", "fill_third", "fill_head")]
+    names = ("erm", "ros", "drs", "fill_third", "fill_head")
+
+    def epochs(budget):
+        given = {"tune__budget": budget, "tune__folds": 2, "train__num_epochs": 100}
+        found, _ = candidates(asked(tune__candidates=",".join(names), **given))
+        assert tuple(found) == names
+        return epochs_within_budget([c.config for c in found.values()])
+
     # The first fold: erm 1, ros 1, drs 0.2, fill_third 1, its head 0.1; the second: 2 and ros.
     assert num_kept(5) == 2 and num_kept(14) == 5 and num_kept(2) == 2
-    assert epochs_within_budget(config, chosen) == int(100 * 2.0 / ((3.3 + 3) / 2))
-    config["tune"]["budget"] = 1000.0
-    assert epochs_within_budget(config, chosen) == 100
-    config["tune"]["budget"] = 0.001
-    assert epochs_within_budget(config, chosen) == 1
+    assert epochs(2.0) == int(100 * 2.0 / ((3.3 + 3) / 2))
+    assert epochs(1000.0) == 100 and epochs(0.001) == 1
     assert doubts_about_length(49, 100) and not doubts_about_length(50, 100)
 
 
 def test_a_run_starts_from_the_one_it_has_most_in_common_with():
-    runs = {n: of_candidate(config_of(), CANDIDATES[n], 10) for n in ("erm", "ros", "fill_third")}
-    finished = {Path(name): config for name, config in runs.items()}
-    osed = of_candidate(config_of(), CANDIDATES["osed"], 10)
-    assert best_start(osed, finished) == (Path("erm"), 8)
-    head = of_candidate(config_of(), CANDIDATES["fill_head"], 10)
-    assert best_start(head, finished) == (Path("fill_third"), 10)
-    assert best_start(runs["ros"], {Path("erm"): runs["erm"]}) == (None, 0)
-
-
-def test_what_the_given_method_sets_has_no_effect_on_candidates_nor_is_la_started_from_erm():
-    config = digits.get_config("ldam_drw")
-    config.oversampling.generated_dir = str(STORE)
-    given = check(config)
-    runs = {n: of_candidate(given, CANDIDATES[n], 10) for n in ("erm", "osed", "la", "mixup_drw")}
-    assert runs["erm"] == of_candidate(config_of(), CANDIDATES["erm"], 10)
-    assert (
-        runs["la"]["loss"]["name"] == "logit_adjustment" and not runs["la"]["model"]["cosine_scale"]
-    )
-    finished = {Path("erm"): runs["erm"]}
+    names = ("erm", "ros", "la", "mixup_drw", "fill_third", "osed", "fill_head")
+    found, _ = candidates(asked(tune__candidates=",".join(names)))
+    runs = {name: shortened(found[name].config, 10) for name in names}
+    finished = {Path(name): runs[name] for name in ("erm", "ros", "fill_third")}
     assert best_start(runs["osed"], finished) == (Path("erm"), 8)
+    assert best_start(runs["fill_head"], finished) == (Path("fill_third"), 10)
+    assert best_start(runs["ros"], {Path("erm"): runs["erm"]}) == (None, 0)
     for name in ("la", "mixup_drw"):
-        assert best_start(runs[name], finished) == (None, 0)
+        assert best_start(runs[name], {Path("erm"): runs["erm"]}) == (None, 0)
 
 
 def test_the_chosen_config_file_gives_the_chosen_config(tmp_path):
     for name in ("fill_head", "fill_dar_grad", "open", "ldam_drw"):
-        wanted = of_candidate(config_of(), CANDIDATES[name], 60)
+        wanted = config(name)
         path = tmp_path / f"{name}.py"
-        path.write_text(as_config_file(wanted, "Chosen."))
+        path.write_text(as_config_file(wanted, 'Chosen, "as it says": {wanted}.'))
         spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -226,7 +241,7 @@ def test_a_finished_choice_is_not_trained_again_and_its_command_trains(tuned, tm
     run_in(tuned.parent, *SMALL)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert (tuned / "tune.json").read_text() == kept
-    command = json.loads(kept)["command"].split()[2:]
+    command = shlex.split(json.loads(kept)["command"])[2:]
     command[-1] = f"--workdir={tmp_path / 'final'}"
     few = ("--config.train.num_epochs=2", "--config.train.eval_every_epochs=2")
     run_in(tuned.parent, *command, *few, "--config.report.enabled=False")
@@ -284,29 +299,3 @@ def test_own_images_with_a_natural_tail_and_no_look_at_the_test_images(tmp_path)
     assert "fewer than 10 images each: class_0 (9), class_1 (6), class_2 (3)" in page
     refused = run(*arguments, f"--workdir={tmp_path / 'run'}")
     assert refused.returncode == 2, "training would have opened the test images"
-
-
-def test_the_page_has_the_figures_of_the_kept_choice():
-    result = json.loads((ROOT / "results" / "tune_digits" / "tune.json").read_text())
-    page = (ROOT / "docs" / "choosing.md").read_text()
-    for c in result["candidates"]:
-        accuracy, error = (100 * c[name] for name in ("balanced_accuracy", "standard_error"))
-        images = sum(c["num_images"])
-        assert f"| `{c['name']}` | {c['folds']} | {images} | {accuracy:.1f} ± {error:.1f} |" in page
-    assert f"`{result['chosen']}` is chosen" in page
-    assert f"cost {result['cost']:.1f} training runs" in page
-
-
-@pytest.mark.parametrize(("folder", "column"), [("tune_tenth_few", 1), ("tune_tenth_eight", 2)])
-def test_the_page_has_the_figures_of_the_kept_choices_with_few_images(folder, column):
-    result = json.loads((ROOT / "results" / folder / "tune.json").read_text())
-    section = (ROOT / "docs" / "results_few_images.md").read_text().split("\n## 13. ")[1]
-    table = section[section.index("| candidate | four candidates") :].split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    shown = {row[0].split("`")[1]: row[column] for row in rows[2:] if row[column]}
-    assert shown.keys() == {c["name"] for c in result["candidates"]}
-    for c in result["candidates"]:
-        accuracy, error = (100 * c[name] for name in ("balanced_accuracy", "standard_error"))
-        said = f"{accuracy:.1f} ± {error:.1f} ({c['folds']})"
-        chosen = f"**{accuracy:.1f} ± {error:.1f}** ({c['folds']}), chosen"
-        assert shown[c["name"]] == (chosen if c["name"] == result["chosen"] else said)

@@ -16,11 +16,13 @@ from configs import (
     imagenet_lt,
 )
 from docs.configuration_page import as_markdown
-from osed_jax.config.build import check, differences, flattened, method_name
+from osed_jax.config.build import as_plain, check, from_plain, method_of
+from osed_jax.config.compare import differences
 from osed_jax.config.conflicts import doubts
+from osed_jax.config.fields_of_data import Augment
+from osed_jax.config.fields_of_training import Model, Optimizer
 from osed_jax.config.methods import METHODS
-from osed_jax.config.old_names import completed, renamed_flags
-from osed_jax.config.schema import fields
+from osed_jax.config.schema import FIELDS
 from osed_jax.errors import UserError
 from osed_jax.experiment.build import learning_rates
 from tests.conftest import ROOT
@@ -33,60 +35,61 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize("method", METHODS)
 def test_every_config_and_method_is_valid(module, method):
     config = module.get_config(method)
-    if method in ("osed", "fill"):
+    if METHODS[method].sets["oversampling.mode"] == "generated":
         config.oversampling.generated_dir = "somewhere"
     checked = check(config)
-    assert method_name(checked) == method
-    assert json.loads(json.dumps(checked)) == checked
+    plain = {"noise": "open"} if method == "noise" else {method: "fill"}
+    assert method_of(checked) == (plain[method] if METHODS[method].variant else method)
+    assert from_plain(json.loads(json.dumps(as_plain(checked)))) == checked
 
 
 def test_the_default_recipe_is_that_of_the_papers():
     config = check(cifar10_lt.get_config("open"))
-    assert config["oversampling"]["start_epoch"] == 160
-    assert config["oversampling"]["replace_ratio"] == pytest.approx(1 / 3)
-    assert config["train"]["num_epochs"] == 200 and config["train"]["batch_size"] == 128
-    assert config["optimizer"] == {
-        "learning_rate": 0.1,
-        "momentum": 0.9,
-        "weight_decay": 2e-4,
-        "warmup_epochs": 5,
-        "schedule": "steps",
-        "decay_at": [0.8, 0.9],
-        "decay_factor": 0.01,
-        "pretrained_factor": 1.0,
-        "head_learning_rate": 0.1,
-    }
-    assert config["model"] == {
-        "name": "wide_resnet",
-        "depth": 28,
-        "widen_factor": 10,
-        "dropout_rate": 0.3,
-        "dtype": "float32",
-        "cosine_scale": 0.0,
-    }
-    assert config["augment"] == {
-        "flip": True,
-        "crop_padding": 4,
-        "crop_size": 0,
-        "crop_scale": [0.08, 1.0],
-        "crop_ratio": [3 / 4, 4 / 3],
-        "cutout": 16,
-        "color_jitter": [0.4, 0.4, 0.4, 0.1],
-        "color_jitter_prob": 0.8,
-        "grayscale_prob": 0.2,
-        "blur_prob": 0.5,
-        "blur_sigma": [0.1, 2.0],
-        "policy": "none",
-        "randaugment_count": 2,
-        "randaugment_level": 9,
-        "mix": "none",
-        "mix_alpha": 1.0,
-        "mix_prob": 1.0,
-        "mix_partner": "any",
-    }
-    assert config["dataset"]["mean"] == [0.4914, 0.4822, 0.4465]
-    assert config["dataset"]["std"] == [0.2023, 0.1994, 0.2010]
-    assert config["dataset"]["imbalance_ratio"] == 100
+    assert config.oversampling.start_epoch == 160
+    assert config.oversampling.replace_ratio == pytest.approx(1 / 3)
+    assert config.train.num_epochs == 200 and config.train.batch_size == 128
+    assert config.optimizer == Optimizer(
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=2e-4,
+        warmup_epochs=5,
+        schedule="steps",
+        decay_at=(0.8, 0.9),
+        decay_factor=0.01,
+        pretrained_factor=1.0,
+        head_learning_rate=0.1,
+    )
+    assert config.model == Model(
+        name="wide_resnet",
+        depth=28,
+        widen_factor=10,
+        dropout_rate=0.3,
+        dtype="float32",
+        cosine_scale=0.0,
+    )
+    assert config.augment == Augment(
+        flip=True,
+        crop_padding=4,
+        crop_size=0,
+        crop_scale=(0.08, 1.0),
+        crop_ratio=(3 / 4, 4 / 3),
+        cutout=16,
+        color_jitter=(0.4, 0.4, 0.4, 0.1),
+        color_jitter_prob=0.8,
+        grayscale_prob=0.2,
+        blur_prob=0.5,
+        blur_sigma=(0.1, 2.0),
+        policy="none",
+        randaugment_count=2,
+        randaugment_level=9,
+        mix="none",
+        mix_alpha=1.0,
+        mix_prob=1.0,
+        mix_partner="any",
+    )
+    assert config.dataset.mean == (0.4914, 0.4822, 0.4465)
+    assert config.dataset.std == (0.2023, 0.1994, 0.2010)
+    assert config.dataset.imbalance_ratio == 100
 
 
 @pytest.mark.parametrize("num_epochs", range(2, 62))
@@ -198,7 +201,7 @@ def test_unknown_and_missing_fields_are_named():
     with pytest.raises(UserError, match=r"no field config\.train\.speed"):
         check(config)
     config = default.get_config()
-    del config.train["feeder"]
+    del config.train.feeder
     with pytest.raises(UserError, match=r"config\.train\.feeder is missing"):
         check(config)
 
@@ -207,29 +210,33 @@ def test_unknown_and_missing_fields_are_named():
     ("method", "changes", "said"),
     [
         ("open", {"oversampling.start_epoch": 200}, "would never start"),
-        ("open", {"oversampling.noise_share": 0.5}, "in mode generated only"),
-        ("drs", {"oversampling.real_only_epochs": 1}, "the mode is resample"),
+        ("open", {"oversampling.noise_share": 0.5}, "oversampling.mode=generated only"),
+        ("drs", {"oversampling.real_only_epochs": 1}, "mode is 'resample'"),
         (
             "drs",
             {"oversampling.replace_schedule": "linear"},
-            "config.oversampling.mode is resample",
+            "config.oversampling.mode is 'resample'",
         ),
         (
             "open",
             {"oversampling.generated_classes": ("a",)},
-            "generated only; config.oversampling.mode is noise",
+            "generated only; config.oversampling.mode is 'noise'",
         ),
         (
             "drs",
             {"oversampling.soft_label_exponent": 1.0},
-            "generated only; config.oversampling.mode is resample",
+            "generated only; config.oversampling.mode is 'resample'",
         ),
         (
             "open",
             {"oversampling.max_gap": 1.0},
-            "generated only; config.oversampling.mode is noise",
+            "generated only; config.oversampling.mode is 'noise'",
         ),
-        ("erm", {"loss.generated_weight": 0.5}, "generated only; config.oversampling.mode is none"),
+        (
+            "erm",
+            {"loss.generated_weight": 0.5},
+            "generated only; config.oversampling.mode is 'none'",
+        ),
         ("erm", {"dataset.validation_fold": 2}, "validation_folds=0 it must be less than 1"),
         (
             "erm",
@@ -240,7 +247,7 @@ def test_unknown_and_missing_fields_are_named():
         (
             "drs",
             {"oversampling.replace_in": "all"},
-            "generated only; config.oversampling.mode is resample",
+            "generated only; config.oversampling.mode is 'resample'",
         ),
         (
             "osed",
@@ -254,7 +261,11 @@ def test_unknown_and_missing_fields_are_named():
         ("osed", {"generation.lora_scale": 0.5}, "with config.generation.lora only"),
         ("erm", {"dataset.mean": (0.5, 0.5, 0.5)}, "both config.dataset.mean and"),
         ("erm", {"dataset.name": "folder"}, "need a size"),
-        ("erm", {"dataset.few_below": 200}, "in both groups"),
+        (
+            "erm",
+            {"dataset.groups": "thresholds", "dataset.few_below": 200},
+            "in both groups",
+        ),
         ("erm", {"dataset.name": "list", "dataset.image_size": 8}, "test_list is empty"),
         ("erm", {"augment.crop_size": 224, "dataset.image_size": 128}, "8/7 of it, 256"),
         (
@@ -262,7 +273,7 @@ def test_unknown_and_missing_fields_are_named():
             {"augment.crop_size": 8, "dataset.image_size": 8},
             "use one of the two, and set the other to 0",
         ),
-        ("erm", {"dataset.test_list": "a.txt"}, "with dataset.name=list only"),
+        ("erm", {"dataset.test_list": "a.txt"}, "with config.dataset.name=list only"),
         (
             "erm",
             {
@@ -277,21 +288,21 @@ def test_unknown_and_missing_fields_are_named():
         (
             "erm",
             {"augment.mix_alpha": 0.2},
-            "with config.augment.mix only; config.augment.mix is none",
+            "with config.augment.mix=mixup or cutmix only; config.augment.mix is 'none'",
         ),
         (
             "erm",
             {"augment.mix_partner": "natural"},
-            "with config.augment.mix only; config.augment.mix is none",
+            "with config.augment.mix=mixup or cutmix only; config.augment.mix is 'none'",
         ),
         ("erm", {"loss.tau": 2.0}, "with config.loss.name=logit_adjustment only"),
         (
             "erm",
             {"optimizer.schedule": "cosine", "optimizer.decay_at": (0.5,)},
-            "with config.optimizer.schedule=steps only; config.optimizer.schedule is cosine",
+            "config.optimizer.schedule=steps only; config.optimizer.schedule is 'cosine'",
         ),
         ("erm", {"loss.max_margin": 0.2}, "with config.loss.name=ldam only"),
-        ("erm", {"loss.beta": 0.99}, "with config.loss.class_weights only"),
+        ("erm", {"loss.beta": 0.99}, "loss.class_weights=class_balanced or deferred only"),
         ("erm", {"loss.name": "ldam"}, "give config.model.cosine_scale, such as 30"),
         (
             "erm",
@@ -335,18 +346,8 @@ def test_conflicts_between_fields_are_explained(method, changes, said):
 def test_an_imbalance_that_is_corrected_twice_is_said_in_one_line(method, changes, said):
     config = default.get_config(method)
     config.update_from_flattened_dict(changes)
-    found = list(doubts(flattened(check(config))))
+    found = list(doubts(check(config)))
     assert len(found) == bool(said) and all(part in found[0] for part in said)
-
-
-def test_a_config_of_an_earlier_version_gets_the_fields_that_came_since():
-    kept = {"seed": 3, "oversampling": {"mode": "noise", "replace_ratio": 0.5}, "made_up": {"a": 1}}
-    whole = completed(kept)
-    assert whole.keys() == kept.keys(), "sections that it does not have stay absent"
-    assert kept["oversampling"].items() <= whole["oversampling"].items()
-    assert whole["oversampling"]["replace_in"] == "tail" and whole["made_up"] == {"a": 1}
-    now = check(default.get_config("open"))
-    assert completed(now) == now
 
 
 def test_differences_name_the_fields():
@@ -357,27 +358,9 @@ def test_differences_name_the_fields():
 
 
 def test_the_page_of_all_fields_is_that_of_the_schema():
-    page = (ROOT / "docs" / "configuration.md").read_text()
+    page = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     assert page == as_markdown(), "run make docs"
-    assert page.count("\n| `") == len(dict(fields()))
-
-
-def test_old_names_are_read_and_answered():
-    old = {
-        "oversampling": {"mode": "diffusion", "noise_ratio": 0.5, "synthetic_road": "natural"},
-        "loss": {"label_smoothing": 0.1, "balanced_softmax": True},
-    }
-    new = completed(old)
-    assert new["oversampling"]["mode"] == "generated"
-    assert new["oversampling"]["replace_ratio"] == 0.5
-    assert new["oversampling"]["generated_norm"] == "shared"
-    assert (new["loss"]["name"], new["loss"]["label_smoothing"]) == ("balanced_softmax", 0.1)
-    assert new["loss"]["generated_weight"] == 1.0
-    assert completed(new) == new
-    said = renamed_flags(["main.py", "--config.oversampling.noise_ratio=1", "--config.seed=1"])
-    assert said == "config.oversampling.noise_ratio is called config.oversampling.replace_ratio now"
-    said = renamed_flags(["--config.adapt.num_steps=5"])
-    assert said == "config.adapt.num_steps is called config.finetune.num_steps now"
+    assert page.count("\n| `") == len(FIELDS) + len(METHODS)
 
 
 def test_a_path_may_begin_with_the_home_folder(monkeypatch):
@@ -387,6 +370,6 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch):
     config.init.fork_from = "runs/~x"
     config.generation.negative_prompt = "~"
     checked = check(config)
-    assert checked["oversampling"]["generated_dir"] == "/home/someone/made"
-    assert checked["init"]["fork_from"] == "runs/~x", "only at the beginning"
-    assert checked["generation"]["negative_prompt"] == "~", "a text, no path"
+    assert checked.oversampling.generated_dir == "/home/someone/made"
+    assert checked.init.fork_from == "runs/~x", "only at the beginning"
+    assert checked.generation.negative_prompt == "~", "a text, no path"

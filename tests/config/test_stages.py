@@ -11,7 +11,10 @@ import pytest
 from configs import digits
 from osed_jax.commands.train import train
 from osed_jax.config.build import check
+from osed_jax.config.field import fields_of
+from osed_jax.config.fields_of_training import Loss
 from osed_jax.config.methods import METHODS
+from osed_jax.config.schema import FIELDS, SECTIONS, with_values
 from osed_jax.config.stages import (
     Stage,
     common_epochs,
@@ -22,9 +25,17 @@ from osed_jax.config.stages import (
 )
 from osed_jax.errors import UserError
 from osed_jax.evaluation.classifier import load_classifier
-from osed_jax.experiment.build import learning_rates, make_plan, make_training, of_a_step
+from osed_jax.experiment import build
+from osed_jax.experiment.build import (
+    StepFacts,
+    _program,
+    learning_rates,
+    make_plan,
+    make_training,
+    of_a_step,
+)
 from osed_jax.experiment.loading import load_data
-from osed_jax.experiment.loop import _program
+from osed_jax.files.records import write_json
 from osed_jax.kinds import Kind
 from osed_jax.models.layers import HEAD
 from osed_jax.models.wide_resnet import WideResNet
@@ -55,7 +66,7 @@ def of(method, **changes):
 
 
 def lengths(config):
-    return [(s.first, s.end, s.balanced, s.routed, bool(s.replaces)) for s in stages(config)]
+    return [(s.first, s.end, s.balanced, s.routed, bool(s.replacing)) for s in stages(config)]
 
 
 def test_the_stages_of_each_method():
@@ -90,7 +101,7 @@ def test_epochs_that_two_runs_have_in_common():
     falling = of("fill", oversampling__replace_schedule="linear")
     shorter = of("fill", oversampling__replace_schedule="linear", oversampling__real_only_epochs=4)
     assert common(falling, shorter) == 0  # it falls faster
-    assert common(falling, {**falling, "train": {**falling["train"], "head_epochs": 1}}) == 10
+    assert common(falling, with_values(falling, {"train.head_epochs": 1})) == 10
 
 
 def test_the_replaced_share_falls_to_zero():
@@ -126,14 +137,15 @@ def test_classes_whose_images_are_near_enough(tmp_path, capsys):
     report.mkdir()
     distances = zip(names, [2.0, 2.9, 3.1, None])  # the median of three is 2.9
     rows = [{"class": n, "generated_frechet_distance": d} for n, d in distances]
-    (report / "gap.json").write_text(json.dumps({"classes": rows}))
+    measured = {"content_sha256": {"generated": "abc"}}
+    write_json(report / "gap.json", {"classes": rows, **measured})
     assert choose(max_gap=1.0) == ["a", "b", "d"]
     assert "3 of 4 classes (a, b, d); too few images to measure: d" in capsys.readouterr().out
     assert choose(max_gap=0.5) == ["d"] and choose(max_gap=0.0) == names
     assert choose(only=["c", "a"]) == ["a", "c"] and choose(only=["c"], max_gap=1.0) == []
     with pytest.raises(UserError, match=r"names 'x'; the classes are a, b"):
         choose(only=["x"])
-    (report / "gap.json").write_text(json.dumps({"classes": rows[:3]}))
+    write_json(report / "gap.json", {"classes": rows[:3], **measured})
     with pytest.raises(
         UserError, match="was measured for the classes a, b, c, but the data set's are a, b, c, d"
     ):
@@ -146,14 +158,14 @@ def test_classes_whose_images_are_near_enough(tmp_path, capsys):
 def test_distances_of_other_images_are_refused(tmp_path, capsys):
     (tmp_path / "store.report").mkdir()
     path = tmp_path / "store.report" / "gap.json"
-    path.write_text(json.dumps({"content_sha256": {"generated": "abc"}}))
+    write_json(path, {"classes": [], "content_sha256": {"generated": "abc"}})
     check_measured(tmp_path / "store", "abc")
     assert not capsys.readouterr().out
     with pytest.raises(UserError, match=r"gap\.json was measured on other images .* --mode=gap"):
         check_measured(tmp_path / "store", "xyz")
-    path.write_text("{}")
-    check_measured(tmp_path / "store", "xyz")
-    assert "does not say which images it measured" in capsys.readouterr().out
+    write_json(path, {"classes": []})
+    with pytest.raises(UserError, match=r"has not what it should say \('content_sha256'\)"):
+        check_measured(tmp_path / "store", "abc")
 
 
 def parts(augmentation=AUGMENTATION, **settings):
@@ -163,7 +175,7 @@ def parts(augmentation=AUGMENTATION, **settings):
     step = make_train_step(
         model=model,
         tx=tx,
-        loss_fn=cross_entropy({"label_smoothing": 0.0}, LossFacts(np.ones(3), 1, 1)),
+        loss_fn=cross_entropy(Loss(), LossFacts(np.ones(3), 1, 1)),
         augmentation=augmentation,
         num_classes=3,
         steps_per_epoch=3,
@@ -250,19 +262,37 @@ def small_runs(tmp_path_factory) -> Path:
 
 
 def test_runs_that_are_alike_are_made_from_the_same_settings():
-    facts = {"class_counts": [3, 2], "mean": [0.5] * 3, "std": [0.2] * 3, "image_size": 8}
-
-    def step(method, facts=facts, routed=False, **changes):
-        return of_a_step(of(method, **changes), {**facts, "dataset": "digits"}, routed=routed)
+    def step(method, routed=False, **changes):
+        return of_a_step(of(method, **changes), routed=routed)
 
     erm = step("erm", train__batch_size=32)
-    assert erm == step("drs") == step("osed") and erm["facts"] == facts
+    assert erm == step("drs") == step("osed") and hash(erm) == hash(step("osed"))
     assert erm != step("erm", optimizer__learning_rate=0.2)
-    assert erm != step("erm", facts={**facts, "class_counts": [3, 1]})
     assert step("osed", routed=True) != step("open", routed=True) != erm
-    for method in METHODS:  # nothing else is needed
-        made_of = json.loads(json.dumps(step(method, routed=True)))
-        assert make_training(**made_of, steps_per_epoch=3)
+
+
+class Watched:
+    """A config or a section that notes which of its fields are read."""
+
+    def __init__(self, whole, name, read):
+        self._whole, self._name, self._read = whole, name, read
+
+    def __getattr__(self, name):
+        value, full = getattr(self._whole, name), f"{self._name}{name}"
+        if dataclasses.is_dataclass(value):
+            return Watched(value, f"{full}.", self._read)
+        self._read.add(full)
+        return value
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_reads_no_field_that_says_it_matters_for_something_else(method, monkeypatch):
+    facts, read = StepFacts((3, 2), (0.5,) * 3, (0.2,) * 3, 8), set()
+    sections = (name for name in ("augment", "loss"))  # read as a whole: all their fields are used
+    assert all(f.matters_for == "step" for s in sections for f in fields_of(SECTIONS[s]).values())
+    monkeypatch.setattr(build, "make_augmentation", lambda *args, **kwargs: AUGMENTATION)
+    make_training(Watched(of(method), "", read), facts, steps_per_epoch=3, routed=True)
+    assert read and not {name for name in read if FIELDS[name].matters_for != "step"}
 
 
 def test_a_head_stage_forked_from_the_finished_run_equals_the_run_in_full(small_runs):

@@ -194,7 +194,7 @@ def test_a_broken_image_is_named_and_nothing_is_half_cached(tmp_path, damage, na
     damage(tmp_path)
     with pytest.raises(UserError, match=named):
         load(tmp_path), load(tmp_path, "test")
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob("*partial"))
 
 
 def test_streaming_checks_the_files_too(tmp_path):

@@ -92,26 +92,26 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(root):
         [sys.executable, "-c", KILLED, root], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     killed.stdout.readline()
-    (left,) = (root / "cache").glob("*.partial")
+    left = {p.name for p in (root / "cache").glob("*partial")}
     load(root, "test")
-    assert left.exists(), "its process is at work"
+    assert len(left) == 2 and left < {p.name for p in (root / "cache").iterdir()}
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     load(root)
-    assert not list((root / "cache").glob("*.partial"))
+    assert not list((root / "cache").glob("*partial"))
 
 
 def test_a_file_removed_before_it_was_locked_is_made_again(root, monkeypatch):
-    real, calls = fcntl.flock, []
+    real, locked = fcntl.flock, []
 
-    def slow(file, how):
-        calls.append(file.name)
-        if len(calls) == 1:
-            os.unlink(file.name)  # another process has just taken it for abandoned
-        return real(file, how)
+    def slow(descriptor, how):
+        locked.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if len(locked) == 1:
+            os.unlink(locked[0])  # another process has just taken it for abandoned
+        return real(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", slow)
-    assert load(root).class_counts == (3, 3) and calls[0] == calls[1]
+    assert load(root).class_counts == (3, 3) and len(set(locked)) == len(locked) == 3
 
 
 def test_entries_go_with_their_folders_content_or_unused_for_long(root, capsys):
@@ -137,6 +137,32 @@ def test_entries_go_with_their_folders_content_or_unused_for_long(root, capsys):
     )
     left = {p.name for p in (root / "cache").iterdir()}
     assert len(left) == 4 and left & now < now
+
+
+def test_files_of_a_person_in_the_cache_stay(root, capsys):
+    """Old ones, whatever their names and contents; also a record that was given another name."""
+    load(root)
+    record = entry(root, "json")
+    foreign = {
+        "labels.json": b'{"folder": "x"}',
+        "features.npy": b"numbers",
+        "upload.partial": b"half",
+        f"{'0' * 32}.json": b'{"key": "00000000000000000000000000000000", "folder": "x"}',
+        f"{'0' * 32}.npy": b"numbers",
+        f"{'1' * 32}.json": record.read_bytes(),
+        f"{'1' * 32}.npy": b"numbers",
+        f"{'2' * 32}.npy": b"numbers",
+    }
+    long_ago = time.time() - 60 * 86400
+    for name, content in foreign.items():
+        (root / "cache" / name).write_bytes(content)
+        os.utime(root / "cache" / name, (long_ago, long_ago))
+    write(root / "train" / "cat" / "new.png", RGB)
+    load(root)
+    assert "0.0 MiB of decoded images that are no longer needed" in capsys.readouterr().out
+    assert not record.exists() and not record.with_suffix(".npy").exists()
+    now = {p.name: p.read_bytes() for p in (root / "cache").iterdir()}
+    assert now.items() >= foreign.items() and len(now) == len(foreign) + 2
 
 
 @pytest.mark.parametrize("kind", ["file", "full"])

@@ -16,7 +16,7 @@ from osed_jax.config.build import check, get_config
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading, pretrained, workdir
 from osed_jax.experiment.checkpoint import Checkpoints
-from osed_jax.experiment.loop import Run
+from osed_jax.experiment.trainer import Trainer
 from osed_jax.files import records
 from osed_jax.models.imagenet_resnet import ResNet18, ResNet50
 from osed_jax.runtime.sharding import make_mesh
@@ -200,7 +200,7 @@ def test_a_run_starts_from_the_weights_and_knows_them(small, tmp_path):
     with pytest.raises(UserError, match=r"the weights have changed since .*weights_sha256"):
         workdir.keep_facts(begun, {**facts, "weights_sha256": "another"})
     with Checkpoints.reading(tmp_path) as none:
-        state, epochs = Run(config, tmp_path, make_mesh(), data)._starting_point(none)
+        state, epochs = Trainer(config, tmp_path, make_mesh(), data)._starting_point(none)
     assert epochs == 0
     kernel = saved["layer4.1.conv2.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(state.params["layer4_1"]["conv2"]["kernel"], kernel)

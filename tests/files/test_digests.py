@@ -1,7 +1,6 @@
 """What is kept for later is checked when it is read: digests of images, records, checkpoints."""
 
 import itertools
-import json
 import os
 import shutil
 import time
@@ -21,9 +20,9 @@ from osed_jax.data.images import ArrayImages, FileImages
 from osed_jax.errors import DamageError, UserError
 from osed_jax.experiment import loading, workdir
 from osed_jax.files import records
-from osed_jax.files.atomic import locked, written_whole
+from osed_jax.files.atomic import partial_folder, whole_file
 from osed_jax.files.digests import check_digests, write_digests
-from osed_jax.files.records import read_json, sealed, unsealed
+from osed_jax.files.records import as_line, read_json, unsealed
 
 
 def tiny(method="erm", **train_fields):
@@ -96,12 +95,27 @@ def test_a_set_is_known_by_its_pixels_and_labels_alone(tmp_path):
 
 def test_a_record_is_refused_when_anything_in_it_changes():
     record = {"a": [1, 2.5], "b": {"c": None}, "d": "e"}
-    assert unsealed(json.loads(json.dumps(sealed(record)))) == record
-    assert unsealed(record) == record, "of an earlier version"
-    text = json.dumps(sealed(record))
-    for old, new in (("2.5", "2.6"), ('"e"', '"f"'), ("null", "0"), ('"c"', '"d"')):
+    text = as_line(record)
+    assert unsealed(text) == record
+    changes = (("2.5", "2.6"), ('"e"', '"f"'), ("null", "0"), ('"c"', '"d"'), ('"digest"', '"x"'))
+    for old, new in (*changes, ("{", "["), (text, "[]"), (text, "")):
+        assert old in text
         with pytest.raises(DamageError):
-            unsealed(json.loads(text.replace(old, new, 1)))
+            unsealed(text.replace(old, new, 1))
+
+
+def test_a_person_who_removes_the_digest_has_changed_a_file_on_purpose(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    records.write_json(path, {"seed": 0, "epochs": 3})
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(DamageError, match=r"changed by hand: .*remove the line with the digest"):
+        read_json(path)
+    *lines, digest, end = path.read_text().splitlines()
+    assert '"digest"' in digest
+    path.write_text("\n".join([*lines[:-1], lines[-1].removesuffix(","), end]))
+    assert not capsys.readouterr().out
+    assert read_json(path) == {"seed": 1, "epochs": 3}
+    assert f'note: {path} has no line with a "digest"' in capsys.readouterr().out
 
 
 def test_a_folder_is_refused_when_a_file_changes_or_goes(tmp_path):
@@ -166,6 +180,13 @@ def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_found(run, place):
             with pytest.raises(UserError, match=rf"epoch 2 is damaged: .*{path.name}"):
                 evaluate(check(tiny()), run)
             path.write_bytes(before)
+
+
+@pytest.mark.parametrize("name", ["sha256.json", "about.json"])
+def test_a_checkpoint_that_does_not_say_what_it_is_is_damaged(run, name):
+    (run / "checkpoints" / "2" / "default" / name).unlink()
+    with pytest.raises(UserError, match=rf"epoch 2 is damaged: .*{name} is missing"):
+        evaluate(check(tiny()), run)
 
 
 def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(run, whole, capsys):
@@ -263,17 +284,15 @@ def test_what_killed_processes_left_in_a_run_is_removed_and_a_living_ones_is_not
     config = tiny()
     config.report.enabled = True
     shutil.copy(whole / "summary.json", run)
-    left = [run / ".summary.json.1.partial", run / ".report.abc" / "x.png"]
-    living = run / ".report.def"
-    for path in (*left, living / "y.png"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"half")
-    with written_whole(run / "evaluation.json") as file, locked(living):
+    left = {f".{name}.{'0' * 16}.osed-jax-partial" for name in ("summary.json", "report")}
+    file, folder = (run / name for name in sorted(left, reverse=True))
+    file.write_bytes(b"half")
+    folder.mkdir()
+    (folder / "x.png").write_bytes(b"half")
+    with whole_file(run / "evaluation.json"), partial_folder(run / "samples"):
+        living = {path.name for path in run.glob(".*partial")} - left
         train(check(config), run)
-        (partial,) = run.glob(".*.partial")
-        assert partial.name.startswith(".evaluation.json") and living.is_dir()
-        file.write(b"{}")
-    assert not any(path.exists() for path in left) and not left[1].parent.exists()
+        assert {path.name for path in run.glob(".*partial")} == living and len(living) == 2
     assert (run / "report" / "report.html").is_file()
 
 

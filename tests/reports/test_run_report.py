@@ -14,8 +14,7 @@ from PIL import Image
 from configs import digits
 from osed_jax.commands.evaluate import evaluate
 from osed_jax.commands.train import train
-from osed_jax.config.build import check
-from osed_jax.experiment.build import of_a_run
+from osed_jax.config.build import check, from_plain, run_as_plain
 from osed_jax.files import records
 from osed_jax.reports.run_images import _balanced_rows
 from tests.conftest import ROOT
@@ -44,8 +43,8 @@ def small(method, **changes):
 
 def parsed(command):
     """The config that a command line leads to, by the program's own parser."""
-    code = "import json, sys, main; from osed_jax.config import check; "
-    code += "print(json.dumps(check(main.parsed(sys.argv))))"
+    code = "import json, sys, main; from osed_jax.config.build import as_plain, check; "
+    code += "print(json.dumps(as_plain(check(main.parsed(sys.argv)))))"
     arguments = shlex.split(command.replace("\\\n", " "))[2:]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -54,7 +53,7 @@ def parsed(command):
         text=True,
         check=True,
     )
-    return of_a_run(json.loads(done.stdout))
+    return run_as_plain(from_plain(json.loads(done.stdout)))
 
 
 def command_of(page):
@@ -139,8 +138,9 @@ def test_the_command_carries_every_kind_of_value(tmp_path):
     config.dataset.update({"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.25, 1.0), "data_dir": "a 'b'"})
     config.augment.update({"flip": True, "blur_sigma": (0.5, 1.0)})
     config.optimizer.decay_at = (0.5,)
-    plain = of_a_run(check(config))
-    assert parsed(reproducing_command(plain, tmp_path / "with space")) == plain
+    checked = check(config)
+    command = reproducing_command(checked, tmp_path / "with space")
+    assert parsed(command) == run_as_plain(checked)
 
 
 def test_rows_of_a_map_are_spread_over_the_classes():

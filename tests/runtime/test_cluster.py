@@ -12,15 +12,13 @@ from PIL import Image
 from tests.command_line import SMALL, run, run_together, run_well
 from tests.conftest import ROOT
 
-NUM_EPOCHS = 3
 OPEN = (
     "--config=configs/digits.py:open",
     *SMALL,
-    f"--config.train.num_epochs={NUM_EPOCHS}",
+    "--config.train.num_epochs=3",
     "--config.dataset.validation_fraction=0.1",
     "--config.oversampling.start_epoch=0",  # one program to compile, that with noise rows
-    "--config.train.batch_size=60",  # a multiple of two and three devices
-    "--config.optimizer.learning_rate=0.01",  # so that rounding does not grow
+    "--config.train.batch_size=60",
 )
 
 
@@ -33,8 +31,10 @@ def joined(count, *arguments):
     return [(*arguments, *job, f"--process_id={index}") for index in range(count)]
 
 
-def records(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def losses(workdir):
+    return [
+        json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def logits(workdir):
@@ -42,53 +42,61 @@ def logits(workdir):
         return predictions["logits"]
 
 
-def assert_same_training(workdir, other):
-    assert [r["epoch"] for r in records(workdir)] == list(range(NUM_EPOCHS))
-    for a, b in zip(records(workdir), records(other)):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
-        assert a["noise"] == b["noise"] > 0
-    ours, theirs = (json.loads((w / "summary.json").read_text()) for w in (workdir, other))
-    assert ours["validation"]["num_images"] == theirs["validation"]["num_images"] > 100
-    assert ours["validation"]["nll"] == pytest.approx(theirs["validation"]["nll"], rel=1e-2)
-    np.testing.assert_allclose(logits(workdir), logits(other), rtol=0, atol=1e-2)
+def assert_last_line(done, text):
+    """Whether the process says at last, below a stack of JAX, what to do."""
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and text in last, done.stderr
 
 
-def test_a_dead_process_ends_the_job_and_three_others_finish_it_as_one_would(tmp_path):
+def test_a_killed_process_ends_the_job_and_two_finish_it_as_one_with_two_devices(tmp_path):
     alone, workdir = tmp_path / "alone", tmp_path / "run"
     run_well(*OPEN, f"--workdir={alone}", devices=2)
 
-    job = (*OPEN, f"--workdir={workdir}", "--config.train.feeder=tfdata")
+    job = (*OPEN, f"--workdir={workdir}")
     dies = {1: ("osed_jax.experiment.checkpoint:Checkpoints.save", 3)}
     first, second = run_together(joined(2, *job), dies=dies)
-    assert (first.returncode, second.returncode) == (2, -signal.SIGKILL), first.stderr
-    *of_tensorflow, said = first.stderr.splitlines()
-    assert said.startswith("error: process 0 of 2 lost the others (process 1 is gone)")
-    assert "continues from its last checkpoint" in said
-    assert all("absl::Init" in line or "oneDNN" in line for line in of_tensorflow)
+    assert second.returncode == -signal.SIGKILL
+    assert_last_line(first, "process 0 of 2 failed or lost the others")
     assert not (workdir / "summary.json").exists()
 
-    done = run_together(joined(3, *job))
-    assert [d.returncode for d in done] == [0] * 3, "".join(d.stderr for d in done)
-    assert "continuing from the checkpoint of epoch" in done[0].stdout
-    silent = [line for d in done[1:] for line in d.stdout.splitlines()]
-    assert all(line.startswith("[Gloo]") for line in silent), "the first alone speaks"
-    assert_same_training(workdir, alone)
+    first, second = run_together(joined(2, *job))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "continuing from the checkpoint of epoch" in first.stdout
+    assert all(line.startswith("[Gloo]") for line in second.stdout.splitlines())
+    assert losses(workdir) == losses(alone) and len(losses(alone)) == 3
+    np.testing.assert_array_equal(logits(workdir), logits(alone))
+    ours, theirs = (json.loads((w / "summary.json").read_text()) for w in (workdir, alone))
+    assert ours["validation"] == theirs["validation"]
 
     evaluate = ("--mode=evaluate", *OPEN, f"--workdir={workdir}", "--config.report.enabled=True")
     done = run_together(joined(2, *evaluate))
     assert [d.returncode for d in done] == [0, 0], done[0].stderr + done[1].stderr
-    found = json.loads((workdir / "evaluation.json").read_text())
-    assert found["top1"] == json.loads((workdir / "summary.json").read_text())["top1"]
+    figures = json.loads((workdir / "evaluation.json").read_text())
+    assert figures["top1"] == ours["top1"]
     assert (workdir / "report" / "report.html").exists()
-    assert not list(workdir.glob(".report.*"))
 
 
-def test_when_the_first_process_dies_the_other_says_one_line(tmp_path):
+def test_when_the_first_process_is_killed_the_other_says_what_to_do(tmp_path):
     dies = {0: ("osed_jax.experiment.loading:load_data", 1)}
     first, second = run_together(joined(2, *OPEN, f"--workdir={tmp_path / 'run'}"), dies=dies)
-    assert (first.returncode, second.returncode) == (-signal.SIGKILL, 2)
-    assert second.stderr.startswith("error: process 1 of 2 lost the others (process 0 is gone)")
-    assert second.stderr.count("\n") == 1, "without the stack of JAX's own abort"
+    assert first.returncode == -signal.SIGKILL
+    assert_last_line(second, "start all of them again")
+
+
+def test_a_process_that_waits_in_vain_says_what_to_do(tmp_path):
+    line, _ = joined(2, *OPEN, f"--workdir={tmp_path / 'run'}", "--join_timeout=1")
+    assert_last_line(run(*line), "could not join the other processes within 1 s")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_process_with_another_config_is_refused(tmp_path):
+    first, second = joined(2, *OPEN, f"--workdir={tmp_path / 'run'}")
+    done = run_together([first, (*second, "--config.seed=4", "--mode=evaluate")])
+    assert [d.returncode for d in done] == [2, 2]
+    said = "process 1 of 2 has other settings than process 0 (mode: 'evaluate' instead of 'train'; "
+    assert all(said + "seed: 4 instead of 0)" in d.stderr for d in done), done
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_that_see_other_images_are_refused(tmp_path):
@@ -104,16 +112,16 @@ def test_processes_that_see_other_images_are_refused(tmp_path):
     flags = (f"--config={ROOT}/configs/folder.py:erm", *(f"--config.{s}" for s in settings))
     lines = joined(2, *flags, f"--workdir={tmp_path / 'run'}")
     done = run_together(lines, folders=machines)
-    said = [d.stderr for d in done]
-    assert [d.returncode for d in done] == [2, 2] and "".join(said).count("\n") == 2, said
-    assert any("process 1 of 2 has other images than process 0" in line for line in said)
+    assert [d.returncode for d in done] == [2, 2]
+    said = "process 1 of 2 has other images than process 0 (training: "
+    assert all(said in d.stderr.splitlines()[-1] for d in done), done
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--num_processes=2",), "must be given together"),
-        (("--distributed",), "the environment names no other process"),
+        (("--distributed",), "coordinator_address should be defined"),
         (
             ("--coordinator_address=127.0.0.1:1", "--num_processes=2", "--process_id=2"),
             "it must be from 0 to 1",

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from osed_jax.config.build import changed_fields, check
+from osed_jax.config.build import as_plain, check
 from osed_jax.config.command_line import mistake_in
+from osed_jax.config.compare import changed_fields
 from osed_jax.runtime.exit_status import exit_status_of
 from osed_jax.runtime.signals import Stopped
 from tests.command_line import command, environment
@@ -62,7 +63,7 @@ def test_a_platform_that_jax_does_not_have(tmp_path, platform):
 
 
 def test_output_in_ascii_shows_what_it_can():
-    program = "import sys; from osed_jax.exit_status import exit_status_of as f; "
+    program = "import sys; from osed_jax.runtime.exit_status import exit_status_of as f; "
     program += "sys.exit(f(lambda: print('a ± b')))"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -94,9 +95,9 @@ def test_a_folder_may_be_spelt_in_several_ways(tmp_path, monkeypatch):
     def with_store(path):
         config = digits.get_config("fill")
         config.oversampling.generated_dir = path
-        return check(config)
+        return as_plain(check(config))
 
-    kept = with_store("made")
+    before = with_store("made")
     for path in ("made/", "./made", str(tmp_path / "made")):
-        assert changed_fields(kept, with_store(path)) == {}
-    assert list(changed_fields(kept, with_store("other"))) == ["oversampling.generated_dir"]
+        assert changed_fields(before, with_store(path)) == {}
+    assert list(changed_fields(before, with_store("other"))) == ["oversampling.generated_dir"]

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 FAULTS = """
 import resource, sys
-from osed_jax import host_memory
+from osed_jax.runtime import host_memory
 if sys.argv[1] == "keep":
     host_memory.keep()
 import numpy as np

@@ -11,8 +11,8 @@ from tests.conftest import ROOT
 
 START = """
 import sys, time
-from osed_jax import stopping
-from osed_jax.exit_status import exit_status_of
+from osed_jax.runtime import signals
+from osed_jax.runtime.exit_status import exit_status_of
 
 def wait():
     print("ready", flush=True)
@@ -26,9 +26,9 @@ def swallow():
     Swallowing()
     time.sleep(10_000)
 """
-AT_ONCE = "stopping.at_once(); wait()"
-RAISED = "sys.exit(exit_status_of(lambda: (stopping.by_exception(), wait())))"
-SWALLOWED = "sys.exit(exit_status_of(lambda: (stopping.by_exception(), swallow())))"
+AT_ONCE = "signals.at_once(); wait()"
+RAISED = "sys.exit(exit_status_of(lambda: (signals.by_exception(), wait())))"
+SWALLOWED = "sys.exit(exit_status_of(lambda: (signals.by_exception(), swallow())))"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -66,7 +66,7 @@ def test_ctrl_c_during_imports_is_one_line(tmp_path):
 
 
 def test_what_libraries_do_at_exit_adds_nothing_to_an_error():
-    program = "import atexit; atexit.register(lambda: 1 / 0); print('out'); stopping.end(2)"
+    program = "import atexit; atexit.register(lambda: 1 / 0); print('out'); signals.end(2)"
     done = subprocess.run(
         [sys.executable, "-c", START + program], cwd=ROOT, capture_output=True, text=True
     )

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from osed_jax.config.build import check
 from osed_jax.data.datasets import load_digits
 from osed_jax.errors import UserError
 from osed_jax.experiment import loading
-from osed_jax.files.records import read_lines, sealed, write_json
+from osed_jax.files.records import as_line, read_lines, write_json
 
 OF_DIGIT = [np.flatnonzero(load_digits("train").label == c) for c in range(10)]
 FOLDS = {"validation_folds": 3, "validation_fold": 1}
@@ -42,7 +41,7 @@ def write_store(folder: Path, class_names, starts, kind="train") -> Path:
             "start_image": start,
             "strength": 0.5,
         }
-        lines.append(sealed({**line, **(more[0] if more else {})}))
+        lines.append({**line, **(more[0] if more else {})})
     about = {"class_names": list(class_names), "wanted": count, "settings": settings}
     write_json(folder / "store.json", about)
     write_lines(folder, lines)
@@ -50,7 +49,7 @@ def write_store(folder: Path, class_names, starts, kind="train") -> Path:
 
 
 def write_lines(folder, lines):
-    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "metadata.jsonl").write_text("".join(map(as_line, lines)))
 
 
 def of_digits(store, **dataset):
@@ -232,6 +231,6 @@ def test_a_class_that_loses_all_its_images_is_named_with_the_reason(photos, tmp_
 def test_a_filter_would_lose_what_images_started_from(photos, tmp_path):
     store = write_store(tmp_path / "store", ("cat", "dog"), [("dog", "train/dog/1.png")])
     config = of_photos(photos, store)
-    config["generation"].update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
+    config.generation.update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
     with pytest.raises(UserError, match="which of them are held out would be lost"):
         filter_store(config)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from configs import digits
 from osed_jax.batches import plan as plans
-from osed_jax.batches.augment import Augmentation
 from osed_jax.batches.mixing import mix
 from osed_jax.batches.resident_feeder import ResidentFeeder
 from osed_jax.batches.tfdata_feeder import TfDataFeeder
@@ -30,6 +29,7 @@ from osed_jax.models.layers import HEAD
 from osed_jax.runtime.sharding import split
 from osed_jax.training.losses import LossFacts, cross_entropy, ldam
 from osed_jax.training.state import create_state
+from tests.augmentations import only
 from tests.command_line import run_killed, run_well
 from tests.oracles import make_stable_diffusion_oracle as oracle
 from tests.test_cli import metrics
@@ -51,7 +51,7 @@ def cosine_margin(z, label):
 
 @pytest.mark.parametrize("name", ["none", "mixup"])
 def test_the_loss_of_a_soft_row_is_that_of_both_classes_with_their_weights(name):
-    settings = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3, mix=name)
+    settings = only(mean=(0.5,) * 3, std=(0.25,) * 3, mix=name)
     step, state = small_step(
         loss_fn=ldam({"label_smoothing": 0.0, "max_margin": 0.5}, LossFacts(COUNTS, 1, 1, 4.0)),
         class_weights=lambda epoch: jnp.asarray(WEIGHTS, jnp.float32),
@@ -87,7 +87,7 @@ def test_diagnosed_gradients_are_those_of_the_soft_labels():
     model, weights = MeanColour(), jnp.asarray(WEIGHTS, jnp.float32)
     state = create_state(model, optax.identity(), seed=0, image_size=8)
     facts = LossFacts(COUNTS, 1, 1)
-    show = _make_show(Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3), 0)
+    show = _make_show(only(mean=(0.5,) * 3, std=(0.25,) * 3), 0)
     step = _make_step(
         model, cross_entropy({"label_smoothing": 0.0}, facts), lambda epoch: weights, jnp.int32(0)
     )
@@ -194,7 +194,7 @@ def test_plans_have_the_labels_of_diff_mix(store, tmp_path, exponent):
 def test_a_killed_run_trains_on_the_soft_labels(store, tmp_path):
     """Oracle: the loss of each epoch, by the net as it is initialised, which stays, and NumPy."""
     config = config_of(store, soft_label_exponent=3.0)
-    config["augment"]["crop_padding"] = 0
+    config.augment.crop_padding = 0
     arguments = [
         "--config=configs/digits.py:fill",
         "--config.dataset.num_max=12",
@@ -255,12 +255,11 @@ def test_what_would_be_silently_wrong_is_refused(store, tmp_path):
     unknown = r"1 images of .* have no whole line in metadata.jsonl with the start_class"
     with pytest.raises(UserError, match=unknown):  # its digest tells
         load(with_line("changed", lambda line: line.update(start_class="0")))
-    for i, start in enumerate(("2", "no class", 3, None)):  # by hand, without a digest
+    for i, start in enumerate(("2", "no class", 3, None)):  # sealed, but of no use
 
         def by_hand(line, start=start):
-            del line[records.KEY]
             assert line["class"] == "2"
-            line["start_class"] = start
+            line.update(records.sealed({**line, "start_class": start}))
 
         with pytest.raises(UserError, match=unknown):
             load(with_line(f"by_hand_{i}", by_hand))
@@ -269,8 +268,8 @@ def test_what_would_be_silently_wrong_is_refused(store, tmp_path):
     with pytest.raises(UserError, match=rf"{unknown}.*mine\.png"):
         load(unlisted)
     other = with_line("other", lambda line: line.update(strength=0.5))
-    lines = [records.sealed(line) for line in lines_of(other)]  # another strength, sealed anew
-    (other / "metadata.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    lines = map(records.as_line, lines_of(other))  # another strength, sealed anew
+    (other / "metadata.jsonl").write_text("".join(lines))
     of = [load(folder).facts["content_sha256"]["generated"] for folder in (store, other)]
     assert of[0] != of[1], "a run would go on with other labels"
     plain = tmp_path / "plain"
@@ -281,6 +280,6 @@ def test_what_would_be_silently_wrong_is_refused(store, tmp_path):
     ):
         load(plain, soft_label_exponent=2.0)
     config = config_of(store)
-    config["generation"].update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
+    config.generation.update(filtered_dir=str(tmp_path / "filtered"), drop_duplicates=True)
     with pytest.raises(UserError, match=r"their soft labels would be lost; set the filters in"):
         filter_store(config)

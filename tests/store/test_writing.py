@@ -16,7 +16,6 @@ from osed_jax.store.card import write_contact_sheet
 from osed_jax.store.checking import problems
 from osed_jax.store.reading import check_images, load_generated
 from osed_jax.store.records import encode, read_lines
-from osed_jax.store.settings import RECIPE
 from osed_jax.store.writing import filling
 from tests.cheap_store import (
     CLASSES,
@@ -36,6 +35,9 @@ def process(folder, kills=0, share=(0, 1), prefix=()):
     command = [*prefix, sys.executable, "-m", "tests.cheap_store", folder, kills, *share]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=environment(), **pipes)
+
+
+LEFT = ".000055.png.0123456789abcdef.osed-jax-partial"  # by a killed process
 
 
 @pytest.fixture
@@ -171,7 +173,7 @@ def test_verify_names_every_damage(store, tmp_path):
     (store / "dog" / "000003.png").unlink()
     (store / "dog" / "000005.png").write_bytes(encode(image(2, 6)))
     (store / "sea_lion" / "000099.png").write_bytes(encode(image(1, 99)))
-    (store / "dog" / ".000055.png.partial").write_bytes(b"half")
+    (store / "dog" / LEFT).write_bytes(b"half")
     (tmp_path / "store.full_size" / "dog" / "000006.png").write_bytes(b"half")
     lines = (store / "metadata.jsonl").read_text().splitlines(keepends=True)
     (store / "metadata.jsonl").write_text("".join([*lines[:-1], lines[1], lines[-1][:40]]))
@@ -183,7 +185,7 @@ def test_verify_names_every_damage(store, tmp_path):
         "missing: store/dog/000003.png",
         "changed: store/dog/000005.png",
         "changed: store.full_size/dog/000006.png",
-        "unlisted: store/dog/.000055.png.partial",
+        f"unlisted: store/dog/{LEFT}",
         "unlisted: store/dog/000021.png",
         "unlisted: store/sea_lion/000099.png",
         "unlisted: store.full_size/dog/000021.png",
@@ -220,7 +222,7 @@ def test_generating_again_repairs_what_verify_named(store, tmp_path):
     before = tree(tmp_path)
     (store / "dog" / "000003.png").unlink()
     (store / "dog" / "000055.png").write_bytes(b"unlisted")
-    (store / "dog" / ".000056.png.partial").write_bytes(b"half")
+    (store / "dog" / LEFT).write_bytes(b"half")
     (tmp_path / "store.full_size" / "dog" / "000006.png").unlink()
     lines = (store / "metadata.jsonl").read_text()
     (store / "metadata.jsonl").write_text(lines[:-40])
@@ -419,8 +421,7 @@ def test_a_store_file_changed_by_hand_is_told_in_one_line(store, change, message
 def test_lines_changed_by_hand_count_as_damaged(store, change):
     before = tree(store)
     lines = (store / "metadata.jsonl").read_text().splitlines()
-    record = {k: v for k, v in json.loads(lines[2]).items() if k != "digest"}
-    lines[2] = json.dumps({**record, **change})
+    lines[2] = json.dumps(sealed({**json.loads(lines[2]), **change}))
     (store / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     assert problems(store)[0] == "broken line: metadata.jsonl, line 3"
     assert fill_cheaply(store) == 0
@@ -436,18 +437,6 @@ def test_lines_of_a_class_that_the_store_does_not_have_are_refused(store):
         fill_cheaply(store)
     images = {name: c for name, c in before.items() if name.endswith(".png")}
     assert images.items() <= tree(store).items()
-
-
-def test_a_store_of_an_earlier_version_says_so_and_goes_on(store, capsys):
-    content = json.loads((store / "store.json").read_text())
-    assert content.pop("recipe") == RECIPE
-    (store / "store.json").write_text(json.dumps(sealed(content)))
-    fill_cheaply(store)
-    assert "was begun by another version" in capsys.readouterr().out
-    assert "recipe" not in {
-        k for k, v in json.loads((store / "store.json").read_text()).items() if v
-    }
-    assert problems(store) == []
 
 
 def test_a_changed_image_of_a_store_is_not_trained_on(store, capsys):
@@ -471,7 +460,32 @@ def test_a_changed_image_is_drawn_again_not_taken_over(store, capsys):
     before = tree(store)
     (store / "dog" / "000001.png").write_bytes(encode(image(2, 11)))
     assert fill_cheaply(store) == 1
-    assert "1 images of" in capsys.readouterr().out and tree(store) == before
+    assert "1 images of" in (said := capsys.readouterr().out) and tree(store) == before
+    aside = store.parent / "store.unlisted" / "store" / "dog" / "000001.png"
+    assert aside.read_bytes() == encode(image(2, 11)) and f"it was moved to {aside}" in said
+
+
+@pytest.mark.parametrize("kind", ["text", "black", "link", "folder"])
+def test_what_a_person_put_where_an_image_belongs_is_moved_aside(store, tmp_path, kind):
+    """Of the next images, that with index 22 is kept and that with 24, which is black, rejected."""
+    before = tree(store)
+    (tmp_path / "mine").write_text("mine")
+    for index in (22, 24):
+        path = store / "dog" / f"{index:06d}.png"
+        if kind == "text":
+            path.write_text("mine")
+        elif kind == "black":  # pixels as they would be drawn, in a file of another tool
+            Image.fromarray(image(2, 24)).save(path, "PNG", compress_level=0)
+        elif kind == "link":
+            path.symlink_to(tmp_path / "mine")
+        else:
+            path.mkdir()
+            (path / "a").write_text("mine")
+    put = tree(store).items() - before.items()
+    fill_cheaply(store, wanted=(0, 12, 21))
+    assert problems(store) == [] and (tmp_path / "mine").read_text() == "mine"
+    kept = tree(tmp_path / "store.unlisted" / "store")
+    assert len(put) == 2 and put <= kept.items()
 
 
 def test_a_lost_list_of_rejected_images_is_told(store, capsys):

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from osed_jax.config import choices
+from osed_jax.config.fields_of_training import Loss
 from osed_jax.training.losses import LOSSES, LossFacts, class_weights
 
 RANDOM = np.random.RandomState(0)
@@ -14,7 +15,7 @@ FACTS = LossFacts(COUNTS, num_epochs=10, start_epoch=8, cosine_scale=30.0)
 
 
 def loss(name, logits, target, epoch=0, **settings):
-    loss_fn = LOSSES[name]({"name": name, "label_smoothing": 0.0, **settings}, FACTS)
+    loss_fn = LOSSES[name](Loss(name=name, **settings), FACTS)
     return np.asarray(loss_fn(jnp.asarray(logits), jnp.asarray(target), jnp.int32(epoch)))
 
 

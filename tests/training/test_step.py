@@ -10,7 +10,6 @@ import pytest
 from jax.sharding import Mesh
 
 from osed_jax.batches import plan as plans
-from osed_jax.batches.augment import Augmentation
 from osed_jax.batches.resident_feeder import ResidentFeeder
 from osed_jax.batches.tfdata_feeder import TfDataFeeder
 from osed_jax.data.images import ArrayImages, Bank, FileImages
@@ -24,9 +23,10 @@ from osed_jax.training.optimizer import learning_rate_by_epoch, learning_rate_fn
 from osed_jax.training.predict import Predictor
 from osed_jax.training.state import TrainState, adopt_auxiliary, create_state
 from osed_jax.training.step import make_eval_step, make_train_step
+from tests.augmentations import only
 
 RANDOM = np.random.RandomState(0)
-AUGMENTATION = Augmentation(
+AUGMENTATION = only(
     mean=(0.5,) * 3, std=(0.25,) * 3, noise_space="pixel", flip=True, crop_padding=1, blur_prob=0.5
 )
 PLAN = plans.balanced_plan(
@@ -158,7 +158,7 @@ class MeanColour(nn.Module):
 def small_step(**settings):
     """A step of `MeanColour` without augmentation, jitted, and its state."""
     model, tx = MeanColour(), sgd(lambda step: 0.05, momentum=0.9, weight_decay=0)
-    steady = Augmentation(mean=(0.5,) * 3, std=(0.25,) * 3)
+    steady = only(mean=(0.5,) * 3, std=(0.25,) * 3)
     given = {"model": model, "tx": tx, "augmentation": steady, "num_classes": 3}
     step = make_train_step(**{**given, "steps_per_epoch": 3, **settings})
     return jax.jit(step), create_state(model, tx, seed=0, image_size=8)

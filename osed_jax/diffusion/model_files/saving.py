@@ -2,13 +2,13 @@
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 from osed_jax.diffusion.model_files.layout import CONFIGS, INDEX, PARTS
 from osed_jax.diffusion.model_files.weights import save_weights
 from osed_jax.diffusion.stable_diffusion import StableDiffusion
 from osed_jax.errors import UserError
+from osed_jax.files.atomic import partial_folder, whole_folder
 from osed_jax.files.digests import write_digests
 
 _WEIGHTS = {
@@ -27,15 +27,8 @@ def save(model: StableDiffusion, folder: str) -> None:
     target = Path(folder)
     if target.exists():
         raise UserError(f"{target} exists already. Choose another folder or remove it first.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with whole_folder(target) as unfinished:
         _write(model, unfinished)
-        unfinished.chmod(0o755)
-        unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
 
 
 def save_into(model: StableDiffusion, folder: Path) -> None:
@@ -43,15 +36,12 @@ def save_into(model: StableDiffusion, folder: Path) -> None:
 
     A folder with that file is whole. An interrupted call is made good by the next.
     """
-    for left_over in folder.glob(".model.*"):
-        shutil.rmtree(left_over)
-    unfinished = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
-    _write(model, unfinished)
-    for entry in sorted(unfinished.iterdir(), key=lambda e: (e.is_file(), e.name == INDEX)):
-        if (folder / entry.name).is_dir():
-            shutil.rmtree(folder / entry.name)
-        entry.replace(folder / entry.name)
-    unfinished.rmdir()
+    with partial_folder(folder / "model") as unfinished:
+        _write(model, unfinished)
+        for entry in sorted(unfinished.iterdir(), key=lambda e: (e.is_file(), e.name == INDEX)):
+            if (folder / entry.name).is_dir():
+                shutil.rmtree(folder / entry.name)
+            entry.replace(folder / entry.name)
 
 
 def _write(model: StableDiffusion, folder: Path) -> None:
