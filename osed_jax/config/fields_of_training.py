@@ -238,8 +238,10 @@ class Init(OfARun):
     )
     weights: str = field(
         "",
-        "resnet18, resnet50: pretrained weights to start from: a .safetensors file with "
-        "torchvision's or timm's names, or a hub id (owner/name)",
+        "resnet18, resnet50, efficientnet_lite0: pretrained weights to start from: one of these "
+        "names, for its weights of ImageNet (those of efficientnet_lite0 are installed, others "
+        "come from the hub); a file with torchvision's or timm's names (.safetensors, .pth, .pt, "
+        ".bin, .ckpt), a folder of the hub, or a hub id (owner/name)",
         PATH,
         matters_for="place",
     )

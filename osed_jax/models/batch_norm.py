@@ -41,11 +41,13 @@ class RoutedBatchNorm(nn.Module):
       generated_norm: of generated rows, one of `kinds.NORMS`.
       noise_norm: of noise rows, one of the same.
       dtype: of the output.
+      epsilon: added to the variance.
     """
 
     generated_norm: str
     noise_norm: str
     dtype: DTypeLike = jnp.float32
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array, kind: jax.Array, *, train: bool) -> jax.Array:
@@ -61,7 +63,7 @@ class RoutedBatchNorm(nn.Module):
         own_affine = {k: self._own_affine(k, channels) for k in aux}
 
         if not train:
-            return self._apply(x, *_affine(running_mean.value, running_var.value, scale, bias))
+            return self._apply(x, *self._affine(running_mean.value, running_var.value, scale, bias))
 
         moments = _image_moments(x)
         sharing = (kind != Kind.PADDING) & ~_is_any(kind, own_norm)
@@ -73,10 +75,12 @@ class RoutedBatchNorm(nn.Module):
 
         # Each row gets a factor and an offset; so the large tensor is gone over once, however many
         # groups there are.
-        factor, offset = _affine(mean, var, scale, bias)
+        factor, offset = self._affine(mean, var, scale, bias)
         for own in own_norm:
             own_mean, own_var, _ = _group_moments(moments, kind == own)
-            own_factor, own_offset = _affine(own_mean, own_var, *own_affine.get(own, (scale, bias)))
+            own_factor, own_offset = self._affine(
+                own_mean, own_var, *own_affine.get(own, (scale, bias))
+            )
             of_kind = (kind == own)[:, None]
             factor = jnp.where(of_kind, own_factor, factor)
             offset = jnp.where(of_kind, own_offset, offset)
@@ -95,6 +99,13 @@ class RoutedBatchNorm(nn.Module):
             self.param(f"{name}_scale", nn.initializers.ones, (channels,)),
             self.param(f"{name}_bias", nn.initializers.zeros, (channels,)),
         )
+
+    def _affine(
+        self, mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array
+    ) -> _Moments:
+        """Normalisation and affine map as one factor and one offset, both [1, C]."""
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return factor[None], (bias - mean * factor)[None]
 
     def _apply(self, x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
         """x * factor + offset in float32; both [N, C], or [1, C] where all rows share them."""
@@ -134,9 +145,3 @@ def _group_moments(moments: _Moments, member: jax.Array) -> tuple[jax.Array, jax
     first, second = ((weight[:, None] * m).sum(axis=0) / jnp.maximum(count, 1) for m in moments)
     # Rounding can take E[x^2] - E[x]^2 below 0.
     return first, jnp.maximum(second - jnp.square(first), 0), count
-
-
-def _affine(mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array) -> _Moments:
-    """Normalisation and affine map as one factor and one offset, both [1, C]."""
-    factor = scale * jax.lax.rsqrt(var + EPSILON)
-    return factor[None], (bias - mean * factor)[None]

@@ -12,6 +12,8 @@ from osed_jax.models.cpu.convolution import convolve
 
 # The last layer of every net; its parameters are params[HEAD].
 HEAD = "Dense_0"
+# Layers that are added to a net whose weights others trained; no weight file has them.
+ADAPTER = "adapter"
 
 # torch.nn.Linear's default: uniform in +-1/sqrt(fan_in).
 LINEAR_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -20,16 +22,16 @@ KAIMING_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Conv(nn.Module):
-    """Convolution without bias, padded by (size - 1) / 2 on every side.
-
-    XLA's SAME pads a strided 3x3 convolution by (0, 1); PyTorch, and so the published nets, by
-    (1, 1).
+    """Convolution without bias, padded so that the output has a side of ceil(side / stride).
 
     Attributes:
       features: output channels.
       size: side of the kernel, odd.
       stride: of both axes.
       fan: which fan sets the scale of the He-normal initialisation.
+      depthwise: whether each input channel has a kernel of its own; there are as many outputs.
+      as_tensorflow: whether a strided one is padded as in TensorFlow, a 3x3 kernel by (0, 1); in
+        PyTorch, and so in most published nets, it is by (1, 1).
       dtype: of the computation; the kernel is float32.
     """
 
@@ -37,6 +39,8 @@ class Conv(nn.Module):
     size: int = 3
     stride: int = 1
     fan: Literal["fan_out", "fan_in"] = "fan_out"
+    depthwise: bool = False
+    as_tensorflow: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -45,9 +49,14 @@ class Conv(nn.Module):
         kernel = self.param(
             "kernel",
             nn.initializers.variance_scaling(2.0, self.fan, "normal"),
-            (self.size, self.size, x.shape[-1], self.features),
+            (self.size, self.size, 1 if self.depthwise else x.shape[-1], self.features),
         )
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        return convolve(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            self.stride,
+            as_tensorflow=self.as_tensorflow,
+        )
 
 
 class CosineHead(nn.Module):

