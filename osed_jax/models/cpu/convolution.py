@@ -21,8 +21,8 @@ def convolve(
 
     On CPUs XLA's filter gradient takes up to 30 times as long as its forward pass, the forward
     pass has more multiplications than necessary, and that of depthwise convolutions is slow. So
-    there they are computed in other ways (see docs/reference/performance.md). The numbers agree up to
-    rounding.
+    there they are computed in other ways (see docs/reference/performance.md). The numbers agree up
+    to rounding.
 
     Args:
       x: [N, H, W, C].
