@@ -19,6 +19,9 @@ from osed_jax.errors import UserError
 from osed_jax.tuning.configs import candidates
 from tests.conftest import ROOT
 
+# ml_collections loads a config file by load_module.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS, *(ROOT / "results").rglob("*.md")], key=str)
 CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")

@@ -256,7 +256,7 @@ def test_unknown_and_missing_fields_are_named():
         ),
         ("erm", {"init.fork_from": "x"}, "a mode other than none"),
         ("ros", {"init.fork_from": "x"}, "start_epoch of at least 1"),
-        ("erm", {"init.weights": "x"}, "one of resnet18, resnet50; it is wide_resnet"),
+        ("erm", {"init.weights": "x"}, "one of resnet18, resnet50, efficientnet_lite0; it is wide"),
         ("erm", {"optimizer.pretrained_factor": 0.1}, "with config.init.weights only"),
         ("osed", {"generation.lora_scale": 0.5}, "with config.generation.lora only"),
         ("erm", {"dataset.mean": (0.5, 0.5, 0.5)}, "both config.dataset.mean and"),

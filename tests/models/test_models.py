@@ -301,7 +301,7 @@ def test_bfloat16_classifies_images_on_every_platform():
     """On CPUs a fault of XLA makes the features NaN, unless the program is compiled without it."""
     config = default.get_config()
     config.model.update(depth=10, widen_factor=1)
-    facts = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32}
+    facts = {"class_counts": [1] * 10, "mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 32}
     image = RANDOM.randint(256, size=(40, 32, 32, 3)).astype(np.uint8)
     found = {}
     for dtype in ("float32", "bfloat16"):
