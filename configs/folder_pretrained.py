@@ -3,8 +3,8 @@
 Images: DIR/train/CLASS/* and DIR/test/CLASS/*, of any format and size. They are kept at 256 pixels.
 The net sees a random part of each in training and its middle in evaluation.
 Weights: torchvision's ResNet-18, from the hub; the last layer begins anew. For ResNet-50 give
---config.model.name=resnet50 --config.init.weights=timm/resnet50.tv_in1k. A .safetensors file with
-torchvision's or timm's names does as well.
+--config.model.name=resnet50 --config.init.weights=timm/resnet50.tv_in1k. A safetensors or PyTorch
+file with torchvision's or timm's names does as well.
 Recipe: that of Liu et al. 2019 (OLTR) for Places-LT, also from ImageNet's weights: 30 epochs, the
 last layer at a learning rate of 0.1 and all else at a hundredth of it. OLTR crops before it resizes
 to 256. No accuracy was measured with it here.
