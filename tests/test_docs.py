@@ -178,8 +178,9 @@ def config_of(arguments):
         default = {"float": 0.0, "integer": 0, "bool": False}.get(kind, "")
         if kind != "config_file":
             getattr(flags, f"DEFINE_{kind}")(name, default, "", flag_values=known)
-    config_flags.DEFINE_config_file("config", None, flag_values=known)
-    rest = known(["main.py", *arguments])[1:]
+    argv = ["main.py", *arguments]
+    config_flags.DEFINE_config_file("config", None, flag_values=known, sys_argv=argv)
+    rest = known(argv)[1:]
     assert not rest, rest
     mode = MODES[known.mode or "train"]
     assert bool(known.workdir) == mode.workdir and (known.config is not None) == mode.config
