@@ -86,7 +86,10 @@ def folder(images, *more):
         (["--workdir=w", FOLDER], "config.dataset.data_dir is ''"),
         (["--workdir=nowhere", "--mode=compare"], "there is no folder"),
         (["--workdir=w", "--mode=sweep", DIGITS + "erm", "--config.sweep.methods=erm,all"], "drs"),
-        (["--workdir=w", "--mode=sweep", DIGITS + "erm"], "generated is not a folder"),
+        (
+            ["--workdir=w", "--mode=sweep", DIGITS + "erm"],
+            "there is no folder runs/digits/generated",
+        ),
         (["--workdir=w", "--mode=diagnose", DIGITS + "erm"], "a work directory?"),
         (["--workdir=caf\udce9", DIGITS + "erm"], "is not in UTF-8; give another name"),
         (

@@ -223,7 +223,7 @@ def tuned(tmp_path_factory) -> Path:
 
 def test_good_generated_images_are_chosen(tuned):
     result = json.loads((tuned / "tune.json").read_text())
-    assert result["chosen"] == "fill"
+    assert result["chosen"] == "fill_whole"
     assert result["why"].startswith(f"{result['chosen']} is chosen")
     by_name = {c["name"]: c for c in result["candidates"]}
     assert by_name["ros"]["folds"] == by_name[result["chosen"]]["folds"] == 2

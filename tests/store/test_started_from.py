@@ -213,7 +213,9 @@ def test_a_killed_run_trains_on_the_soft_labels(store, tmp_path):
     assert "12% to 73% their own class, the rest the other" in said
 
     data = loading.load_training_data(config, tmp_path / "cache")
-    init, _ = build.make_training(config, data.facts, steps_per_epoch=3, routed=True)
+    init, _ = build.make_training(
+        config, build.StepFacts.of(data.facts), steps_per_epoch=3, routed=True
+    )
     state, model = init(0), build.make_model(config, 10, routed=True)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     bank = Bank(data.train.images, data.generated.images)
